@@ -1,0 +1,28 @@
+# make demo: train GuidedSAC on MountainCarContinuous-v0 with the bundled supervisor (no key needed)
+# make test: run all tests        make lint: ruff
+PYTHON ?= python3
+VENV := .venv
+
+.PHONY: demo test lint
+
+demo: $(VENV)/installed
+	$(VENV)/bin/python guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor bundled \
+		--total-timesteps 5000 --eval-frequency 1000 --eval-episodes 20 --save-model
+
+test: $(VENV)/installed-tests
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/installed-tests
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: requirements.txt | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/installed-tests: tests/requirements.txt $(VENV)/installed
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@

@@ -1,0 +1,733 @@
+"""GuidedSAC for continuous actions: Soft Actor-Critic with residual guidance by an LLM-written rule.
+
+Paper: "Efficient Soft Actor-Critic with LLM-Based Action-Level Guidance for Continuous Control".
+Docs:  docs/guided_sac_continuous.md
+"""
+
+import itertools
+import json
+import os
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+import torch.optim as optim
+import tyro
+from torch.utils.tensorboard import SummaryWriter
+
+from llm_supervisor import PolicyError, Supervisor, SupervisorArgs, open_rendered
+
+
+@dataclass
+class Args(SupervisorArgs):
+    # --- shared: experiment flags ---
+    exp_name: str = os.path.basename(__file__)[: -len(".py")]
+    """the name of this experiment"""
+    seed: int = 1
+    """seed of the experiment, ≥ 0"""
+    torch_deterministic: bool = True
+    """let cuDNN use deterministic algorithms only (sets `torch.backends.cudnn.deterministic`)"""
+    cuda: bool = True
+    """use a GPU where there is one"""
+    track: bool = False
+    """track the run with Weights & Biases (needs `pip install wandb`)"""
+    wandb_project_name: str = "guided-sac"
+    """the wandb project's name"""
+    wandb_entity: str | None = None
+    """the entity (team) of the wandb project"""
+    capture_video: bool = False
+    """record training episodes of the first environment to `videos/{run_name}`"""
+    save_model: bool = False
+    """save the networks to `runs/{run_name}/{exp_name}.cleanrl_model`"""
+    eval_frequency: int = 0
+    """environment steps between greedy evaluations of the unguided policy; 0 = off"""
+    eval_episodes: int = 10
+    """episodes of an evaluation, ≥ 1"""
+    # --- end ---
+
+    # --- shared: algorithm flags ---
+    env_id: str = "MountainCarContinuous-v0"
+    """the environment's Gymnasium id"""
+    env_kwargs: str = "{}"
+    """keyword arguments of the environment's constructor, as a JSON object"""
+    max_episode_steps: int | None = None
+    """time limit of an episode in steps; None: the environment's own"""
+    total_timesteps: int = 1_000_000
+    """environment steps of the run, all environments together"""
+    num_envs: int = 1
+    """environments stepped side by side, with one update per step of all of them"""
+    buffer_size: int = 1_000_000
+    """observations that the replay buffer holds (an episode's last observation takes a place of its own)"""
+    gamma: float = 0.99
+    """discount factor γ, in [0, 1]"""
+    tau: float = 0.005
+    """soft-update rate τ of the target networks, in (0, 1]"""
+    batch_size: int = 256
+    """transitions of an update"""
+    learning_starts: int = 5_000
+    """environment steps of uniformly random actions before the first update"""
+    policy_lr: float = 3e-4
+    """learning rate of the actor"""
+    q_lr: float = 3e-4
+    """learning rate of the critics (and the value network); 3e-4 as in Stable-Baselines3, CleanRL has 1e-3"""
+    alpha_lr: float = 3e-4
+    """learning rate of the temperature"""
+    policy_frequency: int = 1
+    """the actor is updated every k-th update, k times (CleanRL: 2; the paper, on Stable-Baselines3: 1)"""
+    target_network_frequency: int = 1
+    """updates between two soft updates of the target networks"""
+    alpha: float = 1.0
+    """temperature α: the initial one with `--autotune`, else the fixed one"""
+    autotune: bool = True
+    """learn α so that the policy's entropy stays near −dim(A)"""
+    value_network: bool = False
+    """learn a state-value network and bootstrap from its target (paper, Eq. 6-8; SAC of 2018)"""
+    # --- end ---
+
+    guide_start: int = 0
+    """environment step of the first consultation"""
+    guide_end: int = 10_000
+    """environment step at which all guidance is off (paper, C.1 "End Step")"""
+    guide_window: int = 1_000
+    """environment steps between two consultations, for which a decision holds (paper, C.1 "Guided Window")"""
+
+
+# The paper's settings (table in C.1) are that environment's defaults; a flag on the command line still wins.
+ENV_DEFAULTS = {
+    "MountainCarContinuous-v0": dict(
+        guide_window=1_000, guide_end=3_000, batch_size=256, gamma=0.99, tau=0.005, autotune=True, learning_starts=0,
+        audition_max_steps=3_000,  # not the paper's: time for three cars to reach the goal
+    ),
+    "Humanoid-v5": dict(
+        guide_window=1_000, guide_end=900_000, batch_size=256, gamma=0.99, tau=0.005, autotune=True,
+        learning_starts=100,
+        # 24 positions and 23 velocities: the paper's "47-dimensional state space"
+        env_kwargs='{"exclude_current_positions_from_observation": false, "include_cinert_in_observation": false, '
+        '"include_cvel_in_observation": false, "include_qfrc_actuator_in_observation": false, '
+        '"include_cfrc_ext_in_observation": false}',
+    ),
+}  # fmt: skip
+
+
+# --- shared: settings ---
+def parse_args() -> tuple[Args, dict[str, str]]:
+    """Read the command line over the environment's defaults over the general ones.
+
+    Returns:
+        The settings in force and, for each field, where it came from: "command line", "environment" or "default".
+    """
+    env_id = tyro.cli(Args).env_id
+    base = replace(Args(), env_id=env_id, **ENV_DEFAULTS.get(env_id, {}))
+    args = tyro.cli(Args, default=base)
+    sources = {}
+    for f in fields(Args):
+        value = getattr(args, f.name)
+        if value != getattr(base, f.name) or (f.name == "env_id" and value != Args().env_id):
+            sources[f.name] = "command line"
+        else:
+            sources[f.name] = "environment" if f.name in ENV_DEFAULTS.get(env_id, {}) else "default"
+    return args, sources
+
+
+def check_args(args: Args) -> None:
+    """Raise ValueError for a number out of its range."""
+    for name in ("num_envs", "buffer_size", "batch_size", "total_timesteps", "eval_episodes", "policy_frequency",
+                 "target_network_frequency"):  # fmt: skip
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
+    for name, low, high in (("gamma", 0, 1), ("tau", 0, 1), ("alpha", 0, np.inf), ("seed", 0, 2**32 - 1)):
+        if not low <= getattr(args, name) <= high:
+            raise ValueError(f"--{name} must lie in [{low}, {high}], not {getattr(args, name)}")
+    if args.autotune and args.alpha == 0:
+        raise ValueError("--alpha is the initial temperature that --autotune scales: it must be above 0")
+
+
+@contextmanager
+def one_line_errors():
+    """Turn what bad input raises (ValueError, OSError, gymnasium's errors) into one line and exit status 1."""
+    try:
+        yield
+    except (ValueError, OSError, gym.error.Error) as error:
+        raise SystemExit(f"{os.path.basename(__file__)}: error: {error}") from None
+
+
+# --- end ---
+
+
+# --- shared: make_env ---
+def make_env(
+    env_id: str,
+    seed: int,
+    idx: int,
+    capture_video: bool,
+    run_name: str,
+    env_kwargs: dict | None = None,
+    max_episode_steps: int | None = None,
+    render_mode: str | None = None,
+) -> Callable[[], gym.Env]:
+    """CleanRL's make_env, and behind its arguments those that go to the environment.
+
+    Raises (when the thunk is called):
+        ValueError: the environment does not accept `env_kwargs`, or could not be made.
+    """
+
+    def thunk() -> gym.Env:
+        record = capture_video and idx == 0
+        mode = "rgb_array" if record else render_mode
+        try:
+            env = gym.make(env_id, max_episode_steps=max_episode_steps, render_mode=mode, **(env_kwargs or {}))
+        except TypeError as error:
+            raise ValueError(f"{env_id} does not accept --env-kwargs {env_kwargs}: {error}") from error
+        if record:
+            env = gym.wrappers.RecordVideo(env, f"videos/{run_name}")
+        env = gym.wrappers.RecordEpisodeStatistics(env)
+        env.action_space.seed(seed)
+        return env
+
+    return thunk
+
+
+def parse_env_kwargs(text: str) -> dict:
+    """`--env-kwargs` as a dictionary; ValueError when it is not a JSON object."""
+    try:
+        env_kwargs = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--env-kwargs must be a JSON object such as '{{\"frame_skip\": 5}}': {error}") from None
+    if not isinstance(env_kwargs, dict):
+        raise ValueError(f"--env-kwargs must be a JSON object, not {text}")
+    return env_kwargs
+
+
+# --- end ---
+
+
+def check_spaces(env: gym.Env) -> None:
+    """Raise ValueError unless the environment has Box observations and a bounded Box of actions."""
+    if isinstance(env.action_space, gym.spaces.Discrete):
+        raise ValueError(f"{env.spec.id} has discrete actions {env.action_space}: use guided_sac_discrete.py")
+    if not isinstance(env.action_space, gym.spaces.Box) or not env.action_space.is_bounded():
+        raise ValueError(f"the action space must be a bounded Box, that of {env.spec.id} is {env.action_space}")
+    if not isinstance(env.observation_space, gym.spaces.Box):
+        raise ValueError(
+            f"the observation space must be a Box, that of {env.spec.id} is {env.observation_space}: "
+            "wrap the environment in gymnasium.wrappers.FlattenObservation and register it under an id of its own"
+        )
+
+
+# --- shared: replay buffer ---
+class Batch(NamedTuple):
+    """B transitions, float32 on the buffer's device."""
+
+    both_observations: torch.Tensor  # (2B, *obs): s above s', as gathered, for one pass of the actor over both
+    actions: torch.Tensor  # (B, *action), as executed
+    rewards: torch.Tensor  # (B,)
+    terminations: torch.Tensor  # (B,), 1 where the episode terminated; a truncation is 0
+
+    @property
+    def observations(self) -> torch.Tensor:  # (B, *obs)
+        return self.both_observations[: len(self.rewards)]
+
+    @property
+    def next_observations(self) -> torch.Tensor:  # (B, *obs)
+        return self.both_observations[len(self.rewards) :]
+
+
+class ReplayBuffer:
+    """Ring of transitions that point into a ring of observations, in which each observation stands once.
+
+    The next observation of a transition is the observation of its successor, except at an episode's end, whose last
+    observation gets a slot of its own. Half the memory of storing s and s': 1M transitions of 348 floats in 1.5 GB.
+    Slots are numbered by age (0, 1, 2, …; number modulo capacity is the place), so a transition has expired exactly
+    when the number of its s is more than a capacity behind the newest.
+    """
+
+    def __init__(self, buffer_size: int, num_envs: int, obs_shape: tuple, action_shape: tuple, device: torch.device):
+        # 4 · num_envs more: the newest s may be followed by the resets of its step, then by s' and resets of the next
+        self.capacity, self.num_envs, self.device = buffer_size + 4 * num_envs, num_envs, device
+        self.size = -(-buffer_size // num_envs) * num_envs  # a multiple of num_envs: a step is written in one piece
+        self.obs = torch.zeros((self.capacity, *obs_shape), device=device)
+        self.slots = torch.zeros((self.size, 2), dtype=torch.int64)  # numbers of s and s'
+        self.actions = torch.zeros((self.size, *action_shape), device=device)
+        self.rewards = torch.zeros(self.size, device=device)
+        self.terminations = torch.zeros(self.size, device=device)
+        self.written = 0  # observations ever written
+        self.oldest, self.added = 0, 0  # transitions expired and transitions ever added
+
+    def __len__(self) -> int:
+        return self.added - self.oldest
+
+    def _write(self, obs: np.ndarray) -> torch.Tensor:
+        """Store observations (n, *obs) and return their numbers (n,)."""
+        numbers = torch.arange(self.written, self.written + len(obs))
+        self.obs[numbers % self.capacity] = torch.as_tensor(obs, dtype=torch.float32, device=self.device)
+        self.written += len(obs)
+        return numbers
+
+    def reset(self, obs: np.ndarray) -> None:
+        """Start every environment's first episode at obs (N, *obs)."""
+        self.current = self._write(obs)  # (N,)
+
+    def add(self, actions, rewards, terminations, dones, next_obs, final_obs) -> None:
+        """Store one vector step.
+
+        Args:
+            actions: (N, *action) as executed. rewards, terminations, dones: (N,); done = terminated or truncated.
+            next_obs: (N, *obs), the new episode's first observation where done.
+            final_obs: (N, *obs), the true successor of the step; differs from next_obs only where done.
+        """
+        row = self.added % self.size
+        rows = slice(row, row + self.num_envs)
+        following = self._write(final_obs)  # (N,)
+        self.slots[rows] = torch.stack([self.current, following], dim=1)
+        self.actions[rows] = torch.as_tensor(actions, dtype=torch.float32)
+        self.rewards[rows] = torch.as_tensor(rewards, dtype=torch.float32)
+        self.terminations[rows] = torch.as_tensor(terminations, dtype=torch.float32)
+        self.added += self.num_envs
+        self.current = following
+        if dones.any():
+            self.current = self.current.clone()
+            self.current[torch.as_tensor(dones)] = self._write(next_obs[dones])
+        self.oldest = max(self.oldest, self.added - self.size)
+        while self.slots[self.oldest % self.size :][: self.num_envs, 0].min() < self.written - self.capacity:
+            self.oldest += self.num_envs  # short episodes: their last observations took the place
+
+    def sample(self, batch_size: int) -> Batch:
+        """Draw transitions uniformly, with replacement."""
+        rows = torch.randint(self.oldest, self.added, (batch_size,)) % self.size  # (B,)
+        slots = (self.slots[rows].T.reshape(-1) % self.capacity).to(self.device)  # (2B,)
+        rows = rows.to(self.device)
+        return Batch(self.obs[slots], self.actions[rows], self.rewards[rows], self.terminations[rows])
+
+
+# --- end ---
+
+
+# --- shared: critics ---
+class SoftQNetwork(nn.Module):
+    """The twin critics Q₁, Q₂ as one batched network: each layer is one batched product for both."""
+
+    def __init__(self, envs: gym.vector.VectorEnv, hidden: int = 256):
+        super().__init__()
+        obs_dim = int(np.prod(envs.single_observation_space.shape))
+        sizes = [obs_dim + int(np.prod(envs.single_action_space.shape)), hidden, hidden, 1]
+        self.weights = nn.ParameterList(torch.empty(2, i, o) for i, o in itertools.pairwise(sizes))
+        self.biases = nn.ParameterList(torch.empty(2, 1, o) for o in sizes[1:])
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            bound = weight.shape[1] ** -0.5  # as torch.nn.Linear initialises both
+            nn.init.uniform_(weight, -bound, bound)
+            nn.init.uniform_(bias, -bound, bound)
+
+    def forward(self, obs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """Values (2, B) of observations (B, *obs) and actions (B, *action) in environment units."""
+        x = torch.cat([obs.flatten(1), actions.flatten(1)], dim=1).expand(2, -1, -1)  # (2, B, obs + action)
+        x = F.relu(torch.baddbmm(self.biases[0], x, self.weights[0]))
+        x = F.relu(torch.baddbmm(self.biases[1], x, self.weights[1]))
+        return torch.baddbmm(self.biases[2], x, self.weights[2]).squeeze(-1)
+
+
+class ValueNetwork(nn.Module):
+    """The state value V(s) of the paper's Eq. 6 (only with `--value-network`)."""
+
+    def __init__(self, envs: gym.vector.VectorEnv, hidden: int = 256):
+        super().__init__()
+        obs_dim = int(np.prod(envs.single_observation_space.shape))
+        self.net = nn.Sequential(
+            nn.Linear(obs_dim, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1)
+        )
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        """Values (B,) of observations (B, *obs)."""
+        return self.net(obs.flatten(1)).squeeze(-1)
+
+
+# --- end ---
+
+
+# --- shared: continuous actor ---
+class Actor(nn.Module):
+    """Squashed Gaussian policy: a = scale · tanh(u) + bias, u ~ N(mean(s), std(s))."""
+
+    def __init__(self, envs: gym.vector.VectorEnv, hidden: int = 256):
+        super().__init__()
+        self.action_shape = envs.single_action_space.shape
+        act_dim = int(np.prod(self.action_shape))
+        self.fc1 = nn.Linear(int(np.prod(envs.single_observation_space.shape)), hidden)
+        self.fc2 = nn.Linear(hidden, hidden)
+        self.fc_mean_logstd = nn.Linear(hidden, 2 * act_dim)  # both heads in one product
+        low, high = (torch.as_tensor(x, dtype=torch.float32).flatten() for x in
+                     (envs.single_action_space.low, envs.single_action_space.high))  # fmt: skip
+        self.register_buffer("action_scale", (high - low) / 2)
+        self.register_buffer("action_bias", (high + low) / 2)
+
+    def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and log standard deviation of u, both (B, dim(A)), for observations (B, *obs)."""
+        x = F.relu(self.fc1(obs.flatten(1)))
+        x = F.relu(self.fc2(x))
+        mean, log_std = self.fc_mean_logstd(x).chunk(2, dim=1)
+        return mean, log_std.clamp(-20, 2)  # differs from CleanRL (tanh to [-5, 2]): as in SAC and Stable-Baselines3
+
+    def get_action(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sample actions (B, *action) in environment units, with their log-probabilities (B,).
+
+        The density is that of tanh(u) ∈ (−1, 1): the target entropy −dim(A) then means the same in any unit.
+        (differs from CleanRL, which takes the density in environment units)
+        """
+        mean, log_std = self(obs)
+        noise = torch.randn_like(mean)
+        u = mean + log_std.exp() * noise
+        # log N(u) − log |d tanh(u)/du|, with log(1 − tanh²u) = 2 (log 2 − u − softplus(−2u)): exact in saturation
+        log_prob = -0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi)
+        log_prob = log_prob - 2 * (np.log(2) - u - F.softplus(-2 * u))
+        return self._to_env(u), log_prob.sum(dim=1)
+
+    def get_greedy_action(self, obs: torch.Tensor) -> torch.Tensor:
+        """The policy's mode before squashing, (B, *action) in environment units."""
+        return self._to_env(self(obs)[0])
+
+    def _to_env(self, u: torch.Tensor) -> torch.Tensor:
+        return (self.action_scale * u.tanh() + self.action_bias).unflatten(1, self.action_shape)
+
+
+def intervene(actions: np.ndarray, guidance: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
+    """Residual intervention: a = clip(a_rl + a_g, low, high), for (N, *action) both."""
+    return np.clip(actions + guidance, space.low, space.high).astype(space.dtype)
+
+
+# --- end ---
+
+
+# --- shared: losses ---
+def soft_value(q: torch.Tensor, log_pi: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+    """V(s) = min_i Q_i(s, a~) − α log π(a~|s) for a~ ~ π (paper, Eq. 6): (2, B), (B,), () → (B,)."""
+    return q.min(dim=0).values - alpha * log_pi
+
+
+def td_target(data: Batch, next_values: torch.Tensor, gamma: float) -> torch.Tensor:
+    """y = r + γ (1 − terminated) V(s') (paper, Eq. 8), (B,). A truncated episode goes on: it bootstraps."""
+    return data.rewards + gamma * (1 - data.terminations) * next_values
+
+
+def critic_losses(q: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """E[(Q_i(s, a) − y)²] of each critic (paper, Eq. 7): (2, B), (B,) → (2,)."""
+    return (q - target).square().mean(dim=1)
+
+
+# --- end ---
+
+
+# --- shared: evaluation ---
+def greedy_returns(envs: list[gym.Env], policy: Callable[[np.ndarray], np.ndarray], seed: int) -> list[float]:
+    """Undiscounted return of one episode in each environment, the i-th from seed + i: equal starts every time.
+
+    Args:
+        envs: the environments; only those still running are stepped.
+        policy: maps observations (n, *obs) to actions (n, *action).
+    """
+    obs = [env.reset(seed=seed + i)[0] for i, env in enumerate(envs)]
+    returns, running = [0.0] * len(envs), list(range(len(envs)))
+    while running:
+        ended = []
+        for i, action in zip(running, policy(np.stack([obs[i] for i in running])), strict=True):
+            obs[i], reward, terminated, truncated, _ = envs[i].step(action)
+            returns[i] += float(reward)
+            if terminated or truncated:
+                ended.append(i)
+        running = [i for i in running if i not in ended]
+    return returns
+
+
+def evaluate(
+    model_path: str,
+    make_env: Callable,
+    env_id: str,
+    eval_episodes: int,
+    run_name: str,
+    Model: type[nn.Module],
+    device: torch.device | str = "cpu",
+    capture_video: bool = False,
+) -> list[float]:
+    """CleanRL's evaluate: the greedy returns of a saved model.
+
+    Args:
+        make_env: this script's `make_env`, with `env_kwargs` bound by functools.partial where the run had any.
+        Model: the actor's class.
+    """
+    envs = [make_env(env_id, 0, i, capture_video, run_name)() for i in range(eval_episodes)]
+    actor = Model(gym.vector.SyncVectorEnv([lambda: envs[0]])).to(device)
+    actor.load_state_dict(torch.load(model_path, map_location=device, weights_only=True)[0])
+
+    @torch.no_grad()
+    def policy(obs: np.ndarray) -> np.ndarray:
+        return actor.get_greedy_action(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
+
+    returns = greedy_returns(envs, policy, seed=0)
+    for env in envs:
+        env.close()
+    return returns
+
+
+# --- end ---
+
+if __name__ == "__main__":
+    # --- shared: setup ---
+    with one_line_errors():
+        args, sources = parse_args()
+        check_args(args)
+        make_run_env = partial(
+            make_env, env_kwargs=parse_env_kwargs(args.env_kwargs), max_episode_steps=args.max_episode_steps
+        )
+        run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
+
+        def extra_env(render_mode: str | None) -> gym.Env:
+            """An environment beside training, for replays, auditions and rendering trials."""
+            return make_run_env(args.env_id, args.seed, 0, False, run_name, render_mode=render_mode)()
+
+        if args.capture_video:
+            trial, reason = open_rendered(extra_env)
+            args.capture_video = trial is not None
+            print(f"no videos: {reason}") if trial is None else trial.close()
+
+        random.seed(args.seed)
+        np.random.seed(args.seed)
+        torch.manual_seed(args.seed)
+        torch.backends.cudnn.deterministic = args.torch_deterministic
+        device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
+
+        # SAME_STEP: the step that ends an episode also resets it, so that every stored transition is a real one
+        envs = gym.vector.SyncVectorEnv(
+            [make_run_env(args.env_id, args.seed + i, i, args.capture_video, run_name) for i in range(args.num_envs)],
+            autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
+        )
+        envs.action_space.seed(args.seed)
+        eval_envs = [
+            make_run_env(args.env_id, args.seed, i, False, run_name)()
+            for i in range(args.eval_episodes if args.eval_frequency else 0)
+        ]
+        check_spaces(envs.envs[0])
+    # --- end ---
+
+    # --- shared: networks ---
+    actor = Actor(envs).to(device)
+    qf, qf_target = SoftQNetwork(envs).to(device), SoftQNetwork(envs).to(device)
+    qf_target.load_state_dict(qf.state_dict())
+    critic_parameters = [*qf.parameters()]
+    online, targets = [*qf.parameters()], [*qf_target.parameters()]
+    if args.value_network:
+        vf, vf_target = ValueNetwork(envs).to(device), ValueNetwork(envs).to(device)
+        vf_target.load_state_dict(vf.state_dict())
+        critic_parameters += vf.parameters()
+        online, targets = [*vf.parameters()], [*vf_target.parameters()]  # V̄ takes the place of the target critics
+    log_alpha = torch.tensor(args.alpha, device=device).log().requires_grad_(args.autotune)
+    q_optimizer = optim.Adam(critic_parameters, lr=args.q_lr, fused=True)
+    actor_optimizer = optim.Adam(actor.parameters(), lr=args.policy_lr, fused=True)
+    alpha_optimizer = optim.Adam([log_alpha], lr=args.alpha_lr, fused=True) if args.autotune else None
+    # --- end ---
+    target_entropy = -float(np.prod(envs.single_action_space.shape))  # −dim(A)
+
+    @torch.no_grad()
+    def act(obs: np.ndarray, deterministic: bool) -> np.ndarray:
+        """Actions (N, *action) of the unguided policy π_θ for observations (N, *obs)."""
+        x = torch.as_tensor(obs, dtype=torch.float32, device=device)
+        return (actor.get_greedy_action(x) if deterministic else actor.get_action(x)[0]).cpu().numpy()
+
+    def update_critic(data: Batch, pi: torch.Tensor, log_pi: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One step on J_Q (and J_V), given actions pi (2B, *action) for s and s' with log_pi (2B,)."""
+        (pi, next_pi), (log_pi, next_log_pi) = pi.detach().chunk(2), log_pi.detach().chunk(2)
+        alpha = log_alpha.detach().exp()
+        with torch.no_grad():
+            if args.value_network:
+                next_values = vf_target(data.next_observations)
+                v_target = soft_value(qf(data.observations, pi), log_pi, alpha)
+            else:
+                next_values = soft_value(qf_target(data.next_observations, next_pi), next_log_pi, alpha)
+            target = td_target(data, next_values, args.gamma)
+        q = qf(data.observations, data.actions)  # (2, B)
+        losses = critic_losses(q, target)  # (2,)
+        loss = losses.sum()
+        if args.value_network:
+            loss = loss + 0.5 * F.mse_loss(vf(data.observations), v_target)  # J_V (paper, Eq. 6)
+        q_optimizer.zero_grad()
+        loss.backward()
+        q_optimizer.step()
+        return {"q": q.detach(), "qf_losses": losses.detach()}
+
+    def update_actor(data: Batch, pi: torch.Tensor, log_pi: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One step on J_π and on α, given actions pi (B, *action) for s with log_pi (B,), both with gradients."""
+        # J_π = E[α log π(a~|s) − min_i Q_i(s, a~)] (paper, Eq. 9); `inputs` spares the critics' weight gradients
+        actor_loss = -soft_value(qf(data.observations, pi), log_pi, log_alpha.detach().exp()).mean()
+        actor_optimizer.zero_grad()
+        actor_loss.backward(inputs=list(actor.parameters()))
+        actor_optimizer.step()
+        if not args.autotune:
+            return {"actor_loss": actor_loss.detach()}
+        alpha_loss = -log_alpha.exp() * (log_pi.detach() + target_entropy).mean()
+        alpha_optimizer.zero_grad()
+        alpha_loss.backward()
+        alpha_optimizer.step()
+        return {"actor_loss": actor_loss.detach(), "alpha_loss": alpha_loss.detach()}
+
+    # --- supervision ---
+    with one_line_errors():
+        supervisor = Supervisor(
+            args,
+            env_fn=extra_env,
+            act=act,
+            intervene=partial(intervene, space=envs.single_action_space),
+            run_dir=f"runs/{run_name}",
+        )
+        supervisor.prepare()
+    guidance = None
+    next_consultation = args.guide_start
+    # --- end ---
+
+    # --- shared: logging ---
+    if args.track:
+        import wandb
+
+        wandb.init(
+            project=args.wandb_project_name, entity=args.wandb_entity, sync_tensorboard=True, config=vars(args),
+            name=run_name, monitor_gym=True, save_code=True,
+        )  # fmt: skip
+    with one_line_errors():
+        writer = SummaryWriter(f"runs/{run_name}")
+    settings = {**vars(args), "torch_num_threads": torch.get_num_threads(), "device": str(device)}
+    rows = "\n".join(f"|{k}|{v}|{sources.get(k, 'machine')}|" for k, v in settings.items())
+    writer.add_text("hyperparameters", f"|param|value|source|\n|-|-|-|\n{rows}")
+    for source in ("command line", "environment", "default"):
+        print(f"{source:>12}: " + " ".join(f"{k}={v}" for k, v in settings.items() if sources.get(k) == source))
+    print(f"{'machine':>12}: {device} with {torch.get_num_threads()} threads, logging to runs/{run_name}", flush=True)
+    # --- end ---
+    print(f"{'supervisor':>12}: {supervisor.description}", flush=True)
+
+    # --- shared: start ---
+    rb = ReplayBuffer(args.buffer_size, args.num_envs, envs.single_observation_space.shape,
+                      envs.single_action_space.shape, device)  # fmt: skip
+    obs, _ = envs.reset(seed=args.seed)
+    rb.reset(obs)
+    episode_steps = np.zeros(args.num_envs, dtype=np.int64)
+    recent_returns, evaluations = deque(maxlen=20), []
+    global_step, iteration, last_print = 0, 0, 0.0
+
+    def evaluate_greedy() -> None:
+        """Log the greedy return of the unguided policy, from the same starts every time."""
+        returns = greedy_returns(eval_envs, partial(act, deterministic=True), seed=args.seed + 10_000)
+        evaluations.append(np.mean(returns))
+        writer.add_scalar("eval/episodic_return", evaluations[-1], global_step)
+        print(f"step {global_step:,}: greedy return {np.mean(returns):.2f} ± {np.std(returns):.2f}", flush=True)
+
+    if args.eval_frequency:
+        evaluate_greedy()
+    start_time = time.time()
+    # --- end ---
+    while global_step < args.total_timesteps:
+        # --- supervision ---
+        if global_step >= next_consultation:
+            # the advisor's decision holds for a whole window, w = 1 (guidance) or w = 0 (None); after guide_end w = 0
+            if global_step < args.guide_end:
+                guidance = supervisor.consult(global_step, list(recent_returns), writer)
+                next_consultation = min(global_step + args.guide_window, args.guide_end)
+            else:
+                supervisor.end(global_step, writer)
+                guidance, next_consultation = None, np.inf
+        # --- end ---
+
+        # --- shared: act ---
+        random_phase = global_step < args.learning_starts
+        actions = envs.action_space.sample() if random_phase else act(obs, deterministic=False)  # (N, *action)
+        # --- end ---
+        # --- supervision ---
+        if guidance is not None:
+            try:
+                # a = clip(a_rl + a_g, low, high): the executed action is the one that enters the buffer
+                actions = intervene(actions, guidance(obs, episode_steps), envs.single_action_space)
+            except PolicyError as error:  # a failing rule ends the guidance, never the run
+                supervisor.report_failure(error, global_step, writer)
+                guidance = None
+        # --- end ---
+
+        # --- shared: step ---
+        next_obs, rewards, terminations, truncations, infos = envs.step(actions)
+        dones = terminations | truncations
+        final_obs = next_obs
+        if dones.any():
+            final_obs = next_obs.copy()
+            for i in np.flatnonzero(dones):
+                final_obs[i] = infos["final_obs"][i]
+                episode = infos["final_info"]["episode"]
+                recent_returns.append(float(episode["r"][i]))
+                writer.add_scalar("charts/episodic_return", episode["r"][i], global_step + args.num_envs)
+                writer.add_scalar("charts/episodic_length", episode["l"][i], global_step + args.num_envs)
+        rb.add(actions, rewards, terminations, dones, next_obs, final_obs)
+        obs = next_obs
+        episode_steps = np.where(dones, 0, episode_steps + 1)
+        global_step += args.num_envs
+        iteration += 1
+        # --- end ---
+
+        # --- shared: learn ---
+        if global_step > args.learning_starts:
+            data = rb.sample(args.batch_size)
+            # one pass of the actor over s and s' serves both losses: the critics' step leaves π_θ as it is
+            pi, log_pi = actor.get_action(data.both_observations)  # (2B, *action), (2B,)
+            logs = update_critic(data, pi, log_pi)
+            if iteration % args.policy_frequency == 0:
+                logs |= update_actor(data, pi[: args.batch_size], log_pi[: args.batch_size])
+                for _ in range(args.policy_frequency - 1):  # make up for the delay, as CleanRL does
+                    logs |= update_actor(data, *actor.get_action(data.observations))
+            if iteration % args.target_network_frequency == 0:
+                # Polyak averaging: lerp(φ̄, φ, τ) = (1 − τ) φ̄ + τ φ
+                with torch.no_grad():
+                    torch._foreach_lerp_(targets, online, args.tau)
+            if iteration % 100 == 0:
+                (qf1_value, qf2_value), (qf1_loss, qf2_loss) = logs["q"].mean(1).tolist(), logs["qf_losses"].tolist()
+                scalars = {
+                    "losses/qf1_values": qf1_value, "losses/qf2_values": qf2_value, "losses/qf1_loss": qf1_loss,
+                    "losses/qf2_loss": qf2_loss, "losses/qf_loss": (qf1_loss + qf2_loss) / 2,
+                    "losses/alpha": log_alpha.exp().item(),
+                }  # fmt: skip
+                scalars |= {f"losses/{k}": logs[k].item() for k in ("actor_loss", "alpha_loss", "vf_loss") if k in logs}
+                for tag, value in scalars.items():
+                    writer.add_scalar(tag, value, global_step)
+                writer.add_scalar("charts/SPS", int(global_step / (time.time() - start_time)), global_step)
+        # --- end ---
+
+        # --- shared: evaluate ---
+        last_step = global_step >= args.total_timesteps
+        if args.eval_frequency and (global_step % args.eval_frequency < args.num_envs or last_step):
+            evaluate_greedy()
+        if time.time() - last_print > 5 or last_step:
+            last_print = time.time()
+            sps = global_step / (last_print - start_time)
+            left = time.strftime("%H:%M:%S", time.gmtime((args.total_timesteps - global_step) / sps))
+            mean = f"{np.mean(recent_returns):.1f}" if recent_returns else "-"
+            progress = f"step {global_step:,}/{args.total_timesteps:,}  {sps:,.0f} steps/s  {left} left"
+            print(f"{progress}  return {mean}", flush=True)
+        # --- end ---
+
+    # --- supervision ---
+    supervisor.end(global_step, writer)
+    # --- end ---
+    # --- shared: finish ---
+    if args.save_model:
+        model_path = f"runs/{run_name}/{args.exp_name}.cleanrl_model"
+        modules = [actor, qf] + ([vf] if args.value_network else [])
+        torch.save(tuple(m.state_dict() for m in modules), model_path + ".part")
+        os.replace(model_path + ".part", model_path)
+        print(f"model saved to {model_path}")
+    for env in [*eval_envs, envs]:
+        env.close()
+    writer.close()
+    if evaluations:
+        print(f"greedy return without guidance: {evaluations[0]:.2f} before training, {evaluations[-1]:.2f} after")
+    print(f"logs are in runs/{run_name}; see them with: tensorboard --logdir runs")
+    # --- end ---

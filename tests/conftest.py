@@ -1,0 +1,102 @@
+"""What the tests share: running a script in this process or in one of its own, and reading what it left behind."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+ROOT = Path(__file__).resolve().parent.parent
+SECRETS = ("OPENAI_API_KEY", "OPENAI_BASE_URL")
+
+sys.path.insert(0, str(ROOT))
+torch.set_num_threads(1)
+
+
+class CounterEnv(gym.Env):
+    """Observations that tell where they come from: [id, episode, step, last action]; the reward is the step.
+
+    Episodes alternate between a termination after 5 steps and a truncation after 7 (by this class, not by a wrapper).
+    """
+
+    ids = 0
+
+    def __init__(self, render_mode: str | None = None):
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float64)
+        self.action_space = gym.spaces.Box(-0.5, 0.5, (1,), np.float32)
+        self.id, self.episode = CounterEnv.ids, -1
+        CounterEnv.ids += 1
+
+    def _obs(self, action: float) -> np.ndarray:
+        return np.array([self.id, self.episode, self.t, action], dtype=np.float64)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode, self.t = self.episode + 1, 0
+        return self._obs(0.0), {}
+
+    def step(self, action):
+        self.t += 1
+        even = self.episode % 2 == 0
+        return self._obs(float(action[0])), float(self.t), even and self.t == 5, not even and self.t == 7, {}
+
+
+gym.register("Counter-v0", entry_point=CounterEnv)
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    """Each test runs in an empty folder of its own, without a key, and with one thread."""
+    monkeypatch.chdir(tmp_path)
+    for name in SECRETS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+
+
+@pytest.fixture
+def run_here(monkeypatch):
+    """Run a script in this process as CleanRL's tuner does; returns its globals. SystemExit passes through."""
+
+    def run(*flags: str, script: str | Path = ROOT / "guided_sac_continuous.py") -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", [str(script), *flags])
+        return SimpleNamespace(**runpy.run_path(str(script), run_name="__main__"))
+
+    return run
+
+
+def run_process(*flags: str, script: str = "guided_sac_continuous.py", **env: str) -> subprocess.CompletedProcess:
+    """Run a script as a process of its own in the present folder, on one thread."""
+    clean = {k: v for k, v in os.environ.items() if k not in SECRETS}
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *flags],
+        env={**clean, "OMP_NUM_THREADS": "1", **env}, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+
+
+def events(run_name: str) -> EventAccumulator:
+    """All that TensorBoard would show of a run."""
+    accumulator = EventAccumulator(f"runs/{run_name}", size_guidance={"scalars": 0, "tensors": 0, "images": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def scalars(run_name: str) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) of every scalar tag of a run."""
+    accumulator = events(run_name)
+    return {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
+
+
+def texts(run_name: str, tag: str) -> list[str]:
+    """The texts of a tag in the order of their steps."""
+    accumulator = events(run_name)
+    key = f"{tag}/text_summary"
+    if key not in accumulator.Tags()["tensors"]:
+        return []
+    return [e.tensor_proto.string_val[0].decode() for e in accumulator.Tensors(key)]

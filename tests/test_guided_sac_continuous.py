@@ -1,0 +1,571 @@
+"""guided_sac_continuous.py: losses, buffer, loop, supervision and the contract with CleanRL's tools."""
+
+import math
+import re
+import runpy
+from types import SimpleNamespace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, run_process, scalars, texts
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+script = SimpleNamespace(**runpy.run_path(str(ROOT / "guided_sac_continuous.py"), run_name="imported"))
+
+COUNTER = ["--env-id", "Counter-v0", "--learning-starts", "20", "--batch-size", "16", "--guide-end", "400"]
+RULE = """
+import numpy as np
+def policy(obs, t):
+    return np.array([0.4 if t % 2 else -0.1])
+"""
+
+
+def spaces(obs_dim: int, low: list[float], high: list[float]) -> SimpleNamespace:
+    """What the networks ask of a vector environment."""
+    return SimpleNamespace(
+        single_observation_space=gym.spaces.Box(-np.inf, np.inf, (obs_dim,)),
+        single_action_space=gym.spaces.Box(np.array(low, np.float32), np.array(high, np.float32)),
+    )
+
+
+# -- losses -----------------------------------------------------------------------------------------------------------
+
+
+def test_losses_by_hand():
+    q = torch.tensor([[1.0, 4.0], [2.0, 3.0]])  # (2 critics, B = 2)
+    value = script.soft_value(q, log_pi=torch.tensor([-0.5, 2.0]), alpha=torch.tensor(0.1))
+    torch.testing.assert_close(value, torch.tensor([1.0 + 0.05, 3.0 - 0.2]))
+    # one terminated transition and one that goes on (a truncated one is stored with terminations 0)
+    data = script.Batch(None, None, rewards=torch.tensor([1.0, -1.0]), terminations=torch.tensor([1.0, 0.0]))
+    target = script.td_target(data, value, gamma=0.9)
+    torch.testing.assert_close(target, torch.tensor([1.0, -1.0 + 0.9 * 2.8]))
+    losses = script.critic_losses(q, torch.tensor([1.0, 2.0]))
+    torch.testing.assert_close(losses, torch.tensor([(0 + 4) / 2, (1 + 1) / 2]))
+
+
+@given(seed=st.integers(0, 10_000), dim=st.integers(1, 6))
+@settings(max_examples=30, deadline=None)
+def test_log_probability_matches_torch_distributions(seed, dim):
+    torch.manual_seed(seed)
+    actor = script.Actor(spaces(3, [-2.0] * dim, [1.0] * dim)).double()
+    obs = torch.randn(8, 3, dtype=torch.float64)
+    torch.manual_seed(seed)
+    actions, log_prob = actor.get_action(obs)
+    mean, log_std = actor(obs)
+    squashed = (actions - actor.action_bias) / actor.action_scale
+    assert (squashed.abs() < 1).all()
+    reference = torch.distributions.TransformedDistribution(
+        torch.distributions.Normal(mean, log_std.exp()), torch.distributions.transforms.TanhTransform()
+    )
+    torch.testing.assert_close(log_prob, reference.log_prob(squashed).sum(1), rtol=1e-6, atol=1e-6)
+
+
+def test_log_probability_is_a_density():
+    """∫ π(a|s) da = 1 over (−1, 1): Monte Carlo E_π[1/π(a|s)] over a subinterval [−c, c] equals its length 2c."""
+    torch.manual_seed(0)
+    actor = script.Actor(spaces(2, [-1.0], [1.0])).double()
+    obs = torch.randn(1, 2, dtype=torch.float64).expand(200_000, 2)
+    actions, log_prob = actor.get_action(obs)
+    inside = actions[:, 0].abs() < 0.8
+    estimate = (inside / log_prob.exp()).mean().item()
+    assert estimate == pytest.approx(1.6, abs=0.03)
+
+
+def test_log_probability_stays_finite_and_exact_in_saturation():
+    """At u = 30, tanh(u) is 1 in floating point; log(1 − tanh²u) = log 4 − 2u up to e^{−4u}."""
+    actor = script.Actor(spaces(1, [-1.0], [1.0])).double()
+    with torch.no_grad():
+        for parameter in actor.parameters():
+            parameter.zero_()
+        actor.fc_mean_logstd.bias[:] = torch.tensor([30.0, -20.0])  # std e⁻²⁰: u = 30 to 1e-7
+    torch.manual_seed(0)
+    _, log_prob = actor.get_action(torch.zeros(1, 1, dtype=torch.float64))
+    torch.manual_seed(0)
+    noise = torch.randn(1, 1, dtype=torch.float64).item()
+    expected = -0.5 * noise**2 + 20 - 0.5 * math.log(2 * math.pi) - (math.log(4) - 60)
+    assert log_prob.item() == pytest.approx(expected, abs=1e-6)
+
+
+def sb3_twin(run, env_id: str, alpha: float | str, num_transitions: int = 64):
+    """Stable-Baselines3's SAC with the weights of a finished run of ours and one batch from its buffer."""
+    from stable_baselines3 import SAC
+    from stable_baselines3.common.logger import Logger
+
+    model = SAC("MlpPolicy", env_id, ent_coef=alpha, seed=0, device="cpu", policy_kwargs={"net_arch": [256, 256]})
+    model.set_logger(Logger(None, []))
+    actor, critic = model.policy.actor, model.policy.critic
+    dim = actor.mu.out_features
+    with torch.no_grad():
+        for theirs, ours in zip((actor.latent_pi[0], actor.latent_pi[2]), (run.actor.fc1, run.actor.fc2), strict=True):
+            theirs.load_state_dict(ours.state_dict())
+        for i, theirs in enumerate((actor.mu, actor.log_std)):
+            theirs.weight.copy_(run.actor.fc_mean_logstd.weight[i * dim : (i + 1) * dim])
+            theirs.bias.copy_(run.actor.fc_mean_logstd.bias[i * dim : (i + 1) * dim])
+        for net, source in ((critic, run.qf), (model.policy.critic_target, run.qf_target)):
+            for i, qf in enumerate((net.qf0, net.qf1)):
+                for layer, (weight, bias) in enumerate(zip(source.weights, source.biases, strict=True)):
+                    qf[2 * layer].weight.copy_(weight[i].T)
+                    qf[2 * layer].bias.copy_(bias[i, 0])
+    return model, actor, critic
+
+
+@pytest.mark.parametrize("alpha", [0.2, "auto"])
+def test_updates_equal_stable_baselines3(run_here, alpha):
+    """From equal weights, batch and noise, an update leaves all networks where Stable-Baselines3's leaves them."""
+    flags = ["--no-autotune", "--alpha", "0.2"] if alpha != "auto" else []
+    run = run_here("--env-id", "MountainCarContinuous-v0", "--supervisor", "none", "--total-timesteps", "64",
+                   "--learning-starts", "100", *flags)  # fmt: skip
+    data = run.rb.sample(64)
+    model, actor, critic = sb3_twin(run, "MountainCarContinuous-v0", alpha)
+    from stable_baselines3.common.type_aliases import ReplayBufferSamples
+
+    batch = ReplayBufferSamples(
+        data.observations, data.actions, data.next_observations, data.terminations[:, None], data.rewards[:, None]
+    )
+    model.replay_buffer.sample = lambda *_, **__: batch  # MountainCar's actions are in [-1, 1]: no rescaling between us
+    tolerance = dict(rtol=1e-5, atol=1e-5)
+    for step in range(1 if alpha == "auto" else 5):  # α's loss differs by the factor α, which is 1 in the first step
+        torch.manual_seed(step)
+        model.train(gradient_steps=1, batch_size=64)
+        theirs = model.logger.name_to_value
+        torch.manual_seed(step)
+        pi, log_pi = run.actor.get_action(data.both_observations)
+        logs = run.update_critic(data, pi, log_pi) | run.update_actor(data, pi[:64], log_pi[:64])
+        with torch.no_grad():
+            torch._foreach_lerp_(run.targets, run.online, run.args.tau)
+        assert logs["qf_losses"].sum().item() / 2 == pytest.approx(theirs["train/critic_loss"], rel=1e-5, abs=1e-5)
+        assert logs["actor_loss"].item() == pytest.approx(theirs["train/actor_loss"], rel=1e-5, abs=1e-5)
+        if step == 0:
+            features = actor.latent_pi(data.observations)
+            mean, log_std = run.actor(data.observations)
+            torch.testing.assert_close(mean, actor.mu(features), **tolerance)
+            torch.testing.assert_close(log_std, actor.log_std(features), **tolerance)
+            for ours, net in ((run.qf, critic), (run.qf_target, model.policy.critic_target)):
+                values = torch.stack(net(data.observations, data.actions))[..., 0]
+                torch.testing.assert_close(ours(data.observations, data.actions), values, **tolerance)
+    if alpha == "auto":
+        torch.testing.assert_close(run.log_alpha.detach(), model.log_ent_coef.detach()[0], **tolerance)
+        assert run.log_alpha.item() != 0
+
+
+@pytest.mark.parametrize("env_id", ["MountainCarContinuous-v0", "Pendulum-v1", "Humanoid-v5"])
+def test_log_probability_and_targets_equal_stable_baselines3(run_here, env_id):
+    """In each action unit (±1, ±2, ±0.4), in double precision: log-probability, TD target and critics, to 1e-5.
+
+    SB3 takes log(1 − tanh²u + 1e-6) where we take log(1 − tanh²u); that known difference is added to theirs.
+    """
+    run = run_here("--env-id", env_id, "--env-kwargs", "{}", "--supervisor", "none", "--total-timesteps", "1",
+                   "--learning-starts", "100")  # fmt: skip
+    model, actor, critic = sb3_twin(run, env_id, 0.2)
+    critic_target = model.policy.critic_target
+    for module in (run.actor, run.qf, run.qf_target, actor, critic, critic_target):
+        module.double()
+    torch.manual_seed(0)
+    both = torch.randn(128, *run.envs.single_observation_space.shape, dtype=torch.float64)
+    data = script.Batch(both, None, torch.randn(64).double(), (torch.rand(64) < 0.5).double())
+    tolerance = dict(rtol=1e-5, atol=1e-5)
+    torch.manual_seed(1)
+    pi, log_pi = run.actor.get_action(both)
+    torch.manual_seed(1)
+    latent = actor.latent_pi(both)  # not through SB3's feature extractor, which casts to single precision
+    their_pi, their_log_pi = actor.action_dist.log_prob_from_params(actor.mu(latent), actor.log_std(latent))
+    torch.testing.assert_close((pi - run.actor.action_bias) / run.actor.action_scale, their_pi, **tolerance)
+    jacobian = 1 - their_pi**2
+    their_log_pi = their_log_pi + torch.log((jacobian + 1e-6) / jacobian).sum(1)
+    torch.testing.assert_close(log_pi, their_log_pi, **tolerance)
+    with torch.no_grad():
+        # SB3's critics see actions in [-1, 1]: the same functions once the first layer's action columns are rescaled
+        for qf in (critic.qf0, critic.qf1, critic_target.qf0, critic_target.qf1):
+            columns = qf[0].weight[:, -len(run.actor.action_scale) :]
+            qf[0].bias += columns @ run.actor.action_bias.double()
+            columns *= run.actor.action_scale
+        x = torch.cat([both, their_pi], 1)
+        torch.testing.assert_close(run.qf(both, pi), torch.stack([critic.qf0(x), critic.qf1(x)])[..., 0], **tolerance)
+        next_q = torch.minimum(critic_target.qf0(x[64:]), critic_target.qf1(x[64:]))[:, 0]
+        their_target = data.rewards + (1 - data.terminations) * 0.99 * (next_q - 0.2 * their_log_pi[64:])
+        next_values = script.soft_value(run.qf_target(both[64:], pi[64:]), log_pi[64:], torch.tensor(0.2))
+        torch.testing.assert_close(script.td_target(data, next_values, 0.99), their_target, **tolerance)
+
+
+def test_value_network_update_by_hand(run_here):
+    """--value-network: y = r + γ (1 − d) V̄(s'), J_V = ½ (V − (min Q − α log π))², V̄ follows V (Eq. 6-8)."""
+    run = run_here(*COUNTER, "--supervisor", "none", "--value-network", "--total-timesteps", "200", "--alpha", "0.3",
+                   "--no-autotune")  # fmt: skip
+    data = run.rb.sample(16)
+    pi, log_pi = run.actor.get_action(data.both_observations)
+    with torch.no_grad():
+        y = data.rewards + 0.99 * (1 - data.terminations) * run.vf_target(data.next_observations)
+        q = run.qf(data.observations, data.actions)
+        q_pi = run.qf(data.observations, pi[:16])
+        v_target = torch.minimum(q_pi[0], q_pi[1]) - 0.3 * log_pi[:16]
+    q_live, v_live = run.qf(data.observations, data.actions), run.vf(data.observations)
+    loss = sum(torch.mean((q_live[i] - y) ** 2) for i in range(2)) + torch.mean(0.5 * (v_live - v_target) ** 2)
+    expected = torch.autograd.grad(loss, [*run.qf.parameters(), *run.vf.parameters()])
+    run.update_critic(data, pi, log_pi)
+    for parameter, gradient in zip([*run.qf.parameters(), *run.vf.parameters()], expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-6)
+    assert all(a is b for a, b in zip(run.targets, run.vf_target.parameters(), strict=True))
+    assert any((a != b).any() for a, b in zip(run.targets, run.vf.parameters(), strict=True))
+    torch.testing.assert_close(
+        torch.mean((q - y) ** 2, 1).sum(), loss.detach() - 0.5 * ((v_live - v_target) ** 2).mean()
+    )
+
+
+def test_critics_are_two_independent_networks():
+    torch.manual_seed(0)
+    qf = script.SoftQNetwork(spaces(5, [-1.0, -1.0], [1.0, 1.0]), hidden=8)
+    obs, actions = torch.randn(7, 5), torch.randn(7, 2)
+    both = qf(obs, actions)
+    assert both.shape == (2, 7)
+    for i in range(2):
+        x = torch.cat([obs, actions], 1)
+        for layer in range(3):
+            x = x @ qf.weights[layer][i] + qf.biases[layer][i, 0]
+            x = x.relu() if layer < 2 else x
+        torch.testing.assert_close(both[i], x[:, 0])
+    assert not torch.allclose(both[0], both[1])
+    both[0].sum().backward()
+    assert all(weight.grad[1].abs().max() == 0 < weight.grad[0].abs().max() for weight in qf.weights)
+
+
+# -- replay buffer ----------------------------------------------------------------------------------------------------
+
+
+@given(
+    num_envs=st.integers(1, 4), buffer_size=st.integers(1, 40), steps=st.integers(1, 60), ends=st.floats(0, 1),
+    seed=st.integers(0, 2**31),
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_replay_buffer_equals_a_plain_list(num_envs, buffer_size, steps, ends, seed):
+    """Against a list of (s, a, r, d, s'): whatever is drawn is intact, and what a place was left for is kept."""
+    rng = np.random.default_rng(seed)
+    buffer = script.ReplayBuffer(buffer_size, num_envs, (2,), (1,), torch.device("cpu"))
+    fresh = iter(range(10**9))
+
+    def new_obs(n: int) -> np.ndarray:
+        return np.array([[next(fresh), -1.0] for _ in range(n)])
+
+    obs, everything, observations_since = new_obs(num_envs), [], []
+    buffer.reset(obs)
+    for _ in range(steps):
+        actions = np.array([[next(fresh)] for _ in range(num_envs)], dtype=np.float32)
+        rewards, terminations = rng.normal(size=num_envs).astype(np.float32), rng.random(num_envs) < ends / 2
+        dones = terminations | (rng.random(num_envs) < ends / 2)
+        final_obs = new_obs(num_envs)
+        next_obs = np.where(dones[:, None], new_obs(num_envs), final_obs)
+        buffer.add(actions, rewards, terminations, dones, next_obs, final_obs)
+        everything += list(zip(obs[:, 0], actions[:, 0], rewards, terminations, final_obs[:, 0], strict=True))
+        observations_since.append(num_envs + int(dones.sum()))
+        obs = next_obs
+    assert len(buffer) % num_envs == 0
+    assert 0 < len(buffer) <= math.ceil(buffer_size / num_envs) * num_envs
+    # the newest steps whose observations fit into buffer_size must be there
+    fitting = int((np.cumsum(observations_since[::-1]) <= buffer_size).sum()) * num_envs
+    assert len(buffer) >= min(fitting, len(everything))
+    alive = {row[1]: row for row in everything[-len(buffer) :]}
+    batch = buffer.sample(500)
+    drawn = set()
+    for s, a, r, d, s2 in zip(batch.observations[:, 0], batch.actions[:, 0], batch.rewards, batch.terminations,
+                              batch.next_observations[:, 0], strict=True):  # fmt: skip
+        row = alive[a.item()]
+        assert (s.item(), r.item(), d.item(), s2.item()) == (row[0], row[2], float(row[3]), row[4])
+        drawn.add(a.item())
+    assert len(drawn) == len(alive) or len(alive) > 60  # 500 draws of at most 60: each appears (miss ≤ 60·e^{-8.3})
+
+
+def test_replay_buffer_draws_uniformly():
+    buffer = script.ReplayBuffer(10, 1, (1,), (1,), torch.device("cpu"))
+    buffer.reset(np.zeros((1, 1)))
+    for i in range(25):
+        o = np.full((1, 1), i + 1.0)
+        buffer.add(np.full((1, 1), i), np.zeros(1), np.zeros(1), np.zeros(1, bool), o, o)
+    torch.manual_seed(0)
+    counts = np.bincount(buffer.sample(100_000).actions[:, 0].int().numpy(), minlength=25)
+    assert counts[:15].sum() == 0
+    # each of 10 transitions: 10,000 ± 95 (one standard deviation)
+    assert np.abs(counts[15:] - 10_000).max() < 5 * 95
+
+
+def test_a_million_humanoid_transitions_fit_in_1_6_gigabytes():
+    buffer = script.ReplayBuffer(1_000_000, 1, (348,), (17,), torch.device("cpu"))
+    tensors = [v for v in vars(buffer).values() if isinstance(v, torch.Tensor)]
+    assert sum(t.numel() * t.element_size() for t in tensors) <= 1.6e9
+    assert buffer.size == 1_000_000 and buffer.obs.shape[1] == 348  # and it is that many transitions
+
+
+# -- the loop ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_every_stored_transition_is_a_real_one(run_here, num_envs):
+    """In SAME_STEP mode: s' is the true successor also at an episode's end; only a termination is stored as one."""
+    run = run_here(*COUNTER, "--supervisor", "none", "--num-envs", str(num_envs), "--total-timesteps", "300")
+    batch = run.rb.sample(3_000)
+    s, s2 = batch.observations, batch.next_observations
+    assert (s[:, 0] == s2[:, 0]).all() and (s[:, 1] == s2[:, 1]).all()  # same environment, same episode
+    assert (s2[:, 2] == s[:, 2] + 1).all() and (batch.rewards == s2[:, 2]).all()
+    torch.testing.assert_close(s2[:, 3], batch.actions[:, 0])  # the action that the environment got
+    terminated = (s[:, 1] % 2 == 0) & (s2[:, 2] == 5)
+    truncated = (s[:, 1] % 2 == 1) & (s2[:, 2] == 7)
+    assert (batch.terminations.bool() == terminated).all()
+    assert terminated.any() and truncated.any()
+    assert len(torch.unique(s[:, 0])) == num_envs and len(run.rb) == 300
+    logged = scalars(run.run_name)
+    returns = [value for _, value in logged["charts/episodic_return"]]
+    assert set(returns) == {15.0, 28.0}  # 1+…+5 and 1+…+7
+    assert logged["charts/episodic_return"][0][0] == 5 * num_envs  # global_step counts environment transitions
+    assert {value for _, value in logged["charts/episodic_length"]} == {5.0, 7.0}
+
+
+def test_truncation_bootstraps_and_termination_does_not(run_here):
+    """The target of real transitions: r where terminated, r + γ V(s') where truncated."""
+    run = run_here(*COUNTER, "--supervisor", "none", "--total-timesteps", "300")
+    batch = run.rb.sample(2_000)
+    target = script.td_target(batch, torch.full((2_000,), 100.0), gamma=0.5)
+    ends_terminated = (batch.observations[:, 1] % 2 == 0) & (batch.next_observations[:, 2] == 5)
+    assert (target[ends_terminated] == batch.rewards[ends_terminated]).all()
+    assert (target[~ends_terminated] == batch.rewards[~ends_terminated] + 50).all()
+
+
+def test_executed_clipped_action_is_in_the_buffer(run_here, tmp_path):
+    """a = clip(a_rl + a_g, low, high) per environment, with a_g at that environment's own episode step."""
+    (tmp_path / "rule.py").write_text(RULE)
+    flags = [*COUNTER, "--supervisor", "auto", "--guide-policy", "rule.py", "--advisor-always", "--num-envs", "3",
+             "--total-timesteps", "300", "--learning-starts", "300"]  # fmt: skip
+    run = run_here(*flags)
+    unguided = run_here(*[f for f in flags if f not in ("rule.py", "--advisor-always", "--guide-policy")][:-6],
+                        "--supervisor", "none", "--num-envs", "3", "--total-timesteps", "300",
+                        "--learning-starts", "300")  # fmt: skip
+    ours, plain = run.rb.actions[:300, 0], unguided.rb.actions[:300, 0]  # the same random actions underneath
+    slots = run.rb.slots[:300, 0]
+    t = run.rb.obs[slots, 2]
+    residual = torch.where(t % 2 == 1, 0.4, -0.1)
+    torch.testing.assert_close(ours, (plain + residual).clamp(-0.5, 0.5))
+    torch.testing.assert_close(run.rb.obs[run.rb.slots[:300, 1], 3], ours)  # what the environment got
+    assert (ours == 0.5).any() and (ours != plain).all()
+    active = scalars(run.run_name)["charts/guidance_active"]
+    assert active[0] == (0, 1.0)
+
+
+def test_guidance_ends_at_guide_end(run_here, tmp_path):
+    (tmp_path / "rule.py").write_text("def policy(obs, t):\n    return 0.5\n")
+    run = run_here(*COUNTER, "--guide-policy", "rule.py", "--advisor-always", "--guide-start", "30", "--guide-window",
+                   "40", "--guide-end", "95", "--total-timesteps", "140", "--learning-starts", "140")  # fmt: skip
+    plain = run_here(*COUNTER, "--supervisor", "none", "--total-timesteps", "140", "--learning-starts", "140")
+    changed = (run.rb.actions != plain.rb.actions)[:140, 0]
+    assert changed[30:95].all() and not changed[:30].any() and not changed[95:].any()
+    assert scalars(run.run_name)["charts/guidance_active"] == [(30, 1.0), (70, 1.0), (95, 0.0)]
+
+
+def weights(run) -> list[torch.Tensor]:
+    return [p.detach() for module in (run.actor, run.qf, run.qf_target) for p in module.parameters()]
+
+
+def test_unguided_equals_a_script_without_supervision(run_here, tmp_path):
+    """--supervisor none, and consultations that end in "do not intervene", change no bit of the learning."""
+    source = (ROOT / "guided_sac_continuous.py").read_text()
+    cut, count = re.subn(r"^ *# --- supervision ---\n.*?^ *# --- end ---\n", "", source, flags=re.DOTALL | re.MULTILINE)
+    assert count == 4
+    cut = re.sub(r"^from llm_supervisor.*\n", "", cut, flags=re.MULTILINE)
+    cut = cut.replace("class Args(SupervisorArgs)", "class Args").replace("open_rendered", "bool")
+    cut = "\n".join(line for line in cut.splitlines() if "supervisor.description" not in line)
+    cut = re.sub(r"(audition_max_steps=3_000,).*", "", cut)
+    assert "upervisor." not in cut
+    (tmp_path / "plain_sac.py").write_text(cut)
+    (tmp_path / "content").mkdir()
+    (tmp_path / "content" / "bundled.toml").write_text('intervene_below = -1e9\nanalysis = ""\nadvice = ""\n')
+    (tmp_path / "content" / "bundled_policy.py").write_text(RULE)
+    flags = ["--env-id", "MountainCarContinuous-v0", "--total-timesteps", "350", "--num-envs", "2"]
+    without = run_here(*flags, script=tmp_path / "plain_sac.py")
+    none = run_here(*flags, "--supervisor", "none")
+    content = run_here(*flags, "--supervisor", "bundled", "--prompt-dir", "content", "--guide-window", "100")
+    assert scalars(content.run_name)["charts/guidance_active"] == [(step, 0.0) for step in (0, 100, 200, 300, 350)]
+    assert content.supervisor.steps > 0
+    for other in (none, content):
+        assert all(torch.equal(a, b) for a, b in zip(weights(without), weights(other), strict=True))
+        assert torch.equal(without.rb.actions[:350], other.rb.actions[:350])
+        a, b = scalars(without.run_name), scalars(other.run_name)
+        assert all(a[tag] == b[tag] for tag in a if tag != "charts/SPS")
+
+
+def test_evaluation_leaves_training_as_it_was(run_here):
+    flags = ["--env-id", "MountainCarContinuous-v0", "--supervisor", "none", "--total-timesteps", "250"]
+    plain = run_here(*flags)
+    evaluated = run_here(*flags, "--eval-frequency", "100", "--eval-episodes", "2")
+    assert all(torch.equal(a, b) for a, b in zip(weights(plain), weights(evaluated), strict=True))
+    assert [step for step, _ in scalars(evaluated.run_name)["eval/episodic_return"]] == [0, 100, 200, 250]
+    assert "eval/episodic_return" not in scalars(plain.run_name)
+
+
+def test_same_seed_gives_the_same_weights_in_another_process(tmp_path):
+    runs = []
+    for name in ("first", "second"):
+        process = run_process("--total-timesteps", "300", "--save-model", "--exp-name", name, "--guide-window", "150")
+        assert process.returncode == 0, process.stderr
+        assert "guiding, audition passed" in process.stdout
+        (path,) = tmp_path.glob(f"runs/*{name}*/{name}.cleanrl_model")
+        runs.append(torch.load(path, weights_only=True))
+    for ours, theirs in zip(*runs, strict=True):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_rule_that_fails_while_training_only_ends_the_guidance(run_here, tmp_path):
+    (tmp_path / "rule.py").write_text("def policy(obs, t):\n    return 0.5 if t < 230 else [1] / 0\n")
+    run = run_here("--guide-policy", "rule.py", "--advisor-always", "--total-timesteps", "300", "--learning-starts",
+                   "290", "--replay-max-steps", "100")  # fmt: skip
+    assert run.global_step == 300
+    logged = scalars(run.run_name)
+    assert logged["charts/guidance_active"] == [(0, 1.0), (230, 0.0), (300, 0.0)]
+    assert logged["supervisor/failures"][-1] == (230, 1.0)
+    assert "TypeError" in texts(run.run_name, "supervisor/verdict")[-1]
+
+
+def test_alpha_is_learned_toward_the_target_entropy_and_can_be_fixed(run_here):
+    learned = run_here(*COUNTER, "--supervisor", "none", "--total-timesteps", "200", "--alpha-lr", "0.01")
+    fixed = run_here(*COUNTER, "--supervisor", "none", "--total-timesteps", "200", "--no-autotune", "--alpha", "0.3")
+    assert learned.target_entropy == -1.0
+    # a fresh policy's entropy (near log 2 > −1) is above the target, so α falls
+    assert scalars(learned.run_name)["losses/alpha"][-1][1] < 0.9
+    assert [round(v, 6) for _, v in scalars(fixed.run_name)["losses/alpha"]] == [0.3, 0.3]
+
+
+def test_policy_frequency_delays_and_makes_up(run_here, monkeypatch):
+    run = run_here(*COUNTER, "--supervisor", "none", "--total-timesteps", "220", "--policy-frequency", "2",
+                   "--target-network-frequency", "5")  # fmt: skip
+    step = run.actor_optimizer.state[next(iter(run.actor.parameters()))]["step"].item()
+    critic_step = run.q_optimizer.state[next(iter(run.qf.parameters()))]["step"].item()
+    assert critic_step == 200 and step == 200
+
+
+# -- the command line -------------------------------------------------------------------------------------------------
+
+
+def test_paper_settings_are_defaults_and_flags_win(run_here, capsys):
+    run = run_here("--env-id", "MountainCarContinuous-v0", "--supervisor", "none", "--total-timesteps", "5",
+                   "--tau", "0.01")  # fmt: skip
+    assert (run.args.guide_window, run.args.guide_end, run.args.learning_starts) == (1_000, 3_000, 0)
+    assert run.sources["guide_end"] == "environment" and run.sources["tau"] == "command line"
+    assert run.sources["buffer_size"] == "default"
+    header = capsys.readouterr().out.splitlines()
+    assert any(line.strip().startswith("command line:") and "tau=0.01" in line for line in header)
+    assert any(line.strip().startswith("environment:") and "guide_end=3000" in line for line in header)
+    assert "|guide_end|3000|environment|" in texts(run.run_name, "hyperparameters")[0]
+
+
+def test_humanoid_has_the_papers_47_variables(run_here):
+    run = run_here("--env-id", "Humanoid-v5", "--supervisor", "none", "--total-timesteps", "3")
+    assert run.envs.single_observation_space.shape == (47,)
+    assert (run.args.guide_end, run.args.learning_starts) == (900_000, 100)
+    public = run_here("--env-id", "Humanoid-v5", "--supervisor", "none", "--total-timesteps", "3", "--env-kwargs", "{}")
+    assert public.envs.single_observation_space.shape == (348,)
+
+
+def test_cleanrl_tools_can_drive_the_script(run_here):
+    """What CleanRL's tuner does: runpy, --key=value, the global run_name, scalars under runs/{run_name}."""
+    run = run_here("--env-id=MountainCarContinuous-v0", "--seed=3", "--total-timesteps=150", "--supervisor=none",
+                   "--q-lr=0.001", "--save-model", "--eval-frequency=100", "--eval-episodes=2")  # fmt: skip
+    assert re.fullmatch(r"MountainCarContinuous-v0__guided_sac_continuous__3__\d+", run.run_name)
+    logged = scalars(run.run_name)
+    losses = ("qf1_values", "qf2_values", "qf1_loss", "qf2_loss", "qf_loss", "actor_loss", "alpha", "alpha_loss")
+    names = {"charts/SPS", "eval/episodic_return", *(f"losses/{name}" for name in losses)}
+    assert names <= set(logged)
+    assert all(math.isfinite(value) for tag in names for _, value in logged[tag])
+    path = f"runs/{run.run_name}/guided_sac_continuous.cleanrl_model"
+    make_env = script.make_env
+    returns = script.evaluate(path, make_env, "MountainCarContinuous-v0", 2, "eval", script.Actor)
+    act = lambda obs: run.act(obs, True)  # noqa: E731
+    envs = [make_env("MountainCarContinuous-v0", 0, i, False, "x")() for i in range(2)]
+    assert returns == pytest.approx(script.greedy_returns(envs, act, seed=0))
+
+
+def test_greedy_returns_by_hand():
+    """CounterEnv's episodes alternate 15 and 28, whatever the policy; two environments are asked together."""
+    envs = [script.make_env("Counter-v0", 0, i, False, "x")() for i in range(3)]
+    sizes = []
+
+    def policy(obs: np.ndarray) -> np.ndarray:
+        sizes.append(len(obs))
+        return np.zeros((len(obs), 1))
+
+    assert script.greedy_returns(envs[:2], policy, seed=0) == [15.0, 15.0]
+    assert script.greedy_returns(envs, policy, seed=0) == [28.0, 28.0, 15.0]
+    assert sizes == [2] * 5 + [3] * 5 + [2] * 2  # ended ones are no longer stepped
+
+
+def test_shared_blocks_are_well_formed():
+    """Blocks open and close in turn and no name is used twice in a script."""
+    for path in ROOT.glob("*_sac*.py"):
+        marks = re.findall(r"^ *# --- (.*?) ---$", path.read_text(), flags=re.MULTILINE)
+        assert marks[1::2] == ["end"] * (len(marks) // 2) and len(marks) % 2 == 0
+        names = [m for m in marks[::2] if m != "supervision"]
+        assert len(names) == len(set(names)) and all(n.startswith("shared: ") for n in names)
+
+
+BAD = {
+    "unknown env": (["--env-id", "NoSuchEnv-v0"], "NoSuchEnv"),
+    "discrete actions": (["--env-id", "CartPole-v1", "--supervisor", "none"], "guided_sac_discrete.py"),
+    "rule unreadable": (["--guide-policy", "missing.py"], "missing.py"),
+    "rule empty": (["--guide-policy", "empty.py"], "empty.py"),
+    "rule syntax": (["--guide-policy", "syntax.py"], "syntax"),
+    "rule wrong shape": (["--guide-policy", "shape.py"], "shape"),
+    "rule NaN": (["--guide-policy", "nan.py"], "finite"),
+    "rule raises at step 7": (["--guide-policy", "seven.py"], "t=7"),
+    "env-kwargs no JSON": (["--env-kwargs", "{goal_velocity: 1"], "--env-kwargs must be a JSON object"),
+    "env-kwargs no object": (["--env-kwargs", "[1]"], "--env-kwargs must be a JSON object"),
+    "env-kwargs refused": (["--env-kwargs", '{"nonsense": 1}'], "nonsense"),
+    "no key": (["--supervisor", "llm"], "OPENAI_API_KEY"),
+    "prompt folder lacks a file": (["--supervisor", "llm", "--llm-base-url", "http://127.0.0.1:9", "--prompt-dir",
+                                    "half"], "coder.md"),
+    "bundled folder lacks a file": (["--supervisor", "bundled", "--prompt-dir", "half"], "bundled.toml"),
+    "nobody can supervise": (["--env-id", "Pendulum-v1"], "--supervisor none"),
+    "run folder": (["--supervisor", "none"], "runs"),
+    "gamma": (["--gamma", "1.5"], "--gamma"),
+    "batch size": (["--batch-size", "0"], "--batch-size"),
+    "window": (["--guide-window", "0"], "--guide-window"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_line_and_leaves_nothing(case, run_here, tmp_path):
+    rules = {
+        "empty": "", "syntax": "def policy(obs, t)\n    return 0", "shape": "def policy(obs, t):\n    return [0, 0]\n",
+        "nan": "def policy(obs, t):\n    return float('nan')\n",
+        "seven": "def policy(obs, t):\n    return [0][7 if t == 7 else 0]\n",
+    }  # fmt: skip
+    for name, text in rules.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "advisor.md").write_text((ROOT / "prompts" / "default" / "advisor.md").read_text())
+    if case == "run folder":
+        (tmp_path / "runs").write_text("a file where the folder should be")
+    before = sorted(tmp_path.rglob("*"))
+    flags, expected = BAD[case]
+    with pytest.raises(SystemExit) as exit_info:
+        run_here(*flags, "--total-timesteps", "10")
+    message = str(exit_info.value.code)
+    assert expected in message and message.startswith("guided_sac_continuous.py: error: ")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_bad_input_ends_a_process_with_one_line_on_stderr(tmp_path):
+    process = run_process("--env-id", "CartPole-v1")
+    assert process.returncode == 1 and not list(tmp_path.iterdir())
+    assert process.stderr.strip().count("\n") == 0 and "guided_sac_discrete.py" in process.stderr
+
+
+# -- learning ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_guided_sac_solves_mountain_car(tmp_path):
+    """The paper's claim for MountainCarContinuous at one seed: the unguided greedy policy has it by step 5,000."""
+    process = run_process(
+        "--total-timesteps", "5000", "--eval-frequency", "5000", "--eval-episodes", "20", "--seed", "1"
+    )
+    assert process.returncode == 0, process.stderr
+    (run,) = tmp_path.glob("runs/*")
+    assert scalars(run.name)["eval/episodic_return"][-1][1] >= 90

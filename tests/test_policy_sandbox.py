@@ -1,0 +1,695 @@
+"""The sandbox with real child processes: honest policies give the same bits, every other one gives a PolicyError."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import policy_sandbox
+from policy_sandbox import PolicyError, SandboxedPolicy, check_source
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+
+ROOT = Path(policy_sandbox.__file__).parent
+HARMLESS = "def policy(obs, t):\n    return [0.0, 0.0]\n"
+
+
+def make(source: str, obs_shape=(3,), low=(-1.0, -1.0), high=(1.0, 1.0), **options) -> SandboxedPolicy:
+    return SandboxedPolicy(source, obs_shape=obs_shape, action_low=np.array(low), action_high=np.array(high), **options)
+
+
+def body(text: str) -> str:
+    """A policy with this body, which starts in line 2."""
+    return "def policy(obs, t):\n" + textwrap.indent(textwrap.dedent(text).strip(), "    ") + "\n"
+
+
+def call(policy: SandboxedPolicy, *steps: int) -> np.ndarray:
+    return policy(np.zeros((len(steps), 3)), np.array(steps))
+
+
+def pid_of(policy: SandboxedPolicy) -> int:
+    return policy._process.pid
+
+
+def stat_of(pid: int | str) -> list[str] | None:
+    """State, parent's pid and what follows them in /proc/<pid>/stat; None where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def children() -> set[str]:
+    """The pids of this process's children, zombies included."""
+    stats = {pid: stat_of(pid) for pid in os.listdir("/proc") if pid.isdigit()}
+    return {pid for pid, stat in stats.items() if stat and stat[1] == str(os.getpid())}
+
+
+def descriptors() -> dict[str, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[name] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:  # the one that listed them
+            continue
+    return found
+
+
+def wait_for(condition, seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def dead(pid: int) -> bool:
+    """Gone, or (where the machine's init is slow to reap orphans) a zombie."""
+    stat = stat_of(pid)
+    return stat is None or stat[0] == "Z"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(tmp_path, monkeypatch):
+    """No test leaves a child (zombies count), a descriptor or a temporary folder behind."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    before = children(), descriptors()
+    yield folder
+    assert (children(), descriptors()) == before
+    assert list(folder.iterdir()) == []
+
+
+# --- the static check ---
+
+ACCEPTED = {
+    "helpers and constants": "import math\nGAIN = 0.5\ndef helper(x):\n    return math.tanh(x)\n" + HARMLESS,
+    "numpy": "import numpy as np\n" + HARMLESS,
+    "numpy without a name": "import numpy\n" + HARMLESS,
+    "from math": "from math import pi, sin\n" + HARMLESS,
+    "import inside": body("import numpy as np\nreturn np.zeros(2)"),
+    "annotations": "def policy(obs: np.ndarray, t: int = 0) -> np.ndarray:\n    return np.zeros(2)\n",
+    "private names": "_x = 1\n__y = 2\n" + HARMLESS,
+    "a variable called input": body("input = obs[0]\nreturn [input, 0.0]"),
+    "dunder in a docstring": body('"""See __init__."""\nreturn [0.0, 0.0]'),
+    "non-ASCII names": body("θ = obs[0]\nreturn [θ, 0.0]"),
+}
+
+REFUSED = {
+    "syntax": ("x = 1\ndef policy(obs, t)\n    return 0\n", "line 2: syntax error"),
+    "indentation": ("def policy(obs, t):\nreturn 0\n", "line 2: syntax error"),
+    "empty": ("", "empty"),
+    "only a comment": ("# policy\n\n", "empty"),
+    "null byte": (HARMLESS + "\0", "cannot be parsed|syntax error"),
+    "surrogate": (HARMLESS + "# \ud800", "cannot be parsed"),
+    "too long": (HARMLESS + "#" * 70_000, "more than 65536"),
+    "too deep for the parser": (body("return " + "-" * 60_000 + "1"), "nested too deeply|recursion"),
+    "too deep for the tree": (body("return obs" + "[0]" * 20_000), "nested too deeply|recursion"),
+    "no policy": ("def act(obs, t):\n    return 0\n", "no top-level function `def policy"),
+    "a lambda": ("policy = lambda obs, t: 0\n", "no top-level function `def policy"),
+    "async": ("async def policy(obs, t):\n    return 0\n", "no top-level function `def policy"),
+    "nested policy": ("if True:\n    def policy(obs, t):\n        return 0\n", "no top-level function `def policy"),
+    "two policies": (HARMLESS + HARMLESS, "line 3: `policy` is already defined in line 1"),
+    "one parameter": ("\ndef policy(obs):\n    return 0\n", "line 2: .*two positional"),
+    "three parameters": ("def policy(obs, t, x=1):\n    return 0\n", "line 1: .*two positional"),
+    "star": ("def policy(obs, t, *rest):\n    return 0\n", "line 1: .*two positional"),
+    "keyword only": ("def policy(obs, *, t):\n    return 0\n", "line 1: .*two positional"),
+    "import os": (body("import os"), "line 2: .*not `import os`"),
+    "import submodule": ("import numpy.ctypeslib\n" + HARMLESS, "line 1: .*not `import numpy.ctypeslib`"),
+    "import among others": ("import math, sys\n" + HARMLESS, "line 1: .*not `import sys`"),
+    "other name": ("import numpy as q\n" + HARMLESS, "line 1: .*not `import numpy as q`"),
+    "from numpy": ("from numpy import fromfile\n" + HARMLESS, "line 1: .*not `from numpy import`"),
+    "relative": ("from .math import pi\n" + HARMLESS, "line 1: .*not `from .math import`"),
+    "dunder name": (body("x = 1\nreturn __builtins__"), "line 3: .*`__builtins__`"),
+    "dunder attribute": (body("return ().__class__"), "line 2: .*`__class__`"),
+    "dunder in an f-string": (body("return f'{obs.__class__}'"), "line 2: .*`__class__`"),
+    "dunder method": ("class A:\n    def __del__(self): pass\n" + HARMLESS, "line 2: .*`__del__`"),
+    "dunder keyword": (body("return dict(__class__=1)"), "line 2: .*`__class__`"),
+    "dunder parameter": ("def f(__x__): pass\n" + HARMLESS, "line 1: .*`__x__`"),
+    "dunder alias": ("from math import pi as __import__\n" + HARMLESS, "line 1: .*`__import__`"),
+    "dunder global": (body("global __builtins__\nreturn 0"), "line 2: .*`__builtins__`"),
+    "dunder pattern": (body("match obs:\n    case object(__class__=c):\n        return c"), "line 3: .*`__class__`"),
+    "dunder in disguise": (body("return ().__cl\u1d43ss__"), "line 2: .*`__class__`"),  # NFKC makes it an a
+} | {
+    f"call of {name}": (body(f"x = 1\n{name}(obs)"), f"line 3: .*`{name}`")
+    for name in policy_sandbox.REFUSED_CALLS.split()
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_check_source_accepts(name):
+    check_source(ACCEPTED[name])
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_check_source_refuses(name):
+    source, message = REFUSED[name]
+    with pytest.raises(PolicyError, match=message) as caught:
+        check_source(source)
+    assert len(str(caught.value)) < 1_500
+
+
+def test_a_refused_source_starts_no_child(monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: pytest.fail("started a child"))
+    with pytest.raises(PolicyError, match="line 2"):
+        make(body("import os"))
+
+
+def test_several_refusals_come_in_the_order_of_their_lines():
+    with pytest.raises(PolicyError) as caught:
+        check_source("import os\nimport numpy as np\nx = eval('1')\n")
+    lines = str(caught.value).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["line 1", "line 1", "line 3"]
+
+
+# --- honest policies ---
+
+HONEST = {
+    "list": body("return [math.sin(obs[0]) * 0.1, -0.0]"),
+    "array": body("return np.tanh(obs[:2] * 0.37 + t)"),
+    "float32": body("return np.asarray(obs[:2] / 7, dtype=np.float32)"),
+    "integers": body("return (t % 2, -1)"),
+    "booleans": body("return obs[:2] > 0"),
+    "helpers": "GAINS = np.array([0.3, 0.1, -0.2])\n"
+    "def clip(x):\n    return max(-1.0, min(1.0, x))\n"
+    + body("s = sum(g * x for g, x in zip(GAINS, obs))\nreturn [clip(s), clip(s ** 2 - t)]"),
+    "state": "memory = {'n': 0}\n" + body("memory['n'] += 1\nreturn [1.0 / memory['n'], obs[1]]"),
+    "keeps an observation": "kept = []\n" + body("kept.append(obs)\nreturn kept[0][:2]"),
+    "catches its errors": body("try:\n    return [1 / 0, 0]\nexcept ZeroDivisionError:\n    return [0.25, obs[2]]"),
+    "numpy warnings": body("x = np.log(np.zeros(1))[0]\nreturn [0.5 if x < 0 else 0.0, 0.0]"),
+    "prints": body("for _ in range(200):\n    print('x' * 1000, flush=True)\nreturn [0.5, 0.5]"),
+    "class": "class Memory:\n    n = 0\n" + body("Memory.n += 1\nassert Memory.n\nreturn [1 / Memory.n, 0]"),
+}
+
+
+def in_process(source: str):
+    scope = {"np": np, "math": __import__("math"), "print": lambda *values, **options: None}
+    exec(source, scope)
+    return scope["policy"]
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_same_bits_as_in_process(name):
+    generator = np.random.default_rng(3)
+    reference = in_process(HONEST[name])
+    with make(HONEST[name]) as policy:
+        assert policy.source == HONEST[name]
+        for rows, first in ((1, 0), (1, 1), (7, 2), (7, 9)):
+            obs, t = generator.uniform(-1, 1, (rows, 3)), np.arange(first, first + rows)
+            with warnings.catch_warnings(action="ignore"):
+                expected = np.array(
+                    [reference(o.copy(), int(k)) for o, k in zip(obs, t, strict=True)], dtype=np.float64
+                )
+            actions = policy(obs, t)
+            assert actions.dtype == np.float64
+            assert actions.shape == (rows, 2)
+            assert actions.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("obs_shape", [(), (4, 5), (2, 3, 2)])
+def test_observations_and_actions_of_any_rank(obs_shape):
+    source = body(f"assert obs.shape == {obs_shape} and obs.dtype == np.float64\nreturn np.full((2, 3), obs.sum())")
+    obs = np.random.default_rng(0).uniform(-1, 1, (7, *obs_shape))
+    bound = np.full((2, 3), 50.0)
+    with make(source, obs_shape, -bound, bound) as policy:
+        expected = np.stack([np.full((2, 3), o.sum()) for o in obs])
+        assert policy(obs, np.arange(7)).tobytes() == expected.tobytes()
+
+
+def test_round_trip_of_any_finite_observation():
+    source = body("return np.append(obs, t)")
+    bound = np.full(4, np.inf)
+    dtypes = st.sampled_from([np.float64, np.float32, np.float16, np.int64, np.int8, np.uint8, np.bool_])
+    shapes = st.tuples(st.integers(1, 5), st.just(3))
+    options = {"allow_nan": False, "allow_infinity": False}
+    arrays = dtypes.flatmap(
+        lambda dtype: hnp.arrays(dtype, shapes, elements=options if np.issubdtype(dtype, np.floating) else None)
+    )
+    with make(source, (3,), -bound, bound, call_timeout=1.0) as policy:
+
+        @settings(max_examples=200, deadline=None, database=None)
+        @given(obs=arrays, first=st.integers(0, 2**52))
+        def check(obs, first):
+            t = first + np.arange(len(obs))
+            sent = obs.copy()
+            actions = policy(obs, t)
+            assert actions[:, :3].tobytes() == obs.astype(np.float64).tobytes()
+            assert (actions[:, 3] == t).all()
+            assert (obs == sent).all()
+
+        check()
+
+
+def test_a_float_is_an_action_of_shape_1_only():
+    for result in ("0.5", "np.float64(0.5)", "np.array(0.5)"):
+        with make(body(f"return {result}"), low=[-1.0], high=[1.0]) as policy:
+            assert call(policy, 0).tolist() == [[0.5]]
+    with make(body("return 0.5")) as policy, pytest.raises(PolicyError, match=r"shape \(\), expected \(2,\)"):
+        call(policy, 0)
+
+
+def test_nobody_shares_memory_with_the_policy():
+    with make(body("obs += 1\nreturn obs[:2] / 10")) as policy:
+        obs = np.zeros((2, 3))
+        first = policy(obs, np.zeros(2, int))
+        second = policy(obs + 1, np.zeros(2, int))
+        assert not obs.any()
+        assert (first == 0.1).all()
+        assert (second == 0.2).all()
+
+
+def test_actions_just_outside_the_bounds_are_clipped():
+    with make(body("return [1 + 9e-7, -1 - 9e-7] if t == 0 else [1 + 2e-6, 0]")) as policy:
+        assert call(policy, 0).tolist() == [[1.0, -1.0]]
+        with pytest.raises(PolicyError, match=r"action\[0\] = 1.000002 at t=1;"):
+            call(policy, 1)
+
+
+def test_messages_larger_than_a_pipe():
+    obs = np.random.default_rng(0).normal(size=(64, 348))
+    bound = np.full(2_000, 1e9)
+    with make(body("return np.resize(obs, 2_000) + t"), (348,), -bound, bound) as policy:  # 178 kB there, 1 MB back
+        for first in (0, 64):
+            t = np.arange(first, first + 64)
+            expected = np.stack([np.resize(o, 2_000) + k for o, k in zip(obs, t, strict=True)])
+            assert policy(obs, t).tobytes() == expected.tobytes()
+
+
+def test_numpy_works_inside_the_limits():
+    source = body(
+        """
+        np.linalg.lstsq(np.eye(3), obs, rcond=None), np.linalg.svd(np.eye(3)), np.polyfit([0, 1, 2], obs, 1)
+        np.fft.fft(obs), np.convolve(obs, obs), np.median(obs), np.clip(obs, -1, 1), np.isclose(obs, 0).all()
+        np.einsum("i,i,i->", obs, obs, obs, optimize=True), np.quantile(obs, 0.5), np.interp(0.5, [0, 1], [0, 1])
+        np.ma.masked_array(obs, [0, 0, 1]).mean(), np.polynomial.Polynomial([1, 2])(3.0), np.histogram(obs), obs.std()
+        np.random.default_rng(1).normal(), np.vectorize(abs)(obs), f"{obs} {obs[0]:.3f}", np.array2string(obs)
+        θ = np.arctan2(*obs[:2])
+        return [θ, 0.0]
+        """
+    )
+    with make(source) as policy:
+        assert call(policy, 0).tolist() == [[0.0, 0.0]]
+
+
+STOCHASTIC = "a = np.random.default_rng()\nb = np.random.RandomState()\n" + body(
+    "return [np.random.rand(), a.random(), b.rand(), np.random.default_rng().random()]"
+)
+
+
+def test_equal_seeds_give_equal_random_actions():
+    def draws(seed: int) -> np.ndarray:
+        with make(STOCHASTIC, low=np.zeros(4), high=np.ones(4), seed=seed) as policy:
+            return np.concatenate([call(policy, 0), call(policy, 1, 2, 3)])
+
+    first, again, other = draws(5), draws(5), draws(6)
+    assert (first == again).all()
+    assert (first != other).all()
+    assert len(np.unique(first)) == first.size
+
+
+def test_bad_arguments_are_value_errors_and_close_nothing():
+    with make(HARMLESS) as policy:
+        for obs, t in (
+            (np.zeros(3), np.zeros(1, int)),
+            (np.zeros((1, 4)), np.zeros(1, int)),
+            (np.zeros((2, 3)), np.zeros(1, int)),
+            (np.zeros((1, 3), complex), np.zeros(1, int)),
+            (np.array([["1", "2", "3"]]), np.zeros(1, int)),
+            (np.zeros((1, 3)), np.zeros(1)),
+            (np.zeros((1, 3)), np.zeros((1, 1), int)),
+            (np.zeros((0, 3)), np.zeros(0, int)),
+        ):
+            with pytest.raises(ValueError, match="must be"):
+                policy(obs, t)
+        assert call(policy, 0).tolist() == [[0.0, 0.0]]
+    for options in ({"seed": -1}, {"seed": 2**32}, {"low": (2.0, 0.0)}, {"low": (np.nan, 0.0)}, {"low": (0.0,)}):
+        with pytest.raises(ValueError, match=r"seed must|bounds need"):
+            make(HARMLESS, **options)
+
+
+# --- broken and hostile policies ---
+
+BROKEN = {
+    "raises": (body("x = 1\nreturn obs[99]"), r"at t=0 raised IndexError: .*\n  line 3, in policy: return obs\[99\]"),
+    "raises in a helper": (
+        "def f(x):\n    return x.nothing\n" + body("return f(obs)"),
+        r"AttributeError.*\n  line 4, in policy: return f\(obs\)\n  line 2, in f: return x.nothing",
+    ),
+    "raises inside numpy": (body("return np.linalg.inv(np.zeros((2, 2)))"), r"LinAlgError.*\n  line 2, in policy: .*$"),
+    "SystemExit": (body("raise SystemExit(3)"), "SystemExit: 3"),
+    "KeyboardInterrupt": (body("raise KeyboardInterrupt"), "raised KeyboardInterrupt\n"),
+    "BaseException": (body("raise BaseException('boo')"), "BaseException: boo"),
+    "list bomb": (body("return [0] * 10**10"), r"MemoryError\n  line 2"),
+    "array bomb": (body("return np.ones(10**10)"), "MemoryError: Unable to allocate"),
+    "recursion": (body("return policy(obs, t)"), r"RecursionError(.|\n)*\.\.\. \d+ more"),
+    "huge message": (body("raise ValueError('x' * 10**7)"), "ValueError: x{500}\n"),
+    "terminal escapes": (body("raise ValueError('\\x1b[2J\\udcff')"), r"ValueError: \?\[2J\?"),
+    "file": (body("return np.fromfile('/etc/passwd', dtype=np.uint8)"), "t=0 raised"),
+    "open by another name": (body("f = open\nreturn f('/etc/passwd')"), "NameError: name 'open' is not defined"),
+    "crash": (
+        body("np.lib.stride_tricks.as_strided(np.zeros(1), (10**6,), (10**9,)).sum()"),
+        r"at t=0 ended the policy's process: signal 11 \(Segmentation fault\)",
+    ),
+    "None": (body("return None"), r"t=0 returned a NoneType, expected an array of real numbers of shape \(2,\)"),
+    "string": (body("return '0.5'"), "returned a str, expected"),
+    "strings": (body("return ['0.5', '0.5']"), "returned a list, expected"),
+    "complex": (body("return [1j, 0]"), "returned a list, expected"),
+    "ragged": (body("return [0, [1]]"), "returned a list that is no array"),
+    "generator": (body("yield 0"), "returned a generator, expected"),
+    "dict": (body("return {0: 0.0, 1: 0.0}"), "returned a dict, expected"),
+    "huge int": (body("return [10**30, 0]"), "returned a list, expected"),
+    "huge array": (body("return np.zeros(10**7)"), r"returned shape \(10000000,\), expected \(2,\)"),
+    "wrong shape": (body("return [[0, 0]]"), r"returned shape \(1, 2\), expected \(2,\)"),
+    "NaN": (body("return [0, math.nan]"), r"action\[1\] = nan at t=0; it must be finite and within \[-1.0, 1.0\]"),
+    "infinity": (body("return [-math.inf, 0]"), r"action\[0\] = -inf at t=0"),
+    "out of range": (body("return [0, -1.5]"), r"action\[1\] = -1.5 at t=0"),
+}
+
+BROKEN_AT_THE_TOP = {
+    "raises": (
+        "x = 1\ny = x / 0\n" + HARMLESS,
+        r"top level .* ZeroDivisionError: .*\n  line 2, in <module>: y = x / 0",
+    ),
+    "SystemExit": ("raise SystemExit\n" + HARMLESS, "top level .* SystemExit"),
+    "return": ("x = 1\nreturn\n" + HARMLESS, "SyntaxError: 'return' outside function .*line 2"),
+    "policy overwritten": (HARMLESS + "policy = 3\n", "cannot be called"),
+    "crash": (
+        "np.lib.stride_tricks.as_strided(np.zeros(1), (10**6,), (10**9,)).sum()\n" + HARMLESS,
+        r"loading the policy ended the policy's process: signal 11 \(Segmentation fault\)",
+    ),
+    "memory": ("x = [0] * 10**10\n" + HARMLESS, "top level .* MemoryError"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_policy(name):
+    source, message = BROKEN[name]
+    policy = make(source)
+    pid = pid_of(policy)
+    with pytest.raises(PolicyError, match=message) as caught:
+        call(policy, 0)
+    assert len(str(caught.value)) <= policy_sandbox.MAX_TEXT_CHARS
+    assert stat_of(pid) is None
+    with pytest.raises(PolicyError, match="closed: "):
+        call(policy, 1)
+
+
+@pytest.mark.parametrize("name", BROKEN_AT_THE_TOP)
+def test_broken_at_the_top(name):
+    source, message = BROKEN_AT_THE_TOP[name]
+    with pytest.raises(PolicyError, match=message):
+        make(source)
+
+
+def test_the_message_names_the_step():
+    for failure in (
+        "x = 1 / (t - 7)\nreturn [0, 0]",
+        "return [0, 0] if t < 7 else [0, 9]",
+        "return [0] * (2 + t // 7)",
+    ):
+        with make(body(failure)) as policy:
+            call(policy, 5, 6)
+            with pytest.raises(PolicyError, match=r"t=7\b"):
+                call(policy, 4, 5, 6, 7, 8)
+    with make(body("while t == 7: pass\nreturn [0, 0]")) as policy:
+        call(policy, 6)
+        with pytest.raises(PolicyError, match=r"at t=7 took longer than 0\.05 s"):
+            call(policy, 7)
+
+
+def test_memory_limit():
+    source = body("return [np.zeros(40_000_000)[0], 0]")  # 320 MB
+    with make(source) as policy:
+        assert call(policy, 0).tolist() == [[0.0, 0.0]]
+    with make(source, memory_mb=256) as policy, pytest.raises(PolicyError, match="MemoryError"):
+        call(policy, 0)
+
+
+def test_endless_top_level():
+    start = time.monotonic()
+    with pytest.raises(PolicyError, match="loading the policy took longer than 1 s"):
+        make("while True:\n    pass\n" + HARMLESS, start_timeout=1.0)
+    assert 1.0 <= time.monotonic() - start < 4.5
+
+
+def test_endless_first_call():
+    with make(body("while True: pass")) as policy:
+        start = time.monotonic()
+        with pytest.raises(PolicyError, match="at t=0 took longer than 2 s"):
+            call(policy, 0)
+        assert 2.0 <= time.monotonic() - start < 5.5
+
+
+def test_the_deadline_counts_rows():
+    source = body("n = 0\nwhile t and n < 10**(t + 4): n += 1\nreturn [0, 0]")
+    with make(source, call_timeout=0.02) as policy:
+        call(policy, 0)
+        call(policy, *[1] * 50)  # about 5 ms each
+        start = time.monotonic()
+        with pytest.raises(PolicyError, match=r"t=0, 0, 0, 5, 0, ... \(10 rows\) took longer than 0.2 s"):
+            call(policy, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0)
+        assert 0.2 <= time.monotonic() - start < 3.5
+
+
+def test_a_child_that_gets_no_time_is_waited_for_but_not_for_ever(monkeypatch):
+    with make(HARMLESS) as policy:
+        call(policy, 0)
+        os.kill(pid_of(policy), signal.SIGSTOP)
+        wake = threading.Timer(0.4, os.kill, (pid_of(policy), signal.SIGCONT))
+        wake.start()
+        assert call(policy, 1).tolist() == [[0.0, 0.0]]
+        wake.join()
+        monkeypatch.setattr(policy_sandbox, "PATIENCE", 0.3)
+        os.kill(pid_of(policy), signal.SIGSTOP)
+        start = time.monotonic()
+        with pytest.raises(PolicyError, match="took longer"):
+            call(policy, 2)
+        assert 0.35 <= time.monotonic() - start < 3.0
+
+
+def test_a_child_that_reads_nothing_does_not_block_the_write(monkeypatch):
+    monkeypatch.setattr(policy_sandbox, "FIRST_CALL_TIMEOUT", 0.2)
+    monkeypatch.setattr(policy_sandbox, "PATIENCE", 0.2)
+    with make(HARMLESS, obs_shape=(100_000,)) as policy:
+        os.kill(pid_of(policy), signal.SIGSTOP)
+        with pytest.raises(PolicyError, match="at t=3 took longer"):
+            policy(np.zeros((1, 100_000)), np.array([3]))
+
+
+def test_killed_between_calls():
+    with make(HARMLESS) as policy:
+        call(policy, 0)
+        os.kill(pid_of(policy), signal.SIGKILL)
+        with pytest.raises(PolicyError, match=r"at t=1 ended the policy's process: signal 9 \(Killed\)"):
+            call(policy, 1)
+
+
+def test_killed_during_a_call():
+    with make(body("while True: pass"), call_timeout=60.0) as policy:
+        killer = threading.Timer(0.2, os.kill, (pid_of(policy), signal.SIGKILL))
+        killer.start()
+        with pytest.raises(PolicyError, match=r"at t=3 ended the policy's process: signal 9 \(Killed\)"):
+            call(policy, 3)
+        killer.join()
+
+
+ROGUE = """
+import os, sys, time
+request = os.read(0, 65536)
+os.write(1, bytes([1, 0, 0, 0, 0, 0, 0, 0]))
+request = os.read(0, 65536)
+for piece in {pieces!r}:
+    os.write(1, piece)
+    time.sleep(0.002)
+{end}
+"""
+ANSWER = policy_sandbox.ANSWER
+
+
+@pytest.mark.parametrize(
+    ("pieces", "message"),
+    [
+        ([b"\xff" * 8], "malformed answer: status 255"),
+        ([ANSWER.pack(1, 2**31)], "malformed answer: status 1, 2147483648 bytes"),
+        ([ANSWER.pack(2, 8_001)], "malformed answer: status 2, 8001 bytes"),
+        ([ANSWER.pack(1, 8), bytes(8)], "8 bytes instead of 16"),
+        ([ANSWER.pack(1, 16) + bytes(17)], "1 bytes more than it announced"),
+        ([ANSWER.pack(1, 16), bytes(15)], "took longer"),
+        ([ANSWER.pack(2, 3) + b"\xff\x1ba"], r"^.\?a$"),
+        ([b""], "took longer"),
+    ],
+)
+def test_a_child_that_breaks_the_protocol(pieces, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(policy_sandbox, "FIRST_CALL_TIMEOUT", 0.5)
+    monkeypatch.setattr(policy_sandbox, "PATIENCE", 0.0)
+    rogue = tmp_path / "rogue.py"
+    rogue.write_text(ROGUE.format(pieces=pieces, end="time.sleep(60)"))
+    monkeypatch.setattr(policy_sandbox, "__file__", str(rogue))
+    with make(HARMLESS) as policy, pytest.raises(PolicyError, match=message):
+        call(policy, 0)
+
+
+def test_an_answer_in_single_bytes_and_one_cut_short(tmp_path, monkeypatch):
+    whole = ANSWER.pack(1, 16) + np.array([0.5, -0.5]).tobytes()
+    rogue = tmp_path / "rogue.py"
+    rogue.write_text(ROGUE.format(pieces=[whole[i : i + 1] for i in range(len(whole))], end="sys.exit(9)"))
+    monkeypatch.setattr(policy_sandbox, "__file__", str(rogue))
+    with make(HARMLESS) as policy:
+        assert call(policy, 0).tolist() == [[0.5, -0.5]]
+        with pytest.raises(PolicyError, match="at t=1 ended the policy's process: exit status 9"):
+            call(policy, 1)
+    rogue.write_text(ROGUE.format(pieces=[whole[:12]], end="sys.exit(9)"))
+    with make(HARMLESS) as policy, pytest.raises(PolicyError, match="exit status 9"):
+        call(policy, 0)
+
+
+# --- what the child is given ---
+
+
+def test_the_child_is_given_nothing(nothing_left, monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-not-for-policies")
+    with open(tmp_path / "secret", "w") as secret:
+        os.set_inheritable(secret.fileno(), True)
+        with make(HARMLESS) as policy:
+            call(policy, 0)
+            proc = Path(f"/proc/{pid_of(policy)}")
+            names = [entry.partition("=")[0] for entry in (proc / "environ").read_text().split("\0") if entry]
+            assert names == list(policy_sandbox.CHILD_ENVIRONMENT)
+            assert all(name.endswith("_NUM_THREADS") for name in names)
+
+            targets = {int(path.name): os.readlink(path) for path in (proc / "fd").iterdir()}
+            assert sorted(targets) == [0, 1, 2, 3, 4]
+            assert [targets[i] for i in (0, 1, 2)] == ["/dev/null"] * 3
+            assert targets[3].startswith("pipe:")
+            assert targets[4].startswith("pipe:")
+
+            assert os.readlink(proc / "cwd").startswith(f"{nothing_left}/policy_sandbox_")
+            assert list(nothing_left.iterdir()) == []  # unlinked already
+            command = (proc / "cmdline").read_text().split("\0")
+            assert command == [sys.executable, "-I", str(ROOT / "policy_sandbox.py"), ""]
+            assert os.getsid(pid_of(policy)) == os.getpgid(pid_of(policy)) == pid_of(policy)
+
+            limits = {line[:26].strip(): line[26:].split()[:2] for line in (proc / "limits").read_text().splitlines()}
+            assert limits["Max address space"] == [str(1024 * 2**20)] * 2
+            assert limits["Max open files"] == ["5", "5"]
+            for name in ("Max file size", "Max core file size", "Max processes"):
+                assert limits[name] == ["0", "0"]
+
+
+# --- the child's end ---
+
+
+def test_close_any_number_of_times():
+    before = descriptors()
+    policy = make(HARMLESS)
+    pid = pid_of(policy)
+    policy.close()
+    assert descriptors() == before
+    assert stat_of(pid) is None
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+    policy.close()
+    with pytest.raises(PolicyError, match=r"closed: close\(\) was called"):
+        call(policy, 0)
+
+
+def test_twenty_children_leave_no_descriptor():
+    before = descriptors()
+    for i in range(20):
+        policy = make(HARMLESS)
+        call(policy, i)
+        if i % 2:
+            policy.close()
+        del policy
+    assert descriptors() == before
+
+
+def run_parent(script: str) -> subprocess.Popen:
+    """Start a parent of its own; it prints its child's pid first."""
+    header = "import os, signal, sys, numpy as np\nfrom policy_sandbox import *\n"
+    options = "obs_shape=(3,), action_low=-np.ones(2), action_high=np.ones(2), call_timeout=60.0"
+    script = header + f"def make(source): return SandboxedPolicy(source, {options})\n" + textwrap.dedent(script)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
+
+
+START = """
+policy = make("def policy(obs, t):\\n    while t: pass\\n    return [0, 0]")
+print(policy._process.pid, flush=True)
+"""
+CALL = "policy(np.zeros((1, 3)), np.array([1]))\n"
+
+
+@pytest.mark.parametrize("during", ["signal.pause()", CALL])
+def test_the_child_dies_with_a_killed_parent(during):
+    with run_parent(START + during) as parent:
+        pid = int(parent.stdout.readline())
+        time.sleep(0.2)
+        assert not dead(pid)
+        parent.kill()
+    try:
+        assert wait_for(lambda: dead(pid))
+    finally:
+        if not dead(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_ctrl_c_in_a_call_ends_the_child():
+    script = START + (
+        f"try:\n    {CALL}"
+        "except KeyboardInterrupt:\n    print(os.path.exists(f'/proc/{policy._process.pid}'))\n"
+        f"try:\n    {CALL}"
+        "except PolicyError as error:\n    print(error)\n"
+    )
+    with run_parent(script) as parent:
+        pid = int(parent.stdout.readline())
+        time.sleep(0.3)
+        parent.send_signal(signal.SIGINT)
+        assert parent.stdout.read() == "False\nthe policy is closed: interrupted\n"
+        assert parent.wait() == 0
+    assert dead(pid)
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit(0)", "raise KeyboardInterrupt", "policy = None; os._exit(0)"])
+def test_the_child_ends_with_the_program(end):
+    with run_parent(START + end) as parent:
+        pid = int(parent.stdout.readline())
+        parent.wait()
+    assert wait_for(lambda: dead(pid), 1.0)
+
+
+def test_the_end_of_the_starting_thread_is_not_the_childs():
+    made = []
+    thread = threading.Thread(target=lambda: made.append(make(HARMLESS)))
+    thread.start()
+    thread.join()
+    time.sleep(0.1)
+    with made[0] as policy:
+        assert call(policy, 0).tolist() == [[0.0, 0.0]]
+
+
+def test_a_forked_copy_does_not_end_the_child():
+    script = START + (
+        "if os.fork() == 0:\n    policy.close()\n    os._exit(0)\n"
+        "os.wait()\n"
+        "print(policy(np.zeros((1, 3)), np.array([0])))\n"
+    )
+    with run_parent(script) as parent:
+        parent.stdout.readline()
+        assert parent.stdout.read() == "[[0. 0.]]\n"
