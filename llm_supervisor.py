@@ -160,6 +160,16 @@ def record_replay(
     return replay
 
 
+# Draws one picture; that a context opens does not yet mean that it can draw.
+GL_PROBE = """
+import mujoco
+model = mujoco.MjModel.from_xml_string("<mujoco/>")
+renderer = mujoco.Renderer(model, 16, 16)
+renderer.update_scene(mujoco.MjData(model))
+renderer.render()
+"""
+
+
 @functools.cache
 def _choose_mujoco_gl() -> str | None:
     """Set MUJOCO_GL to the first backend that works here, or return why none does.
@@ -168,9 +178,8 @@ def _choose_mujoco_gl() -> str | None:
     """
     configured = os.environ.get("MUJOCO_GL")
     for backend in [configured] if configured else ["egl", "osmesa", "glfw"]:
-        probe = "import mujoco; mujoco.GLContext(16, 16).make_current()"
         env = {**os.environ, "MUJOCO_GL": backend}
-        if subprocess.run([sys.executable, "-c", probe], env=env, capture_output=True, timeout=60).returncode == 0:
+        if subprocess.run([sys.executable, "-c", GL_PROBE], env=env, capture_output=True).returncode == 0:
             os.environ["MUJOCO_GL"] = backend  # read by the first render(), not at import
             return None
     return f"no OpenGL for MuJoCo (tried {configured or 'egl, osmesa, glfw'})"
@@ -799,7 +808,7 @@ class Supervisor:
         """One answer of the coder, checked; PolicyError where it is unusable."""
         if self.fixed_source is not None:
             return self._start(self.fixed_source, replay.obs, replay.steps)
-        text = f"The advisor says:\n{advice.analysis}\n{advice.advice}\n\nStates of the replay:\n{_table(replay)}"
+        text = f"The advisor says:\n{advice.advice}\n\nStates of the replay:\n{_table(replay)}"
         if attempt:
             text += f"\n\nYour last answer was refused. Mend it. The reason:\n{feedback}"
         source = parse_code(self.chat.ask("coder", self.args.coder_model, self.coder_prompt, text, global_step))

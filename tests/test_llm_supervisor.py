@@ -1,0 +1,455 @@
+"""llm_supervisor.py: replay, prompts, answers, audition, models behind a real HTTP server, and who supervises."""
+
+import base64
+import io
+import json
+import math
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import ROOT, events, run_process, scalars, texts
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import llm_supervisor as sup
+from policy_sandbox import PolicyError, check_source
+
+PUSH = "```python\nimport numpy as np\n\ndef policy(obs, t):\n    return np.array([1.0 if obs[1] >= 0 else -1.0])\n```"
+BRAKE = PUSH.replace(">=", "<")
+INTERVENE = json.dumps({"analysis": "it stands still", "intervene": True, "advice": "pump energy",
+                        "keep_current_policy": False})  # fmt: skip
+CONTENT = json.dumps({"analysis": "fine", "intervene": False, "advice": "", "keep_current_policy": False})
+KEEP = INTERVENE.replace('policy": false', 'policy": true')
+SECRET = "sk-test-never-to-be-seen-4711"
+
+# -- replay -----------------------------------------------------------------------------------------------------------
+
+
+@given(length=st.integers(1, 3_000), wanted=st.integers(1, 40))
+@settings(max_examples=200, deadline=None)
+def test_key_frames_are_evenly_spaced_and_few(length, wanted):
+    rendered = []
+    key_frames = sup.KeyFrames(lambda: rendered.append(1) or np.zeros((2, 2, 3), np.uint8), wanted)
+    for step in range(length):
+        key_frames.offer(step)
+    assert key_frames.steps == list(range(0, length, key_frames.stride))
+    assert len(key_frames.frames) == len(key_frames.steps) <= 2 * wanted
+    assert len(key_frames.frames) >= min(length, wanted)
+    assert len(rendered) <= 2 * wanted + wanted * max(0, math.ceil(math.log2(length / wanted)))
+
+
+def test_replay_is_the_greedy_rollout():
+    """Against a plain loop over the same environment; both episodes, all steps."""
+    env, plain = gym.make("MountainCarContinuous-v0"), gym.make("MountainCarContinuous-v0")
+
+    def act(obs: np.ndarray, deterministic: bool) -> np.ndarray:
+        assert deterministic and obs.shape == (1, 2)
+        return np.sign(obs[:, 1:] + 1e-9).astype(np.float32)
+
+    replay = sup.record_replay(env, act, episodes=2, max_steps=10_000, seed=5)
+    for episode in range(2):
+        obs, _ = plain.reset(seed=5 + episode)
+        total, t, done = 0.0, 0, False
+        rows = slice(sum(replay.lengths[:episode]), sum(replay.lengths[: episode + 1]))
+        while not done:
+            row = rows.start + t
+            assert (replay.obs[row] == obs).all() and replay.steps[row] == t
+            obs, reward, terminated, truncated, _ = plain.step(act(obs[None], True)[0])
+            assert replay.rewards[row] == reward
+            total, t, done = total + reward, t + 1, terminated or truncated
+        assert (
+            replay.returns[episode] == pytest.approx(total) and replay.lengths[episode] == t == rows.stop - rows.start
+        )
+    assert min(replay.returns) > 85  # the rule reaches the goal
+    short = sup.record_replay(env, act, episodes=3, max_steps=50, seed=5)
+    assert short.lengths == [50] and len(short.rewards) == 50
+
+
+def test_video_and_gif_hold_the_frames(tmp_path):
+    """Read back by decoders: number, size and colour of the frames; odd sizes are cropped to even ones."""
+    frames = [np.full((31, 45, 3), (40 * i, 0, 200 - 40 * i), np.uint8) for i in range(5)]
+    sup.write_mp4(frames, tmp_path / "v.mp4", fps=5)
+    from moviepy import VideoFileClip
+
+    with VideoFileClip(str(tmp_path / "v.mp4")) as clip:
+        decoded = list(clip.iter_frames())
+        assert clip.size == [44, 30] and len(decoded) == 5 and clip.fps == 5
+    for ours, theirs in zip(frames, decoded, strict=True):
+        assert np.abs(theirs.mean((0, 1)) - ours[0, 0]).max() < 12  # lossy
+    gif = Image.open(io.BytesIO(sup.gif_bytes(frames, fps=5, largest=20)))
+    assert gif.n_frames == 5 and max(gif.size) == 20 and gif.info["duration"] == 200
+    jpeg = Image.open(io.BytesIO(sup.jpeg_bytes(np.zeros((600, 1200, 3), np.uint8))))
+    assert jpeg.format == "JPEG" and jpeg.size == (512, 256)
+
+
+def test_replay_of_a_run_is_a_watchable_video(run_here):
+    run = run_here("--total-timesteps", "5", "--learning-starts", "5", "--supervisor", "bundled")
+    if run.supervisor.frames == 0:
+        pytest.skip("nothing can be rendered here")
+    from moviepy import VideoFileClip
+
+    with VideoFileClip(f"runs/{run.run_name}/replays/step_00000000.mp4") as clip:
+        shown = list(clip.iter_frames())
+    assert 16 <= len(shown) <= 32 and len({frame.tobytes() for frame in shown}) > 3  # the car moves
+    images = events(run.run_name).Images("supervisor/replay")
+    gif = Image.open(io.BytesIO(images[0].encoded_image_string))
+    assert gif.format == "GIF" and gif.n_frames == len(shown)
+
+
+def test_no_opengl_means_states_only(tmp_path):
+    """A GL that cannot start (GLFW without a display) is found out in a child; the run goes on and says so once."""
+    (tmp_path / "rule.py").write_text("def policy(obs, t):\n    return 0.0\n")
+    process = run_process(
+        "--env-id", "InvertedPendulum-v5", "--guide-policy", "rule.py", "--advisor-always", "--capture-video",
+        "--guide-window", "3", "--total-timesteps", "9", MUJOCO_GL="glfw", DISPLAY="", WAYLAND_DISPLAY="",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("supervisor: replays without pictures: no OpenGL for MuJoCo") == 1
+    assert process.stdout.count("no videos: no OpenGL for MuJoCo") == 1
+    assert not list(tmp_path.rglob("*.mp4"))
+
+
+def test_capture_video_records_training_episodes(run_here, tmp_path):
+    run = run_here("--supervisor", "none", "--capture-video", "--total-timesteps", "1000", "--learning-starts", "1000")
+    if not run.args.capture_video:
+        pytest.skip("nothing can be rendered here")
+    from moviepy import VideoFileClip
+
+    path = tmp_path / "videos" / run.run_name / "rl-video-episode-0.mp4"
+    with VideoFileClip(str(path)) as clip:
+        assert clip.n_frames >= 999  # a whole episode of a car that does not get there
+
+
+# -- prompts and answers ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", sorted(p.name for p in (ROOT / "prompts").iterdir()))
+def test_shipped_prompts_are_complete(folder):
+    env_id = "Pendulum-v1" if folder == "default" else folder
+    env = gym.make(env_id)
+    values = sup._describe_env(env, env_id)
+    for name, headings in (("advisor.md", sup.ADVISOR_HEADINGS), ("coder.md", sup.CODER_HEADINGS)):
+        text = sup.load_prompt(ROOT / "prompts" / folder / name, headings, values)
+        assert "{{" not in text and len(text) > 1_000
+    assert "keep_current_policy" in sup.load_prompt(ROOT / "prompts" / folder / "advisor.md", (), values)
+    if folder != "default":
+        check_source((ROOT / "prompts" / folder / "bundled_policy.py").read_text())
+
+
+def test_default_prompt_fits_any_environment():
+    for env_id in ("Pendulum-v1", "Humanoid-v5", "InvertedPendulum-v5"):
+        env = gym.make(env_id)
+        text = sup.load_prompt(ROOT / "prompts/default/coder.md", sup.CODER_HEADINGS, sup._describe_env(env, env_id))
+        first_words = env.unwrapped.__doc__.split()[:4]
+        assert env_id in text and " ".join(first_words) in " ".join(text.split())
+
+
+def test_malformed_prompt_files_are_refused(tmp_path):
+    path = tmp_path / "advisor.md"
+    for text, expected in (
+        (None, "cannot be read"),
+        ("## Task definition\n## Background\n## Domain hints\n", "lacks the heading ## Chain of thought"),
+        ("".join(f"## {h}\n" for h in sup.ADVISOR_HEADINGS) + "{{nonsense}}", "unknown placeholder {{nonsense}}"),
+        (b"\xff\xfe\x00", "cannot be read"),
+    ):
+        if text is not None:
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(ValueError, match=expected.replace("{", r"\{")):
+            sup.load_prompt(path, sup.ADVISOR_HEADINGS, {"env_id": "x"})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        INTERVENE,
+        f"Here is my decision:\n```json\n{INTERVENE}\n```\nGood luck.",
+        f"<think>Perhaps {CONTENT}? No.</think>{INTERVENE}",
+        f"The set {{1, 2}} is no object. {INTERVENE} trailing",
+    ],
+)
+def test_advice_is_found_in_what_models_write(answer):
+    advice = sup.parse_advice(answer)
+    assert (advice.intervene, advice.advice, advice.keep_current_policy) == (True, "pump energy", False)
+
+
+@pytest.mark.parametrize("answer", ["", "I cannot help.", "{}", '{"intervene": "yes"}', INTERVENE[:-1],
+                                    '{"intervene": true, "keep_current_policy": 1}'])  # fmt: skip
+def test_unusable_advice_is_refused(answer):
+    with pytest.raises(sup.SupervisionError):
+        sup.parse_advice(answer)
+
+
+def test_code_is_found_in_what_models_write():
+    code = "X = 1\n\ndef helper(o):\n    return o\n\ndef policy(obs, t):\n    return helper(obs)\n"
+    assert sup.parse_code(f"Text.\n```python\n{code}```\nMore text.") == code
+    assert sup.parse_code(f"<think>```python\ndef policy(obs, t): pass\n```</think>\n```\n{code}```") == code
+    assert sup.parse_code(f"```python\nprint(1)\n```\n```py\n{code}```") == code
+    assert sup.parse_code(code) == code
+    with pytest.raises(PolicyError, match="more than one"):
+        sup.parse_code(f"```python\n{code}```\nor\n```python\n{code}```")
+    with pytest.raises(PolicyError, match="defines policy"):
+        sup.parse_code("```python\ndef act(obs):\n    return 0\n```")
+
+
+# -- audition ---------------------------------------------------------------------------------------------------------
+
+
+class LineEnv(gym.Env):
+    """Walks on a line; the reward is the action plus a start bonus that the seed sets; ends after 10 steps."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float64)
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.bonus = 0, float(seed)
+        return np.array([self.bonus]), {}
+
+    def step(self, action):
+        self.t += 1
+        return np.array([self.bonus]), float(action[0]) + self.bonus, self.t == 10, False, {}
+
+
+def audition(residual, max_steps: int = 1_000, pairs: int = 2) -> sup.Audition:
+    return sup.run_audition(
+        [LineEnv() for _ in range(2 * pairs)], lambda obs, deterministic: np.zeros((len(obs), 1)),
+        lambda a, g: np.clip(a + g, -1, 1), lambda obs, t: np.array([[residual(i)] for i in t]),
+        max_steps=max_steps, seed=100,
+    )  # fmt: skip
+
+
+def test_audition_by_hand():
+    """Unguided return of pair i: 10 · (100 + i); a residual of 0.5 adds 5; equal seeds and horizons in each pair."""
+    result = audition(lambda t: 0.5)
+    assert result.unguided == [1000.0, 1010.0] and result.guided == [1005.0, 1015.0]
+    assert result.passed and result.steps == 40
+    assert not audition(lambda t: -0.5).passed
+    # a budget of 22 steps: five joint steps of four lanes, the same horizon for all
+    short = audition(lambda t: 0.5, max_steps=22)
+    assert short.steps == 20 and short.unguided == [500.0, 505.0] and short.guided == [502.5, 507.5]
+
+
+def test_audition_goes_on_while_noise_decides():
+    """Differences that scatter around zero call for more pairs, until the budget cannot pay for another round."""
+    rng = np.random.default_rng(0)
+    result = audition(lambda t: rng.normal(), max_steps=400)
+    assert len(result.guided) > 2 and result.steps <= 400
+    assert len(set(result.unguided)) == len(result.unguided)  # each pair has a seed of its own
+    assert audition(lambda t: 0.0, max_steps=170).steps == 160  # never decided: four rounds of 40
+
+
+def test_audition_acts_as_in_training_and_passes_the_episode_step():
+    seen = []
+
+    def act(obs, deterministic):
+        seen.append(deterministic)
+        return np.zeros((len(obs), 1))
+
+    steps = []
+
+    def policy(obs, t):
+        steps.append(t.tolist())
+        return np.zeros((len(obs), 1))
+
+    sup.run_audition([LineEnv(), LineEnv()], act, np.add, policy, max_steps=20, seed=0)
+    assert seen == [False] * 10 and steps == [[i] for i in range(10)]
+
+
+# -- models behind a real server ---------------------------------------------------------------------------------------
+
+
+class Endpoint:
+    """An OpenAI-compatible server on loopback; `script` gives, per request body, the answer or a way to fail."""
+
+    def __init__(self, script):
+        self.requests, self.headers = [], []
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                endpoint.requests.append(body)
+                endpoint.headers.append(dict(self.headers))
+                answer = script(body, len(endpoint.requests) - 1)
+                if isinstance(answer, str):
+                    message = {"role": "assistant", "content": answer}
+                    answer = (200, json.dumps({
+                        "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
+                        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+                        "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+                    }), "application/json")  # fmt: skip
+                status, payload, kind = answer
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(payload)))
+                self.end_headers()
+                self.wfile.write(payload.encode())
+
+            def log_message(self, *args):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def two_models(advice: str = INTERVENE, code: str = PUSH):
+    return lambda body, n: code if body["model"] == "a-coder" else advice
+
+
+LLM = ["--env-id", "MountainCarContinuous-v0", "--advisor-model", "an-advisor", "--coder-model", "a-coder",
+       "--guide-window", "100", "--guide-end", "200", "--total-timesteps", "210", "--learning-starts", "205",
+       "--llm-timeout", "20"]  # fmt: skip
+
+
+def user_text(request: dict) -> str:
+    content = request["messages"][1]["content"]
+    return content if isinstance(content, str) else content[0]["text"]
+
+
+def test_a_run_under_models(run_here, monkeypatch, tmp_path, capsys):
+    """Advisor and coder are asked as the design says; advice, code and exchanges are logged; the key nowhere."""
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    with Endpoint(two_models()) as endpoint:
+        run = run_here(*LLM, "--llm-base-url", endpoint.url)
+    assert [r["model"] for r in endpoint.requests] == ["an-advisor", "a-coder"] * 2
+    assert all(h["Authorization"] == f"Bearer {SECRET}" for h in endpoint.headers)
+    advisor, coder = endpoint.requests[:2]
+    assert "## Chain of thought" in advisor["messages"][0]["content"]
+    assert "## Code template" in coder["messages"][0]["content"]
+    assert "t=0 obs=" in user_text(advisor) and "pump energy" in user_text(coder)
+    assert "def policy" in user_text(endpoint.requests[2])  # the second consultation knows the current rule
+    assert "audition passed" in user_text(endpoint.requests[2])  # and how it did
+    if run.supervisor.frames:
+        pictures = [part["image_url"]["url"] for part in advisor["messages"][1]["content"][1:]]
+        assert 4 <= len(pictures) <= 8
+        for picture in pictures:
+            kind, data = picture.split(",")
+            assert kind == "data:image/jpeg;base64"
+            assert max(Image.open(io.BytesIO(base64.b64decode(data))).size) <= 512
+    assert scalars(run.run_name)["charts/guidance_active"] == [(0, 1.0), (100, 1.0), (200, 0.0)]
+    assert "pump energy" in texts(run.run_name, "supervisor/advice")[0]
+    assert "obs[1] >= 0" in texts(run.run_name, "supervisor/code")[0]
+    logs = sorted(Path(f"runs/{run.run_name}/llm").glob("*.json"))
+    assert [p.name for p in logs] == ["0000-advisor.json", "0001-coder.json", "0002-advisor.json", "0003-coder.json"]
+    exchange = json.loads(logs[0].read_text())
+    assert exchange["answer"] == INTERVENE and exchange["usage"]["total_tokens"] == 15
+    assert all((logs[0].parent / name).is_file() for name in exchange["images"])
+    assert scalars(run.run_name)["charts/supervision_steps"][-1][1] == run.supervisor.steps > 0
+    everything = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+    assert SECRET.encode() not in everything and SECRET not in capsys.readouterr().out
+
+
+def test_advisor_may_decline_or_keep_the_rule(run_here):
+    answers = [CONTENT, INTERVENE, KEEP]
+    asked = iter(answers)
+    with Endpoint(lambda body, n: PUSH if body["model"] == "a-coder" else next(asked)) as endpoint:
+        run = run_here(*LLM, "--llm-base-url", endpoint.url, "--guide-end", "300", "--total-timesteps", "310")
+    assert [r["model"] for r in endpoint.requests] == ["an-advisor", "an-advisor", "a-coder", "an-advisor"]
+    assert scalars(run.run_name)["charts/guidance_active"] == [(0, 0.0), (100, 1.0), (200, 1.0), (300, 0.0)]
+
+
+def test_coder_is_told_what_was_wrong(run_here):
+    """Syntax error, then an exception with its line, then a usable rule: all in one consultation."""
+    broken = "```python\ndef policy(obs, t)\n    return 0\n```"
+    raising = "```python\ndef policy(obs, t):\n    return obs[17]\n```"
+    codes = iter([broken, raising, PUSH])
+    with Endpoint(lambda body, n: next(codes) if body["model"] == "a-coder" else INTERVENE) as endpoint:
+        run = run_here(*LLM, "--llm-base-url", endpoint.url, "--guide-end", "100")
+    coder = [user_text(r) for r in endpoint.requests if r["model"] == "a-coder"]
+    assert len(coder) == 3
+    assert "refused" not in coder[0] and "line 1" in coder[1] and "IndexError" in coder[2]
+    assert scalars(run.run_name)["charts/guidance_active"][0] == (0, 1.0)
+
+
+def test_harmful_rule_is_refused_after_being_told_once(run_here):
+    """A rule that brakes does worse than doing little: the audition sends it back once, then the window is unguided."""
+    with Endpoint(two_models(code=BRAKE)) as endpoint:
+        run = run_here(*LLM, "--llm-base-url", endpoint.url, "--guide-end", "100")
+    coder = [user_text(r) for r in endpoint.requests if r["model"] == "a-coder"]
+    assert len(coder) == 2 and "audition failed" in coder[1]
+    assert scalars(run.run_name)["charts/guidance_active"] == [(0, 0.0), (100, 0.0)]
+    assert scalars(run.run_name)["supervisor/failures"][0] == (0, 0.0)  # a refusal, not a failure
+    assert run.supervisor.policy is None
+
+
+def test_without_audition_the_same_rule_gets_through(run_here):
+    with Endpoint(two_models(code=BRAKE)) as endpoint:
+        run = run_here(*LLM, "--llm-base-url", endpoint.url, "--guide-end", "100", "--audition-episodes", "0")
+    assert scalars(run.run_name)["charts/guidance_active"][0] == (0, 1.0)
+
+
+FAULTS = {
+    "500": lambda body, n: (500, "{}", "application/json"),
+    "401": lambda body, n: (401, '{"error": {"message": "bad key"}}', "application/json"),
+    "html": lambda body, n: (200, "<html>maintenance</html>", "text/html"),
+    "empty body": lambda body, n: (200, "", "application/json"),
+    "no json": lambda body, n: (200, "{", "application/json"),
+    "no choices": lambda body, n: (200, '{"id": "x", "choices": null}', "application/json"),
+    "empty answer": lambda body, n: "",
+    "prose": lambda body, n: "I am only a language model.",
+    "too late": lambda body, n: time.sleep(3) or INTERVENE,
+    "coder's prose": lambda body, n: INTERVENE if body["model"] == "an-advisor" else "No.",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_no_fault_of_a_server_ends_the_run(fault, run_here, monkeypatch, capsys):
+    with Endpoint(FAULTS[fault]) as endpoint:
+        run = run_here(*LLM, "--llm-base-url", endpoint.url, "--guide-end", "100", "--llm-timeout", "2",
+                       "--replay-frames", "0", "--replay-max-steps", "20")  # fmt: skip
+    assert run.global_step == 210
+    assert scalars(run.run_name)["charts/guidance_active"][0] == (0, 0.0)
+    assert scalars(run.run_name)["supervisor/failures"][0] == (0, 1.0)
+    (first, *_) = texts(run.run_name, "supervisor/verdict")
+    assert first.startswith("unguided: ") and first[:60] in capsys.readouterr().out
+
+
+def test_no_server_at_all(run_here):
+    run = run_here(*LLM, "--llm-base-url", "http://127.0.0.1:9/v1", "--guide-end", "100", "--llm-timeout", "5",
+                   "--replay-frames", "0", "--replay-max-steps", "20")  # fmt: skip
+    assert run.global_step == 210 and "APIConnectionError" in texts(run.run_name, "supervisor/verdict")[0]
+
+
+# -- who supervises ---------------------------------------------------------------------------------------------------
+
+
+def test_auto_chooses_and_says_so(run_here, monkeypatch, capsys):
+    run = run_here("--total-timesteps", "2", "--replay-frames", "0")
+    assert run.supervisor.mode == "bundled" and "no key" in capsys.readouterr().out
+    monkeypatch.setenv("OPENAI_BASE_URL", "")  # set but empty is unset
+    assert run_here("--total-timesteps", "2", "--replay-frames", "0").supervisor.mode == "bundled"
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    run = run_here("--total-timesteps", "2", "--guide-start", "5")
+    assert run.supervisor.mode == "llm" and SECRET not in capsys.readouterr().out
+
+
+def test_advisor_always_guides_without_judgement(run_here, tmp_path):
+    """The ablation: no threshold and no audition; a rule that brakes guides to the end."""
+    (tmp_path / "rule.py").write_text(sup.parse_code(BRAKE))
+    run = run_here("--guide-policy", "rule.py", "--advisor-always", "--guide-window", "50", "--guide-end", "120",
+                   "--total-timesteps", "130", "--learning-starts", "130", "--replay-frames", "0")  # fmt: skip
+    assert scalars(run.run_name)["charts/guidance_active"] == [(0, 1.0), (50, 1.0), (100, 1.0), (120, 0.0)]
+    assert "supervisor/audition_guided_return" not in scalars(run.run_name)
+
+
+def test_bundled_advisor_steps_back_when_the_policy_is_good(run_here, tmp_path):
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "bundled_policy.py").write_text(sup.parse_code(PUSH))
+    (tmp_path / "p" / "bundled.toml").write_text('intervene_below = -50\nanalysis = "a"\nadvice = "b"\n')
+    run = run_here("--prompt-dir", "p", "--total-timesteps", "5", "--replay-frames", "0")
+    assert scalars(run.run_name)["charts/guidance_active"][0] == (0, 0.0)  # an idle car returns about −1
+    assert "threshold -50" in texts(run.run_name, "supervisor/advice")[0]
