@@ -494,8 +494,11 @@ if __name__ == "__main__":
 
         if args.capture_video:
             trial, reason = open_rendered(extra_env)
-            args.capture_video = trial is not None
-            print(f"no videos: {reason}") if trial is None else trial.close()
+            if trial is None:
+                print(f"no videos: {reason}")
+                args.capture_video = False
+            else:
+                trial.close()
 
         random.seed(args.seed)
         np.random.seed(args.seed)
@@ -553,13 +556,14 @@ if __name__ == "__main__":
             target = td_target(data, next_values, args.gamma)
         q = qf(data.observations, data.actions)  # (2, B)
         losses = critic_losses(q, target)  # (2,)
-        loss = losses.sum()
+        loss, logs = losses.sum(), {"q": q.detach(), "qf_losses": losses.detach()}
         if args.value_network:
-            loss = loss + 0.5 * F.mse_loss(vf(data.observations), v_target)  # J_V (paper, Eq. 6)
+            vf_loss = 0.5 * F.mse_loss(vf(data.observations), v_target)  # J_V (paper, Eq. 6)
+            loss, logs["vf_loss"] = loss + vf_loss, vf_loss.detach()
         q_optimizer.zero_grad()
         loss.backward()
         q_optimizer.step()
-        return {"q": q.detach(), "qf_losses": losses.detach()}
+        return logs
 
     def update_actor(data: Batch, pi: torch.Tensor, log_pi: torch.Tensor) -> dict[str, torch.Tensor]:
         """One step on J_π and on α, given actions pi (B, *action) for s with log_pi (B,), both with gradients."""

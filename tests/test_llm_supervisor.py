@@ -99,7 +99,7 @@ def test_replay_of_a_run_is_a_watchable_video(run_here):
     assert 16 <= len(shown) <= 32 and len({frame.tobytes() for frame in shown}) > 3  # the car moves
     images = events(run.run_name).Images("supervisor/replay")
     gif = Image.open(io.BytesIO(images[0].encoded_image_string))
-    assert gif.format == "GIF" and gif.n_frames == len(shown)
+    assert gif.format == "GIF" and 16 <= gif.n_frames <= len(shown)  # equal neighbours are stored as one
 
 
 def test_no_opengl_means_states_only(tmp_path):
@@ -268,14 +268,14 @@ class Endpoint:
     """An OpenAI-compatible server on loopback; `script` gives, per request body, the answer or a way to fail."""
 
     def __init__(self, script):
-        self.requests, self.headers = [], []
+        self.requests, self.keys = [], []
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 endpoint.requests.append(body)
-                endpoint.headers.append(dict(self.headers))
+                endpoint.keys.append(self.headers["Authorization"])
                 answer = script(body, len(endpoint.requests) - 1)
                 if isinstance(answer, str):
                     message = {"role": "assistant", "content": answer}
@@ -326,7 +326,7 @@ def test_a_run_under_models(run_here, monkeypatch, tmp_path, capsys):
     with Endpoint(two_models()) as endpoint:
         run = run_here(*LLM, "--llm-base-url", endpoint.url)
     assert [r["model"] for r in endpoint.requests] == ["an-advisor", "a-coder"] * 2
-    assert all(h["Authorization"] == f"Bearer {SECRET}" for h in endpoint.headers)
+    assert endpoint.keys == [f"Bearer {SECRET}"] * 4
     advisor, coder = endpoint.requests[:2]
     assert "## Chain of thought" in advisor["messages"][0]["content"]
     assert "## Code template" in coder["messages"][0]["content"]

@@ -1,9 +1,9 @@
 """GuidedSAC's theory (Lemmas 1-4, Theorems 1-2, Proposition 1, Appendix B) on tabular Markov decision processes.
 
 A process has S states and A actions. Transition rows may sum to less than one: what is missing ends the episode,
-and a finished episode is worth nothing more (`terminated` cuts the bootstrap). Each statement compares two
-computations that share no formula: policies are evaluated by a linear solve for V and by iterating the backup on Q,
-the optimum is found by iterating log-sum-exp on V, and three small processes are worked out by hand.
+and a finished episode is worth nothing more (`terminated` cuts the bootstrap). Compared values come
+from different formulas: policies are evaluated by a linear solve for V and by iterating the backup on Q, the optimum
+is found by log-sum-exp without any policy, and two small processes are worked out by hand.
 """
 
 import math
@@ -167,7 +167,7 @@ def guided_learning(mdp: Mdp, q: Array, guide: Array, gate: Array, sweeps: int) 
     raise AssertionError("guided learning did not converge")
 
 
-# A process for pencil and paper. gamma = 1/2 and alpha = 1 / ln 2, so that exp(Q / alpha) = 2^Q and entropy counts
+# A process worked out by hand. gamma = 1/2 and alpha = 1 / ln 2, so that exp(Q / alpha) = 2^Q and entropy counts
 # bits. Write L = log2 3. Action a leads to state a. Rewards:  r = [[-1, L - 2], [1 + L, 0]].
 #
 # Optimum, V = (2, 4): Q*(0, .) = (-1 + 1, L - 2 + 2) = (0, L), log2(1 + 3) = 2;
@@ -183,16 +183,16 @@ def guided_learning(mdp: Mdp, q: Array, guide: Array, gate: Array, sweeps: int) 
 #
 # Always a = 0: V(0) = -1 + V(0)/2 = -2 and V(1) = 1 + L + V(0)/2 = L, so Q = [[-2, 3L/2 - 2], [L, L/2]].
 L = math.log2(3.0)
-PAPER = Mdp(
+BY_HAND = Mdp(
     reward=np.array([[-1.0, L - 2.0], [1.0 + L, 0.0]]),
     transition=np.broadcast_to(np.eye(2), (2, 2, 2)),  # (S, A, S)
     gamma=0.5,
     alpha=1.0 / math.log(2.0),
 )
-PAPER_OPTIMUM = np.array([[0.0, L], [2.0 + L, 2.0]])
-PAPER_UNIFORM = np.array([[L / 2 - 1, 3 * L / 2 - 1], [3 * L / 2 + 1, L / 2 + 1]])
-PAPER_MIX = PAPER.reward + np.array([8 * L - 6, 8 + 6 * L]) / 10
-PAPER_ALWAYS_0 = np.array([[-2.0, 3 * L / 2 - 2], [L, L / 2]])
+BY_HAND_OPTIMUM = np.array([[0.0, L], [2.0 + L, 2.0]])
+BY_HAND_UNIFORM = np.array([[L / 2 - 1, 3 * L / 2 - 1], [3 * L / 2 + 1, L / 2 + 1]])
+BY_HAND_MIX = BY_HAND.reward + np.array([8 * L - 6, 8 + 6 * L]) / 10
+BY_HAND_ALWAYS_0 = np.array([[-2.0, 3 * L / 2 - 2], [L, L / 2]])
 UNIFORM = np.full((2, 2), 0.5)
 ALWAYS_0, ALWAYS_1 = one_hot(np.array([0, 0]), 2), one_hot(np.array([1, 1]), 2)
 
@@ -200,26 +200,26 @@ ALWAYS_0, ALWAYS_1 = one_hot(np.array([0, 0]), 2), one_hot(np.array([1, 1]), 2)
 @pytest.mark.parametrize(
     ("pi", "expected"),
     [
-        (UNIFORM, PAPER_UNIFORM),
-        (mixture(UNIFORM, ALWAYS_1, np.array([1.0, 0.0])), PAPER_MIX),
-        (ALWAYS_0, PAPER_ALWAYS_0),
-        (np.array([[0.25, 0.75], [0.75, 0.25]]), PAPER_OPTIMUM),
+        (UNIFORM, BY_HAND_UNIFORM),
+        (mixture(UNIFORM, ALWAYS_1, np.array([1.0, 0.0])), BY_HAND_MIX),
+        (ALWAYS_0, BY_HAND_ALWAYS_0),
+        (np.array([[0.25, 0.75], [0.75, 0.25]]), BY_HAND_OPTIMUM),
     ],
     ids=["uniform", "mixture", "deterministic", "optimal"],
 )
 def test_hand_worked_evaluation(pi: Array, expected: Array) -> None:
-    """Lemma 1 on paper: the hand's Q^pi solves the linear system and is a fixed point of the backup."""
-    np.testing.assert_allclose(solve_q(PAPER, pi), expected, atol=1e-12)
-    np.testing.assert_allclose(backup(PAPER, expected, pi), expected, atol=1e-12)
+    """Lemma 1 by hand: the hand's Q^pi solves the linear system and is a fixed point of the backup."""
+    np.testing.assert_allclose(solve_q(BY_HAND, pi), expected, atol=1e-12)
+    np.testing.assert_allclose(backup(BY_HAND, expected, pi), expected, atol=1e-12)
 
 
 def test_hand_worked_improvement() -> None:
-    """Lemma 2 on paper: one step leads from the uniform policy to the optimal one, which is then kept."""
+    """Lemma 2 by hand: one step leads from the uniform policy to the optimal one, which is then kept."""
     optimal = np.array([[0.25, 0.75], [0.75, 0.25]])
-    np.testing.assert_allclose(boltzmann(PAPER_UNIFORM, PAPER.alpha), optimal, atol=1e-12)
-    np.testing.assert_allclose(boltzmann(PAPER_OPTIMUM, PAPER.alpha), optimal, atol=1e-12)
-    np.testing.assert_allclose(best_value(PAPER_OPTIMUM, PAPER.alpha), [2.0, 4.0], atol=1e-12)
-    np.testing.assert_allclose(optimal_q(PAPER), PAPER_OPTIMUM, atol=1e-12)
+    np.testing.assert_allclose(boltzmann(BY_HAND_UNIFORM, BY_HAND.alpha), optimal, atol=1e-12)
+    np.testing.assert_allclose(boltzmann(BY_HAND_OPTIMUM, BY_HAND.alpha), optimal, atol=1e-12)
+    np.testing.assert_allclose(best_value(BY_HAND_OPTIMUM, BY_HAND.alpha), [2.0, 4.0], atol=1e-12)
+    np.testing.assert_allclose(optimal_q(BY_HAND), BY_HAND_OPTIMUM, atol=1e-12)
 
 
 @examples
@@ -320,17 +320,17 @@ def test_theorem_1_as_printed(case: Case, seed: int) -> None:
 def test_theorem_1_as_printed_needs_its_assumption() -> None:
     """Were pi_mix itself evaluated, a gate that never closes would hold any learner at its guidance's value.
 
-    On paper: guidance always plays 0, so Q^pi_mix = [[-2, 3L/2 - 2], [L, L/2]] whatever the learner does, and each
+    By hand: guidance always plays 0, so Q^pi_mix = [[-2, 3L/2 - 2], [L, L/2]] whatever the learner does, and each
     improvement returns odds 3^(3/2) for action 1 in state 0, where the optimum has 3. GuidedSAC escapes because its
-    target uses pi_theta alone (the next test).
+    target uses pi_theta alone (`test_theorem_1_limit_ignores_the_guidance`).
     """
     learned = UNIFORM
     for _ in range(3):
-        q_mix = solve_q(PAPER, mixture(learned, ALWAYS_0, np.ones(2)))
-        np.testing.assert_allclose(q_mix, PAPER_ALWAYS_0, atol=1e-12)
-        learned = boltzmann(q_mix, PAPER.alpha)
+        q_mix = solve_q(BY_HAND, mixture(learned, ALWAYS_0, np.ones(2)))
+        np.testing.assert_allclose(q_mix, BY_HAND_ALWAYS_0, atol=1e-12)
+        learned = boltzmann(q_mix, BY_HAND.alpha)
     assert learned[0, 1] / learned[0, 0] == pytest.approx(3.0**1.5)
-    assert (PAPER_OPTIMUM - solve_q(PAPER, learned)).min() > 0.01
+    assert (BY_HAND_OPTIMUM - solve_q(BY_HAND, learned)).min() > 0.01
 
 
 @few_examples
@@ -427,15 +427,15 @@ def test_proposition_1_better_guidance_raises_the_bound(case: Case, unguided: bo
 def test_proposition_1_needs_the_entropy() -> None:
     """Proposition 1 with "better" read as a higher E_g[Q] is false: a substituted action must also pay its entropy.
 
-    On paper: in state 0 the uniform learner has Q = (L/2 - 1, 3L/2 - 1), so always playing 1 gains L/2 = 0.79 in
+    By hand: in state 0 the uniform learner has Q = (L/2 - 1, 3L/2 - 1), so always playing 1 gains L/2 = 0.79 in
     expected Q and loses one bit of entropy. Q^pi_mix falls below Q^pi_theta everywhere.
     """
     gate = np.array([1.0, 0.0])
-    assert PAPER_UNIFORM[0, 1] > PAPER_UNIFORM[0].mean()
-    assert (solve_q(PAPER, mixture(UNIFORM, ALWAYS_1, gate)) < solve_q(PAPER, UNIFORM)).all()
+    assert BY_HAND_UNIFORM[0, 1] > BY_HAND_UNIFORM[0].mean()
+    assert (solve_q(BY_HAND, mixture(UNIFORM, ALWAYS_1, gate)) < solve_q(BY_HAND, UNIFORM)).all()
 
 
-# A fork for pencil and paper, same units (gamma = 1/2, entropy in bits). State 0 pays nothing and leads to state 1
+# A fork worked out by hand, same units (gamma = 1/2, entropy in bits). State 0 pays nothing and leads to state 1
 # (action 0) or state 2 (action 1); both end the episode. Rewards, as powers of two: state 1 pays log2 (1, 255),
 # state 2 pays log2 (16, 48).
 #
@@ -445,7 +445,7 @@ FORK = Mdp(
     reward=np.log2(np.array([[1.0, 1.0], [1.0, 255.0], [16.0, 48.0]])),
     transition=np.array([[[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], np.zeros((2, 3)), np.zeros((2, 3))]),  # (S, A, S)
     gamma=0.5,
-    alpha=PAPER.alpha,
+    alpha=BY_HAND.alpha,
 )
 FORK_LEARNED = np.full((3, 2), 0.5)
 FORK_OPTIMAL = np.array([[2 / 3, 1 / 3], [1 / 256, 255 / 256], [1 / 4, 3 / 4]])
@@ -454,7 +454,7 @@ FORK_OPTIMAL = np.array([[2 / 3, 1 / 3], [1 / 256, 255 / 256], [1 / 4, 3 / 4]])
 def test_proposition_1_bounds_the_improvement_but_does_not_order_it() -> None:
     """Proposition 1 with "larger improvement" read as the improved policy's own value is false.
 
-    On paper: optimal guidance in state 2 only lifts Q(0, .) from (2.50, 2.90) to (2.50, 3). The mixture is better
+    By hand: optimal guidance in state 2 only lifts Q(0, .) from (2.50, 2.90) to (2.50, 3). The mixture is better
     everywhere, and the bound rises. Yet it flatters the branch that is really the worse one, 3 against 4: the improved
     policy takes the good branch with probability 0.414, and without guidance with 0.431. Either way it is then
     optimal in states 1 and 2, so its value in state 0 is 3 + p + H(p): 4.393 with guidance, 4.418 without.
@@ -478,7 +478,7 @@ def test_proposition_1_bounds_the_improvement_but_does_not_order_it() -> None:
 def test_proposition_1_optimal_guidance_on_part_of_the_states_may_hurt() -> None:
     """Even pi* is no better guidance behind a gate that leaves the learner to finish the job.
 
-    On paper: with the gate open in state 0 only, pi*(0) = (2/3, 1/3) walks to state 1 for the 8 that only pi* earns
+    By hand: with the gate open in state 0 only, pi*(0) = (2/3, 1/3) walks to state 1 for the 8 that only pi* earns
     there. With Q(0, .) = (2.50, 2.90), V(0) = 2/3 2.50 + 1/3 2.90 + H(1/3) = 3.549, below the 3.697 of the uniform
     learner left alone. With the gate open everywhere Q^pi_mix = Q*, and guidance is better again.
     """

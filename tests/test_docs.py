@@ -1,0 +1,76 @@
+"""The documents say what the code does: commands parse, metrics are the logged ones, every flag is documented."""
+
+import ast
+import dataclasses
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+from conftest import ROOT, scalars
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SCRIPTS = sorted(ROOT.glob("*_sac*.py"))
+
+
+def commands(page: Path) -> list[str]:
+    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_documented_commands_parse(page):
+    """Every command of a page is one that this project, or a tool that it installs, understands."""
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    for command in commands(page):
+        words = [word for word in shlex.split(command, comments=True) if word != ";"]
+        while (words and words[0] in ("for", "do")) or "=" in words[0]:  # shell loops and environment variables
+            words = words[words.index("do") + 1 :] if words[0] == "for" else words[1:]
+        if words[-1] == "done":
+            words = words[:-1]
+        words = [word.rstrip(";").replace("$seed", "1") for word in words]
+        if words[0] == "make":
+            assert words[1] in targets, command
+        elif words[0] == "python":
+            args = runpy.run_path(str(ROOT / words[1]), run_name="imported")["Args"]
+            tyro.cli(args, args=words[2:])
+        else:
+            assert words[0] in ("pip", "tensorboard"), command
+            if words[0] == "pip":
+                assert (ROOT / words[-1]).is_file(), command
+
+
+def test_metrics_table_is_complete(run_here):
+    """Each tag that a run logs stands in the page's table, and each scalar of the table is logged."""
+    page = (ROOT / "docs" / "guided_sac_continuous.md").read_text()
+    table = page.split("## Logged metrics")[1].split("## Implementation")[0]
+    documented = set(re.findall(r"`((?:charts|losses|eval|supervisor)/\w+)`", table))
+    texts = {"supervisor/advice", "supervisor/code", "supervisor/verdict", "supervisor/replay"}
+    run = run_here("--env-id", "MountainCarContinuous-v0", "--supervisor", "bundled", "--total-timesteps", "500",
+                   "--learning-starts", "390", "--eval-frequency", "500", "--eval-episodes", "1",
+                   "--value-network")  # fmt: skip
+    assert set(scalars(run.run_name)) == documented - texts
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / "llm_supervisor.py"], ids=lambda p: p.name)
+def test_every_flag_is_documented_and_used(script):
+    source = script.read_text()
+    (args,) = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and "Args" in node.name]
+    body = [node for node in args.body if not isinstance(node, ast.Expr) or node is not args.body[0]]
+    names = [node.target.id for node in body if isinstance(node, ast.AnnAssign)]
+    for field, text in zip(body[::2], body[1::2], strict=True):
+        assert isinstance(field, ast.AnnAssign) and isinstance(text.value.value, str), ast.unparse(field)
+    for name in names:
+        assert re.search(rf"args\.{name}\b|\"{name}\"", source), f"--{name} is never read in {script.name}"
+
+
+def test_the_hyperparameter_names_are_cleanrls():
+    args = runpy.run_path(str(ROOT / "guided_sac_continuous.py"), run_name="imported")["Args"]
+    names = {field.name for field in dataclasses.fields(args)}
+    common = """exp_name seed torch_deterministic cuda track wandb_project_name wandb_entity capture_video save_model
+                env_id total_timesteps num_envs buffer_size gamma tau batch_size learning_starts policy_lr q_lr
+                policy_frequency target_network_frequency alpha autotune"""
+    assert names >= set(common.split())
