@@ -35,7 +35,7 @@ def read(folder: Path) -> Curves:
     """The evaluations of every run below folder; where a seed was run twice, the later run counts."""
     curves: Curves = {}
     for run in sorted(folder.iterdir(), key=lambda path: path.name.rsplit("__", 1)[-1]):
-        match = re.fullmatch(r"(.+)__(.+)__(\d+)__\d+", run.name)
+        match = re.fullmatch(r"(.+?)__(.+)__(\d+)__\d+", run.name)
         if not match:
             continue
         events = EventAccumulator(str(run), size_guidance={"scalars": 0})
