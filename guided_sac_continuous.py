@@ -141,23 +141,26 @@ def parse_args() -> tuple[Args, dict[str, str]]:
 
 def check_args(args: Args) -> None:
     """Raise ValueError for a number out of its range."""
-    for name in ("num_envs", "buffer_size", "batch_size", "total_timesteps", "eval_episodes", "policy_frequency",
-                 "target_network_frequency"):  # fmt: skip
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
-    for name, low, high in (("gamma", 0, 1), ("tau", 0, 1), ("alpha", 0, np.inf), ("seed", 0, 2**32 - 1)):
-        if not low <= getattr(args, name) <= high:
-            raise ValueError(f"--{name} must lie in [{low}, {high}], not {getattr(args, name)}")
+    ranges = {
+        **dict.fromkeys(("num_envs", "buffer_size", "batch_size", "total_timesteps", "max_episode_steps",
+                         "eval_episodes", "policy_frequency", "target_network_frequency"), (1, np.inf)),
+        **dict.fromkeys(("learning_starts", "eval_frequency", "policy_lr", "q_lr", "alpha_lr", "alpha"), (0, np.inf)),
+        "gamma": (0, 1), "tau": (0, 1), "seed": (0, 2**32 - 1),
+    }  # fmt: skip
+    for name, (low, high) in ranges.items():
+        value = getattr(args, name)
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"--{name.replace('_', '-')} must lie in [{low}, {high}], not {value}")
     if args.autotune and args.alpha == 0:
         raise ValueError("--alpha is the initial temperature that --autotune scales: it must be above 0")
 
 
 @contextmanager
 def one_line_errors():
-    """Turn what bad input raises (ValueError, OSError, gymnasium's errors) into one line and exit status 1."""
+    """Turn what bad input raises into one line and exit status 1."""
     try:
         yield
-    except (ValueError, OSError, gym.error.Error) as error:
+    except (ValueError, OSError, ImportError, gym.error.Error) as error:
         raise SystemExit(f"{os.path.basename(__file__)}: error: {error}") from None
 
 
@@ -517,6 +520,10 @@ if __name__ == "__main__":
             for i in range(args.eval_episodes if args.eval_frequency else 0)
         ]
         check_spaces(envs.envs[0])
+        if eval_envs and eval_envs[0].spec.max_episode_steps is None:
+            raise ValueError(
+                f"{args.env_id} has no time limit, so an evaluation may never end: give --max-episode-steps"
+            )
     # --- end ---
 
     # --- shared: networks ---

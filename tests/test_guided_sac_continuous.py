@@ -526,6 +526,9 @@ BAD = {
     "gamma": (["--gamma", "1.5"], "--gamma"),
     "batch size": (["--batch-size", "0"], "--batch-size"),
     "window": (["--guide-window", "0"], "--guide-window"),
+    "learning rate": (["--q-lr", "-1"], "--q-lr"),
+    "no time limit": (["--env-id", "Counter-v0", "--supervisor", "none", "--eval-frequency", "5"], "--max-episode"),
+    "no such module": (["--env-id", "no_such_module:Env-v0"], "no_such_module"),
 }  # fmt: skip
 
 

@@ -15,10 +15,8 @@ def policy(obs, t):
     returns: array of shape (1,) within [-1, 1]
     """
     position, velocity = float(obs[0]), float(obs[1])
-    if velocity != 0.0:
-        # The work done in a step is force times velocity: with the same sign every swing ends higher.
-        force = math.copysign(1.0, velocity)
-    else:
-        # At rest (the start, or the wall at x = -1.2) go downhill, so that gravity helps from the first step.
-        force = 1.0 if position < VALLEY_BOTTOM else -1.0
+    # At rest (the start, or the wall at x = -1.2) go downhill, so that gravity helps from the first step.
+    downhill = 1.0 if position < VALLEY_BOTTOM else -1.0
+    # The work done in a step is force times velocity: with the same sign every swing ends higher.
+    force = math.copysign(1.0, velocity) if velocity != 0.0 else downhill
     return np.array([force])
