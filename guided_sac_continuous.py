@@ -627,7 +627,7 @@ if __name__ == "__main__":
     rb.reset(obs)
     episode_steps = np.zeros(args.num_envs, dtype=np.int64)
     recent_returns, evaluations = deque(maxlen=20), []
-    global_step, iteration, last_print = 0, 0, 0.0
+    global_step, iteration = 0, 0
 
     def evaluate_greedy() -> None:
         """Log the greedy return of the unguided policy, from the same starts every time."""
@@ -638,7 +638,7 @@ if __name__ == "__main__":
 
     if args.eval_frequency:
         evaluate_greedy()
-    start_time = time.time()
+    start_time = last_print = time.time()
     # --- end ---
     while global_step < args.total_timesteps:
         # --- supervision ---

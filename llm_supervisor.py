@@ -739,7 +739,10 @@ class Supervisor:
             path.parent.mkdir(parents=True, exist_ok=True)
             stride = replay.frame_steps[1] - replay.frame_steps[0] if len(replay.frames) > 1 else 1
             fps = float(np.clip(self.replay_env.metadata.get("render_fps", 30) / stride, 5, 30))
-            write_mp4(replay.frames, path, fps)
+            try:
+                write_mp4(replay.frames, path, fps)
+            except OSError as error:  # a full disk or a broken encoder; moviepy's message is many lines long
+                print(f"supervisor: {path} could not be written: {str(error).splitlines()[0]}", flush=True)
             add_gif(writer, "supervisor/replay", gif_bytes(replay.frames, fps), global_step)
         return replay
 

@@ -453,3 +453,13 @@ def test_bundled_advisor_steps_back_when_the_policy_is_good(run_here, tmp_path):
     run = run_here("--prompt-dir", "p", "--total-timesteps", "5", "--replay-frames", "0")
     assert scalars(run.run_name)["charts/guidance_active"][0] == (0, 0.0)  # an idle car returns about −1
     assert "threshold -50" in texts(run.run_name, "supervisor/advice")[0]
+
+
+def test_bundled_humanoid_rule_is_usable(run_here):
+    """It passes the check and the sandbox on real states, and gets as far as the audition."""
+    run = run_here(
+        "--env-id", "Humanoid-v5", "--supervisor", "bundled", "--total-timesteps", "3", "--replay-frames", "0"
+    )
+    logged = scalars(run.run_name)
+    assert logged["supervisor/failures"][0] == (0, 0.0)
+    assert "supervisor/audition_guided_return" in logged

@@ -34,14 +34,16 @@ def policy(obs, t):
     roll_rate, pitch_rate = float(obs[27]), float(obs[28])
 
     # How far the robot is from a good stand: 0 when upright at full height (about 1.28 m), 1 when it is going down.
-    # A competent agent keeps this near 0 and is left alone.
     sunk = (1.25 - float(obs[2])) / 0.05
     tilted = (max(abs(forward_lean - 0.1), abs(right_lean)) - 0.2) / 0.2
     need = min(1.0, max(0.0, sunk, tilted))
 
-    # The gait: one phase for all joints, left and right in antiphase, faded in after the landing and out when in need.
-    fade_in = min(1.0, max(0.0, (t - GAIT_START) / GAIT_FADE))
-    gait = GAIT_AMPLITUDE * fade_in * (1.0 - need)
+    # An episode that lasts shows that the agent balances by itself: the support fades out and the gait fades in.
+    stage = min(1.0, max(0.0, (t - GAIT_START) / GAIT_FADE))
+    support = need * (1.0 - stage)
+
+    # The gait: one phase for all joints, left and right in antiphase, and nothing while the robot is going down.
+    gait = GAIT_AMPLITUDE * stage * (1.0 - need)
     swing = math.sin(2.0 * math.pi * GAIT_FREQUENCY * DT * (t - GAIT_START))
 
     lean_excess = outside(forward_lean, -0.1, 0.3)  # a little forward lean belongs to walking
@@ -55,12 +57,12 @@ def policy(obs, t):
         knee_support = 1.5 * max(0.0, -float(obs[knee_angle])) - 0.05 * float(obs[knee_velocity])
         # Swing this leg forward (negative) and bend its knee (negative) meanwhile; the other leg bears the weight.
         forward = side * swing
-        action[hip] = need * limited(hip_support) - gait * forward
-        action[knee] = need * limited(knee_support) - gait * max(0.0, forward)
+        action[hip] = support * limited(hip_support) - gait * forward
+        action[knee] = support * limited(knee_support) - gait * max(0.0, forward)
 
     # Positive abdomen_y leans the torso back, positive abdomen_x leans it to the left.
-    action[ABDOMEN_Y] = need * limited(0.6 * lean_excess + 0.05 * pitch_rate)
-    action[ABDOMEN_X] = need * limited(0.4 * right_lean + 0.06 * roll_rate)
+    action[ABDOMEN_Y] = support * limited(0.6 * lean_excess + 0.05 * pitch_rate)
+    action[ABDOMEN_X] = support * limited(0.4 * right_lean + 0.06 * roll_rate)
     return np.clip(action, -0.4, 0.4)
 
 
