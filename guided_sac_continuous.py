@@ -25,7 +25,7 @@ import torch.optim as optim
 import tyro
 from torch.utils.tensorboard import SummaryWriter
 
-from llm_supervisor import PolicyError, Supervisor, SupervisorArgs, open_rendered
+from llm_supervisor import PolicyError, Supervisor, SupervisorArgs, open_rendered, own_opengl_context
 
 
 @dataclass
@@ -515,6 +515,8 @@ if __name__ == "__main__":
             autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
         )
         envs.action_space.seed(args.seed)
+        if args.capture_video:
+            own_opengl_context(envs.envs[0])
         eval_envs = [
             make_run_env(args.env_id, args.seed, i, False, run_name)()
             for i in range(args.eval_episodes if args.eval_frequency else 0)

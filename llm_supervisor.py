@@ -185,6 +185,23 @@ def _choose_mujoco_gl() -> str | None:
     return f"no OpenGL for MuJoCo (tried {configured or 'egl, osmesa, glfw'})"
 
 
+def own_opengl_context(env: gym.Env) -> None:
+    """Make a MuJoCo environment draw in its own OpenGL context, whichever other one was used last.
+
+    Without this, of two environments that render in one process the first turns black. Others are left as they are.
+    """
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    if renderer is None:
+        return
+    draw = renderer.render
+
+    def render(render_mode: str | None) -> Any:
+        renderer._get_viewer(render_mode).make_context_current()
+        return draw(render_mode)
+
+    renderer.render = render
+
+
 def open_rendered(env_fn: Callable[[str | None], gym.Env], size: int = 240) -> tuple[gym.Env | None, str]:
     """Make an environment that renders to arrays; where that cannot be, None and the reason in words.
 
@@ -210,6 +227,7 @@ def open_rendered(env_fn: Callable[[str | None], gym.Env], size: int = 240) -> t
             renderer.width = renderer.height = size
             camera = mujoco.mj_name2id(renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
             renderer.camera_id = camera if camera >= 0 else renderer.camera_id
+            own_opengl_context(env)
         env.reset(seed=0)
         frame = env.render()
         if not isinstance(frame, np.ndarray) or frame.ndim != 3:

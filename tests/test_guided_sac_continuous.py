@@ -370,7 +370,11 @@ def test_unguided_equals_a_script_without_supervision(run_here, tmp_path):
     cut, count = re.subn(r"^ *# --- supervision ---\n.*?^ *# --- end ---\n", "", source, flags=re.DOTALL | re.MULTILINE)
     assert count == 4
     cut = re.sub(r"^from llm_supervisor.*\n", "", cut, flags=re.MULTILINE)
-    cut = cut.replace("class Args(SupervisorArgs)", "class Args").replace("open_rendered", "bool")
+    cut = (
+        cut.replace("class Args(SupervisorArgs)", "class Args")
+        .replace("open_rendered", "bool")
+        .replace("own_opengl_context", "bool")
+    )
     cut = "\n".join(line for line in cut.splitlines() if "supervisor.description" not in line)
     cut = re.sub(r"(audition_max_steps=3_000,).*", "", cut)
     assert "upervisor." not in cut

@@ -115,6 +115,24 @@ def test_no_opengl_means_states_only(tmp_path):
     assert not list(tmp_path.rglob("*.mp4"))
 
 
+def test_two_mujoco_pictures_in_one_process():
+    """Training's video and a replay take turns; each still shows its own scene, also after the other is closed."""
+    make = lambda mode: gym.make("InvertedPendulum-v5", render_mode=mode)  # noqa: E731
+    replay, reason = sup.open_rendered(make)
+    if replay is None:
+        pytest.skip(reason)
+    training = make("rgb_array")
+    sup.own_opengl_context(training)
+    training.reset(seed=0)
+    replay.reset(seed=1)
+    first, other = np.array(training.render()), np.array(replay.render())
+    assert first.std() > 5 and other.std() > 5 and first.shape == (480, 480, 3) and other.shape == (240, 240, 3)
+    assert (training.render() == first).all() and (replay.render() == other).all()
+    replay.close()
+    assert (training.render() == first).all()
+    training.close()
+
+
 def test_capture_video_records_training_episodes(run_here, tmp_path):
     run = run_here("--supervisor", "none", "--capture-video", "--total-timesteps", "1000", "--learning-starts", "1000")
     if not run.args.capture_video:
