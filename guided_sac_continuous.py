@@ -161,7 +161,8 @@ def one_line_errors():
     try:
         yield
     except (ValueError, OSError, ImportError, gym.error.Error) as error:
-        raise SystemExit(f"{os.path.basename(__file__)}: error: {error}") from None
+        message = "; ".join(line.strip() for line in str(error).splitlines())
+        raise SystemExit(f"{os.path.basename(__file__)}: error: {message}") from None
 
 
 # --- end ---

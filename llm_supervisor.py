@@ -559,6 +559,7 @@ class Supervisor:
         self.policy: SandboxedPolicy | None = None  # the last rule that was accepted
         self.history: list[str] = []  # what was tried, for the advisor
         self.replay_env: gym.Env | None = None
+        self.frames = 0  # key frames of a replay; 0 where nothing can be rendered
         self.audition_envs: list[gym.Env] = []
 
     # -- before training ----------------------------------------------------------------------------------------------
@@ -739,7 +740,7 @@ class Supervisor:
         """Replay the unguided policy; leave it as mp4 and on TensorBoard."""
         args = self.args
         if self.replay_env is None:
-            self.replay_env, self.frames = self.env_fn(None), 0
+            self.replay_env = self.env_fn(None)
             if args.replay_frames:
                 env, reason = open_rendered(self.env_fn)
                 if env is None:

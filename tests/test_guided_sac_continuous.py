@@ -554,7 +554,7 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(case, run_here, tmp_path
     with pytest.raises(SystemExit) as exit_info:
         run_here(*flags, "--total-timesteps", "10")
     message = str(exit_info.value.code)
-    assert expected in message and message.startswith("guided_sac_continuous.py: error: ")
+    assert expected in message and "\n" not in message and message.startswith("guided_sac_continuous.py: error: ")
     assert sorted(tmp_path.rglob("*")) == before
 
 
