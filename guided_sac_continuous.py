@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from datetime import timedelta
 from functools import partial
 from typing import NamedTuple
 
@@ -629,7 +630,7 @@ if __name__ == "__main__":
     obs, _ = envs.reset(seed=args.seed)
     rb.reset(obs)
     episode_steps = np.zeros(args.num_envs, dtype=np.int64)
-    recent_returns, evaluations = deque(maxlen=20), []
+    recent_returns, evaluations, logs = deque(maxlen=20), [], {}
     global_step, iteration = 0, 0
 
     def evaluate_greedy() -> None:
@@ -693,7 +694,7 @@ if __name__ == "__main__":
             data = rb.sample(args.batch_size)
             # one pass of the actor over s and s' serves both losses: the critics' step leaves π_θ as it is
             pi, log_pi = actor.get_action(data.both_observations)  # (2B, *action), (2B,)
-            logs = update_critic(data, pi, log_pi)
+            logs |= update_critic(data, pi, log_pi)
             if iteration % args.policy_frequency == 0:
                 logs |= update_actor(data, pi[: args.batch_size], log_pi[: args.batch_size])
                 for _ in range(args.policy_frequency - 1):  # make up for the delay, as CleanRL does
@@ -722,7 +723,7 @@ if __name__ == "__main__":
         if time.time() - last_print > 5 or last_step:
             last_print = time.time()
             sps = global_step / (last_print - start_time)
-            left = time.strftime("%H:%M:%S", time.gmtime((args.total_timesteps - global_step) / sps))
+            left = timedelta(seconds=int((args.total_timesteps - global_step) / sps))
             mean = f"{np.mean(recent_returns):.1f}" if recent_returns else "-"
             progress = f"step {global_step:,}/{args.total_timesteps:,}  {sps:,.0f} steps/s  {left} left"
             print(f"{progress}  return {mean}", flush=True)
