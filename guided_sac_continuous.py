@@ -112,6 +112,7 @@ ENV_DEFAULTS = {
     "Humanoid-v5": dict(
         guide_window=1_000, guide_end=900_000, batch_size=256, gamma=0.99, tau=0.005, autotune=True,
         learning_starts=100,
+        audition_max_steps=500,  # not the paper's: physics is slow, and a consultation must stay cheap beside a window
         # 24 positions and 23 velocities: the paper's "47-dimensional state space"
         env_kwargs='{"exclude_current_positions_from_observation": false, "include_cinert_in_observation": false, '
         '"include_cvel_in_observation": false, "include_qfrc_actuator_in_observation": false, '

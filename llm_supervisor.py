@@ -23,7 +23,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,30 +93,60 @@ class Replay:
     steps: np.ndarray  # (T,) int64, step within the episode
     returns: list[float]  # undiscounted, one an episode
     lengths: list[int]
-    frames: list[np.ndarray] = field(default_factory=list)  # (height, width, 3) uint8, of the first episode
-    frame_steps: list[int] = field(default_factory=list)
+    frames: list[np.ndarray]  # (height, width, 3) uint8, of the first episode; none where nothing can be rendered
+    frame_steps: list[int]
 
 
 class KeyFrames:
-    """Renders at a stride that doubles whenever 2 · wanted frames are there, so that an episode of any length leaves
-    between wanted and 2 · wanted frames, evenly spaced, for about wanted · log₂(length / wanted) renderings."""
+    """Captures at a stride that doubles whenever 2 · wanted captures are there, so that an episode of any length leaves
+    between wanted and 2 · wanted of them, evenly spaced, after about wanted · log₂(length / wanted) captures.
 
-    def __init__(self, render: Callable[[], np.ndarray], wanted: int):
-        self.render, self.wanted, self.stride = render, wanted, 1
-        self.frames: list[np.ndarray] = []
+    Args:
+        env: an environment that renders to arrays.
+        wanted: number of key frames.
+    """
+
+    def __init__(self, env: gym.Env, wanted: int):
+        self.env, self.wanted, self.stride = env, wanted, 1
+        self.physics = hasattr(env.unwrapped, "mujoco_renderer")
+        self.captures: list[np.ndarray] = []
         self.steps: list[int] = []
 
     def offer(self, step: int) -> None:
-        """Render the environment's present state if this step is on the stride."""
-        if step % self.stride:
-            return
-        if len(self.frames) == 2 * self.wanted:
-            self.frames, self.steps = self.frames[::2], self.steps[::2]
+        """Capture the environment's present state if this step is on the stride."""
+        if len(self.captures) == 2 * self.wanted and step % self.stride == 0:
+            self.captures, self.steps = self.captures[::2], self.steps[::2]
             self.stride *= 2
-            if step % self.stride:
-                return
-        self.frames.append(np.array(self.render()))  # the environment's own array is a view that it draws in again
-        self.steps.append(step)
+        if step % self.stride == 0:
+            self.captures.append(self._capture())
+            self.steps.append(step)
+
+    def frames(self) -> list[np.ndarray]:
+        """The pictures, (height, width, 3) uint8 each. A MuJoCo environment's state is another one afterwards."""
+        return [self._draw(capture) for capture in self.captures]
+
+    # MuJoCo: drawing in software costs as much as fifteen steps of physics, copying the state next to nothing, so
+    # states are captured and only those that are left at the end are drawn.
+
+    def _capture(self) -> np.ndarray:
+        if not self.physics:
+            return np.array(self.env.render())  # a copy: the environment may draw in its own array again
+        import mujoco
+
+        env, what = self.env.unwrapped, mujoco.mjtState.mjSTATE_INTEGRATION
+        state = np.empty(mujoco.mj_stateSize(env.model, what))
+        mujoco.mj_getState(env.model, env.data, state, what)
+        return state
+
+    def _draw(self, capture: np.ndarray) -> np.ndarray:
+        if not self.physics:
+            return capture
+        import mujoco
+
+        env = self.env.unwrapped
+        mujoco.mj_setState(env.model, env.data, capture, mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_forward(env.model, env.data)
+        return np.array(self.env.render())
 
 
 def record_replay(
@@ -135,7 +165,8 @@ def record_replay(
         frames: key frames of the first episode (see `KeyFrames`); 0: none.
     """
     obs_list, actions, rewards, steps, returns, lengths = [], [], [], [], [], []
-    key_frames = KeyFrames(env.render, frames) if frames else None
+    key_frames = KeyFrames(env, frames) if frames else None
+    pictures: list[np.ndarray] = []
     for episode in range(episodes):
         obs, _ = env.reset(seed=seed + episode)
         returns.append(0.0)
@@ -152,12 +183,14 @@ def record_replay(
             returns[-1] += float(reward)
             done, t = terminated or truncated, t + 1
         lengths.append(t)
+        if key_frames and episode == 0:
+            pictures = key_frames.frames()
         if len(rewards) >= max_steps:
             break
-    replay = Replay(np.array(obs_list), np.array(actions), np.array(rewards), np.array(steps), returns, lengths)
-    if key_frames:
-        replay.frames, replay.frame_steps = key_frames.frames, key_frames.steps
-    return replay
+    return Replay(
+        np.array(obs_list), np.array(actions), np.array(rewards), np.array(steps), returns, lengths, pictures,
+        key_frames.steps if key_frames else [],
+    )  # fmt: skip
 
 
 # Draws one picture; that a context opens does not yet mean that it can draw.

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 import pytest
 from conftest import ROOT, events, run_process, scalars, texts
@@ -31,17 +32,50 @@ SECRET = "sk-test-never-to-be-seen-4711"
 # -- replay -----------------------------------------------------------------------------------------------------------
 
 
+class StillEnv(gym.Env):
+    """Counts how often it is drawn."""
+
+    drawn = 0
+
+    def render(self):
+        self.drawn += 1
+        return np.zeros((2, 2, 3), np.uint8)
+
+
 @given(length=st.integers(1, 3_000), wanted=st.integers(1, 40))
 @settings(max_examples=200, deadline=None)
 def test_key_frames_are_evenly_spaced_and_few(length, wanted):
-    rendered = []
-    key_frames = sup.KeyFrames(lambda: rendered.append(1) or np.zeros((2, 2, 3), np.uint8), wanted)
+    env = StillEnv()
+    key_frames = sup.KeyFrames(env, wanted)
     for step in range(length):
         key_frames.offer(step)
     assert key_frames.steps == list(range(0, length, key_frames.stride))
-    assert len(key_frames.frames) == len(key_frames.steps) <= 2 * wanted
-    assert len(key_frames.frames) >= min(length, wanted)
-    assert len(rendered) <= 2 * wanted + wanted * max(0, math.ceil(math.log2(length / wanted)))
+    assert len(key_frames.frames()) == len(key_frames.steps) <= 2 * wanted
+    assert len(key_frames.frames()) >= min(length, wanted)
+    assert env.drawn <= 2 * wanted + wanted * max(0, math.ceil(math.log2(length / wanted)))
+
+
+def test_key_frames_of_mujoco_show_the_states_of_their_steps():
+    """Drawn afterwards from captured physics, the pictures equal those drawn on the way, and few are drawn."""
+    env, reason = sup.open_rendered(lambda mode: gym.make("InvertedPendulum-v5", render_mode=mode))
+    if env is None:
+        pytest.skip(reason)
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    key_frames, on_the_way = sup.KeyFrames(env, 2), {}
+    for step in range(100):
+        key_frames.offer(step)
+        mujoco.mj_forward(env.unwrapped.model, env.unwrapped.data)  # else poses are those of one physics step before
+        on_the_way[step] = np.array(env.render())
+        _, _, terminated, _, _ = env.step(0.1 * env.action_space.sample())
+        if terminated:
+            break
+    frames = key_frames.frames()
+    assert 2 <= len(frames) <= 4 and step > 4
+    for step, frame in zip(key_frames.steps, frames, strict=True):
+        assert (frame == on_the_way[step]).all()
+    assert (frames[0] != frames[-1]).any()
+    env.close()
 
 
 def test_replay_is_the_greedy_rollout():
