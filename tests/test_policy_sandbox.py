@@ -98,6 +98,30 @@ def nothing_left(tmp_path, monkeypatch):
 
 # --- the static check ---
 
+LANGUAGE = {
+    "arithmetic": "x = -obs[0] ** 2 % 3 // 1 + ~t | (t << 1) ^ 3 & 1\nx *= 2\nreturn x @ obs",
+    "comparisons": "return 0 < obs[0] <= 1 and obs[1] != 2 or not t is None and t not in {1, 2} and t in (1, 2)",
+    "branches": "if t:\n    x = 1\nelif obs[0]:\n    x = 2\nelse:\n    x = 3 if t else 4\nreturn x",
+    "loops": "for i, (a, b) in enumerate(zip(obs, obs)):\n    if a: continue\n    break\nelse:\n    pass\n"
+    "while t < 0: t += 1\nreturn obs",
+    "comprehensions": "return [a for a in obs if a > 0], {i: a for i, a in enumerate(obs)}, sum(a * a for a in obs)",
+    "functions": "def f(x: float, *rest: float, gain: float = 0.5, **more: float) -> float:\n    return x * gain\n"
+    "g = lambda x: f(x, gain=2)\nreturn g(*obs, **{})",
+    "a closure": "n = 0\ndef f():\n    nonlocal n\n    n += 1\nf()\nreturn n",
+    "subscripts": "a = np.zeros((3, 3))\na[0, 1:] = 1\na[..., 0] += obs\na[a > 0] = 2\nreturn a[::-1, np.newaxis]",
+    "containers": "d = {'a': [1, 2], 'b': (3,)}\nd['c'] = [*d['a'], 4]\nd.setdefault('e', []).append(5)\nreturn d",
+    "conversions": "return float(obs[0]), int(t), bool(t), abs(t), round(obs[0], 2), divmod(t, 2), max(obs), min(1, t)",
+    "functional": "return list(map(float, obs)), any(obs), all(obs), sorted(obs, key=lambda x: -x), next(iter(obs), 0)",
+    "walrus": "if (x := obs[0]) > 0:\n    return x\nreturn -x",
+    "errors": "try:\n    x = 1 / t\nexcept (ZeroDivisionError, ValueError) as error:\n    raise ValueError('bad') from error\n"
+    "except Exception:\n    x = 0\nelse:\n    x = 1\nfinally:\n    x = 2\nassert x == 2, 'x'\nreturn x",
+    "types": "x: np.ndarray | None = None\nassert isinstance(obs, (np.ndarray, list))\nreturn isinstance(t, int)",
+    "numpy's errors": "with np.errstate(divide='ignore'):\n    return np.log(obs)",
+    "methods": "return obs.copy().clip(-1, 1).reshape(-1).astype(np.float32).sum(), obs.shape[0], obs.T, obs.tolist()",
+    "linear algebra": "try:\n    return np.linalg.solve(np.eye(3), obs)\nexcept np.linalg.LinAlgError:\n    return obs",
+    "random": "r = np.random.default_rng(t)\nreturn r.normal(size=3) + np.random.uniform(-1, 1, 3)",
+}  # fmt: skip
+
 ACCEPTED = {
     "helpers and constants": "import math\nGAIN = 0.5\ndef helper(x):\n    return math.tanh(x)\n" + HARMLESS,
     "numpy": "import numpy as np\n" + HARMLESS,
@@ -109,7 +133,10 @@ ACCEPTED = {
     "a variable called input": body("input = obs[0]\nreturn [input, 0.0]"),
     "dunder in a docstring": body('"""See __init__."""\nreturn [0.0, 0.0]'),
     "non-ASCII names": body("θ = obs[0]\nreturn [θ, 0.0]"),
-}
+    "a builtin's name": body("sum = obs[0]\nopen = 1\nreturn [sum, open]"),
+    "annotated helper": "def f(x: np.ndarray, y: list[np.ndarray]) -> tuple[np.ndarray, float]:\n    return x, 0.0\n"
+    + HARMLESS,
+} | {name: body(text) for name, text in LANGUAGE.items()}  # fmt: skip
 
 REFUSED = {
     "syntax": ("x = 1\ndef policy(obs, t)\n    return 0\n", "line 2: syntax error"),
@@ -146,9 +173,52 @@ REFUSED = {
     "dunder global": (body("global __builtins__\nreturn 0"), "line 2: .*`__builtins__`"),
     "dunder pattern": (body("match obs:\n    case object(__class__=c):\n        return c"), "line 3: .*`__class__`"),
     "dunder in disguise": (body("return ().__cl\u1d43ss__"), "line 2: .*`__class__`"),  # NFKC makes it an a
+    "a module as a value": (body("m = np\nreturn m.load"), "line 2: `np` may only stand before a dot\nline 3: `.load`"),
+    "a submodule as a value": (body("m = np.random\nreturn m"), "line 2: `np.random` is not among"),
+    "a module as an argument": (body("return print(math)"), "line 2: `math` may only"),
+    "another np": ("def policy(obs, np):\n    return np.zeros(2)\n", "line 1: `np` is the name of something else"),
+    "np as pi": ("from math import pi as np\n" + HARMLESS, "line 1: `from math import pi as np` is refused"),
+    "another isinstance": ("isinstance = max\n" + HARMLESS, "line 1: `isinstance` is the name of something else"),
+    "star import": ("from math import *\n" + HARMLESS, r"line 1: `from math import \*` is refused"),
+    "nothing of math": ("from math import sys\n" + HARMLESS, "line 1: `from math import sys` is refused"),
+    "ndarray called": (body("return np.ndarray(2)"), "line 2: `np.ndarray` may only stand in annotations"),
+    "ndarray kept": (body("return isinstance(obs, (a := np.ndarray))"), "line 2: `np.ndarray` may only stand"),
+    "ndarray as a default": (body("def f(a: np.ndarray = np.ndarray): pass"), "line 2: `np.ndarray` may only stand"),
+    "ndarray first": (body("return isinstance(np.ndarray, int)"), "line 2: `np.ndarray` may only stand"),
+    "numpy's name elsewhere": (body("return obs.linalg"), "line 2: `.linalg` is not among the allowed names"),
+    "attribute set": (body("obs.shape = (3, 1)\nreturn obs"), "line 2: the attribute `shape` cannot be set"),
+    "attribute of the function": (body("policy.calls = 1"), "line 2: the attribute `calls` cannot be set"),
+    "class": ("class A: pass\n" + HARMLESS, "line 1: a class is refused; use functions"),
+    "decorator": ("@print\n" + HARMLESS, "line 2: a decorator is refused"),
+    "f-string": (body("return f'{t:>9}'"), "line 2: an f-string is refused"),
+    "global": (body("global x\nx = 1"), "line 2: `global` is refused: a policy keeps no state"),
+    "del": (body("del obs[0]"), "line 2: `del` is refused"),
+    "set": (body("return {1, 2}"), "line 2: a set is refused except after `in`"),
+    "set, left of in": (body("return {1} in obs"), "line 2: a set is refused"),
+    "set compared": (body("return t < {1}"), "line 2: a set is refused"),
+    "set comprehension": (body("return {a for a in obs}"), "line 2: a set is refused"),
+    "yield": (body("yield 1"), "line 2: `yield` is refused"),
+    "yield from": (body("yield from obs"), "line 2: `yield` is refused"),
+    "await": ("async def f():\n    await 1\n" + HARMLESS, "line 1: AsyncFunctionDef is not in the allowed language"),
+    "match": (body("match t:\n    case 1: return 0"), "line 2: `match` is refused; use `if`"),
+    "except*": (body("try: pass\nexcept* ValueError: pass"), "line 2: TryStar is not in the allowed language"),
+    "bytes": (body("return b'x'"), "line 2: a constant of type bytes is refused"),
+    "complex": (body("return 1j"), "line 2: a constant of type complex is refused"),
+    "open by another name": (body("f = open\nreturn f('/etc/passwd')"), "line 2: the name `open` is neither"),
+    "unknown name": (body("x = 1\nreturn velocity"), "line 3: the name `velocity` is neither defined here nor among"),
 } | {
     f"call of {name}": (body(f"x = 1\n{name}(obs)"), f"line 3: .*`{name}`")
-    for name in policy_sandbox.REFUSED_CALLS.split()
+    for name in "open exec eval compile __import__ input breakpoint globals locals vars getattr setattr delattr type "
+    "object super id hash repr format memoryview bytearray property classmethod dir help exit set frozenset".split()
+} | {
+    f"np.{name}": (body(f"return np.{name}"), rf"line 2: `np\.{name.split('.')[0]}[^`]*` is not among the allowed names")
+    for name in "load save fromfile memmap ctypeslib f2py testing lib core _core genfromtxt loadtxt savetxt frombuffer "
+    "fromstring ctypeslib.load_library random.mtrand random.bit_generator linalg.lapack_lite nditer vectorize "
+    "frompyfunc apply_along_axis fromiter empty object_ dtype".split()
+} | {
+    f"attribute {name}": (body(f"return obs.{name}"), rf"line 2: `\.{name}` is not among the allowed names")
+    for name in "tofile dump dumps ctypes data base view setflags resize strides flags f_back f_globals gi_frame "
+    "cr_frame tb_frame ag_frame gi_code co_code func_globals format format_map obj mro bit_generator".split()
 }  # fmt: skip
 
 
@@ -194,7 +264,6 @@ HONEST = {
     "catches its errors": body("try:\n    return [1 / 0, 0]\nexcept ZeroDivisionError:\n    return [0.25, obs[2]]"),
     "numpy warnings": body("x = np.log(np.zeros(1))[0]\nreturn [0.5 if x < 0 else 0.0, 0.0]"),
     "prints": body("for _ in range(200):\n    print('x' * 1000, flush=True)\nreturn [0.5, 0.5]"),
-    "class": "class Memory:\n    n = 0\n" + body("Memory.n += 1\nassert Memory.n\nreturn [1 / Memory.n, 0]"),
 }
 
 
@@ -291,14 +360,20 @@ def test_messages_larger_than_a_pipe():
             assert policy(obs, t).tobytes() == expected.tobytes()
 
 
-def test_numpy_works_inside_the_limits():
-    source = body(
+def test_every_allowed_name_exists_and_numpy_works_in_the_child():
+    names = [f"np.{name}" for name in sorted(policy_sandbox.NUMPY - {"ndarray"})]
+    for module, allowed in policy_sandbox.NUMPY_SUBMODULES.items():
+        names += [f"np.{module}.{name}" for name in sorted(allowed)]
+    names += [f"math.{name}" for name in sorted(policy_sandbox.MATH)]
+    names += sorted(policy_sandbox.BUILTINS | policy_sandbox.EXCEPTIONS)
+    source = f"ALL = [{', '.join(names)}]\n" + body(
         """
         np.linalg.lstsq(np.eye(3), obs, rcond=None), np.linalg.svd(np.eye(3)), np.polyfit([0, 1, 2], obs, 1)
-        np.fft.fft(obs), np.convolve(obs, obs), np.median(obs), np.clip(obs, -1, 1), np.isclose(obs, 0).all()
+        np.convolve(obs, obs), np.median(obs), np.clip(obs, -1, 1), np.isclose(obs, 0).all(), np.unique(obs)
         np.einsum("i,i,i->", obs, obs, obs, optimize=True), np.quantile(obs, 0.5), np.interp(0.5, [0, 1], [0, 1])
-        np.ma.masked_array(obs, [0, 0, 1]).mean(), np.polynomial.Polynomial([1, 2])(3.0), np.histogram(obs), obs.std()
-        np.random.default_rng(1).normal(), np.vectorize(abs)(obs), f"{obs} {obs[0]:.3f}", np.array2string(obs)
+        np.histogram(obs), obs.std(), np.linalg.eig(np.eye(40)), np.zeros((600, 600)) @ np.ones((600, 600))
+        np.random.default_rng(1).normal(), np.random.RandomState(1).choice(3), str(obs), "%.3f" % obs[0]
+        np.nan_to_num(obs), np.gradient(obs), np.percentile(obs, 5), np.cov(np.eye(3)), np.isin(obs, obs)
         θ = np.arctan2(*obs[:2])
         return [θ, 0.0]
         """
@@ -360,8 +435,7 @@ BROKEN = {
     "recursion": (body("return policy(obs, t)"), r"RecursionError(.|\n)*\.\.\. \d+ more"),
     "huge message": (body("raise ValueError('x' * 10**7)"), "ValueError: x{500}\n"),
     "terminal escapes": (body("raise ValueError('\\x1b[2J\\udcff')"), r"ValueError: \?\[2J\?"),
-    "file": (body("return np.fromfile('/etc/passwd', dtype=np.uint8)"), "t=0 raised"),
-    "open by another name": (body("f = open\nreturn f('/etc/passwd')"), "NameError: name 'open' is not defined"),
+    "file": (body("return np.fromfile('/etc/passwd', dtype=np.uint8)"), "t=0 raised PermissionError"),
     "crash": (
         body("np.lib.stride_tricks.as_strided(np.zeros(1), (10**6,), (10**9,)).sum()"),
         r"at t=0 ended the policy's process: signal 11 \(Segmentation fault\)",
@@ -381,6 +455,8 @@ BROKEN = {
     "out of range": (body("return [0, -1.5]"), r"action\[1\] = -1.5 at t=0"),
 }
 
+NOT_IN_THE_LANGUAGE = {"SystemExit", "KeyboardInterrupt", "BaseException", "file", "crash", "complex", "generator"}
+
 BROKEN_AT_THE_TOP = {
     "raises": (
         "x = 1\ny = x / 0\n" + HARMLESS,
@@ -398,8 +474,10 @@ BROKEN_AT_THE_TOP = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_policy(name):
+def test_broken_policy(name, monkeypatch):
     source, message = BROKEN[name]
+    if name in NOT_IN_THE_LANGUAGE:
+        monkeypatch.setattr(policy_sandbox, "_switched_off", ("language",))
     policy = make(source)
     pid = pid_of(policy)
     with pytest.raises(PolicyError, match=message) as caught:
@@ -411,8 +489,10 @@ def test_broken_policy(name):
 
 
 @pytest.mark.parametrize("name", BROKEN_AT_THE_TOP)
-def test_broken_at_the_top(name):
+def test_broken_at_the_top(name, monkeypatch):
     source, message = BROKEN_AT_THE_TOP[name]
+    if name in NOT_IN_THE_LANGUAGE:
+        monkeypatch.setattr(policy_sandbox, "_switched_off", ("language",))
     with pytest.raises(PolicyError, match=message):
         make(source)
 
@@ -574,10 +654,10 @@ def test_the_child_is_given_nothing(nothing_left, monkeypatch, tmp_path):
             assert all(name.endswith("_NUM_THREADS") for name in names)
 
             targets = {int(path.name): os.readlink(path) for path in (proc / "fd").iterdir()}
-            assert sorted(targets) == [0, 1, 2, 3, 4]
-            assert [targets[i] for i in (0, 1, 2)] == ["/dev/null"] * 3
-            assert targets[3].startswith("pipe:")
-            assert targets[4].startswith("pipe:")
+            assert [target for number, target in targets.items() if number < 3] == ["/dev/null"] * 3
+            pipes = [target for number, target in targets.items() if number > 2]
+            assert len(set(pipes)) == 3  # requests, answers, the lifeline
+            assert all(target.startswith("pipe:") for target in pipes)
 
             assert os.readlink(proc / "cwd").startswith(f"{nothing_left}/policy_sandbox_")
             assert list(nothing_left.iterdir()) == []  # unlinked already
@@ -587,7 +667,7 @@ def test_the_child_is_given_nothing(nothing_left, monkeypatch, tmp_path):
 
             limits = {line[:26].strip(): line[26:].split()[:2] for line in (proc / "limits").read_text().splitlines()}
             assert limits["Max address space"] == [str(1024 * 2**20)] * 2
-            assert limits["Max open files"] == ["5", "5"]
+            assert limits["Max open files"] == [str(max(targets) + 1)] * 2
             for name in ("Max file size", "Max core file size", "Max processes"):
                 assert limits[name] == ["0", "0"]
 
