@@ -126,16 +126,16 @@ NUMPY = _names(
     abs absolute add all allclose amax amin angle any append arange arccos arccosh arcsin arcsinh arctan arctan2
     arctanh argmax argmin argsort argwhere around array array_equal asarray atleast_1d atleast_2d average bool bool_
     broadcast_to cbrt ceil clip column_stack concatenate convolve copy copysign cos cosh count_nonzero cov cross
-    cumprod cumsum deg2rad degrees delete diag diff digitize divide dot e einsum equal errstate exp
-    exp2 expand_dims expm1 eye fabs finfo flatnonzero flip float16 float32 float64 floor floor_divide fmax fmin fmod full full_like gradient greater
-    greater_equal heaviside histogram hstack hypot identity inf inner insert int16 int32 int64 int8 interp isclose
-    isfinite isin isinf isnan isscalar kron less less_equal linspace log log10 log1p log2 logaddexp logical_and
-    logical_not logical_or logical_xor logspace matmul max maximum mean median meshgrid min minimum mod moveaxis
-    multiply nan nan_to_num nanargmax nanargmin nanmax nanmean nanmin nanstd nansum ndarray negative newaxis nonzero
-    not_equal ones ones_like outer percentile pi polyfit polyval positive power prod ptp quantile rad2deg radians ravel
-    reciprocal remainder repeat reshape resize rint roll rot90 round searchsorted select shape sign signbit sin sinc
-    sinh size sort split sqrt square squeeze stack std subtract sum swapaxes take tan tanh tensordot tile trace
-    transpose trapezoid tri tril triu trunc uint8 unique unwrap var vdot vstack where zeros zeros_like
+    cumprod cumsum deg2rad degrees delete diag diff digitize divide dot e einsum equal errstate exp exp2 expand_dims
+    expm1 eye fabs finfo flatnonzero flip float16 float32 float64 floor floor_divide fmax fmin fmod full full_like
+    gradient greater greater_equal heaviside histogram hstack hypot identity inf inner insert int16 int32 int64 int8
+    interp isclose isfinite isin isinf isnan isscalar kron less less_equal linspace log log10 log1p log2 logaddexp
+    logical_and logical_not logical_or logical_xor logspace matmul max maximum mean median meshgrid min minimum mod
+    moveaxis multiply nan nan_to_num nanargmax nanargmin nanmax nanmean nanmin nanstd nansum ndarray negative newaxis
+    nonzero not_equal ones ones_like outer percentile pi polyfit polyval positive power prod ptp quantile rad2deg
+    radians ravel reciprocal remainder repeat reshape resize rint roll rot90 round searchsorted select shape sign
+    signbit sin sinc sinh size sort split sqrt square squeeze stack std subtract sum swapaxes take tan tanh tensordot
+    tile trace transpose trapezoid tri tril triu trunc uint8 unique unwrap var vdot vstack where zeros zeros_like
     """
 )
 NUMPY_SUBMODULES = {
@@ -764,8 +764,8 @@ def _child_main() -> None:
     layers, source = setup["layers"], setup["source"]
     warnings.simplefilter("ignore")
     # After _confine no file can be opened, so what honest code makes Python or numpy load lazily is loaded here:
-    # unicodedata for names such as θ.
-    for name in ("unicodedata", "numpy.linalg", "numpy.random"):
+    # unicodedata for names such as θ, numpy.ma for np.median and np.unique.
+    for name in ("unicodedata", "numpy.ma", "numpy.random"):
         importlib.import_module(name)
     np.random.seed(setup["seed"])
     # Where numpy's generators take their entropy from when the policy gives them no seed.

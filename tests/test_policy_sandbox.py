@@ -113,7 +113,8 @@ LANGUAGE = {
     "conversions": "return float(obs[0]), int(t), bool(t), abs(t), round(obs[0], 2), divmod(t, 2), max(obs), min(1, t)",
     "functional": "return list(map(float, obs)), any(obs), all(obs), sorted(obs, key=lambda x: -x), next(iter(obs), 0)",
     "walrus": "if (x := obs[0]) > 0:\n    return x\nreturn -x",
-    "errors": "try:\n    x = 1 / t\nexcept (ZeroDivisionError, ValueError) as error:\n    raise ValueError('bad') from error\n"
+    "errors": "try:\n    x = 1 / t\nexcept (ZeroDivisionError, ValueError) as error:\n"
+    "    raise ValueError('bad') from error\n"
     "except Exception:\n    x = 0\nelse:\n    x = 1\nfinally:\n    x = 2\nassert x == 2, 'x'\nreturn x",
     "types": "x: np.ndarray | None = None\nassert isinstance(obs, (np.ndarray, list))\nreturn isinstance(t, int)",
     "numpy's errors": "with np.errstate(divide='ignore'):\n    return np.log(obs)",
@@ -206,20 +207,26 @@ REFUSED = {
     "complex": (body("return 1j"), "line 2: a constant of type complex is refused"),
     "open by another name": (body("f = open\nreturn f('/etc/passwd')"), "line 2: the name `open` is neither"),
     "unknown name": (body("x = 1\nreturn velocity"), "line 3: the name `velocity` is neither defined here nor among"),
-} | {
-    f"call of {name}": (body(f"x = 1\n{name}(obs)"), f"line 3: .*`{name}`")
-    for name in "open exec eval compile __import__ input breakpoint globals locals vars getattr setattr delattr type "
-    "object super id hash repr format memoryview bytearray property classmethod dir help exit set frozenset".split()
-} | {
-    f"np.{name}": (body(f"return np.{name}"), rf"line 2: `np\.{name.split('.')[0]}[^`]*` is not among the allowed names")
-    for name in "load save fromfile memmap ctypeslib f2py testing lib core _core genfromtxt loadtxt savetxt frombuffer "
-    "fromstring ctypeslib.load_library random.mtrand random.bit_generator linalg.lapack_lite nditer vectorize "
-    "frompyfunc apply_along_axis fromiter empty object_ dtype".split()
-} | {
-    f"attribute {name}": (body(f"return obs.{name}"), rf"line 2: `\.{name}` is not among the allowed names")
-    for name in "tofile dump dumps ctypes data base view setflags resize strides flags f_back f_globals gi_frame "
-    "cr_frame tb_frame ag_frame gi_code co_code func_globals format format_map obj mro bit_generator".split()
 }  # fmt: skip
+REFUSED_BUILTINS = """
+    open exec eval compile __import__ input breakpoint globals locals vars getattr setattr delattr type object super id
+    hash repr format memoryview bytearray property classmethod dir help exit set frozenset hasattr callable
+"""
+REFUSED_NUMPY = """
+    load save fromfile memmap ctypeslib f2py testing lib core _core genfromtxt loadtxt savetxt frombuffer fromstring
+    ctypeslib.load_library random.mtrand random.bit_generator linalg.lapack_lite nditer vectorize frompyfunc
+    apply_along_axis fromiter empty object_ dtype
+"""
+REFUSED_ATTRIBUTES = """
+    tofile dump dumps ctypes data base view setflags resize strides flags f_back f_globals gi_frame cr_frame tb_frame
+    ag_frame gi_code co_code func_globals format format_map obj mro bit_generator
+"""
+for name in REFUSED_BUILTINS.split():
+    REFUSED[f"call of {name}"] = (body(f"x = 1\n{name}(obs)"), f"line 3: .*`{name}`")
+for name in REFUSED_NUMPY.split():
+    REFUSED[f"np.{name}"] = (body(f"return np.{name}"), rf"line 2: `np\.{name.split('.')[0]}[^`]*` is not among")
+for name in REFUSED_ATTRIBUTES.split():
+    REFUSED[f"attribute {name}"] = (body(f"return obs.{name}"), rf"line 2: `\.{name}` is not among the allowed names")
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
@@ -423,8 +430,8 @@ def test_bad_arguments_are_value_errors_and_close_nothing():
 BROKEN = {
     "raises": (body("x = 1\nreturn obs[99]"), r"at t=0 raised IndexError: .*\n  line 3, in policy: return obs\[99\]"),
     "raises in a helper": (
-        "def f(x):\n    return x.nothing\n" + body("return f(obs)"),
-        r"AttributeError.*\n  line 4, in policy: return f\(obs\)\n  line 2, in f: return x.nothing",
+        "def f(x):\n    return x.pop()\n" + body("return f(obs)"),
+        r"AttributeError.*\n  line 4, in policy: return f\(obs\)\n  line 2, in f: return x.pop\(\)",
     ),
     "raises inside numpy": (body("return np.linalg.inv(np.zeros((2, 2)))"), r"LinAlgError.*\n  line 2, in policy: .*$"),
     "SystemExit": (body("raise SystemExit(3)"), "SystemExit: 3"),
