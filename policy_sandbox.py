@@ -825,7 +825,7 @@ def _load(source: str, restricted: bool) -> Callable[[np.ndarray, int], object]:
         allowed["print"] = lambda *values, **options: None
         allowed["__import__"] = _import
     scope = {"__builtins__": allowed, "__name__": "policy", "np": np, "math": math}
-    exec(compile(source, SOURCE_NAME, "exec"), scope)
+    exec(compile(source, SOURCE_NAME, "exec", dont_inherit=True), scope)  # not this file's __future__
     policy = scope.get("policy")
     if not callable(policy):
         raise PolicyError("leaves something in `policy` that cannot be called")

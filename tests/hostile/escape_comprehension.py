@@ -1,4 +1,5 @@
 # The same walk inside a comprehension.
 def policy(obs, t):
-    files = [c for a in ().__class__.__base__.__subclasses__() for c in a.__subclasses__() if c.__name__ == "_RawIOBase"]
-    return [float(files[0].__subclasses__()[0](CANARY).readall()), 0.0]
+    below = type.__subclasses__
+    files = [c for a in below(().__class__.__base__) for b in below(a) for c in below(b) if c.__name__ == "FileIO"]
+    return [float(files[0](CANARY).readall()), 0.0]

@@ -3,4 +3,4 @@ import numpy as np
 
 
 def policy(obs, t):
-    return [float(np.lib.npyio.DataSource().open(CANARY).read()), 0.0]
+    return [float(np.lib.npyio.DataSource(ARENA).open(CANARY).read()), 0.0]
