@@ -132,10 +132,11 @@ NUMPY = _names(
     interp isclose isfinite isin isinf isnan isscalar kron less less_equal linspace log log10 log1p log2 logaddexp
     logical_and logical_not logical_or logical_xor logspace matmul max maximum mean median meshgrid min minimum mod
     moveaxis multiply nan nan_to_num nanargmax nanargmin nanmax nanmean nanmin nanstd nansum ndarray negative newaxis
-    nonzero not_equal ones ones_like outer percentile pi polyfit polyval positive power prod ptp quantile rad2deg
-    radians ravel reciprocal remainder repeat reshape resize rint roll rot90 round searchsorted select shape sign
-    signbit sin sinc sinh size sort split sqrt square squeeze stack std subtract sum swapaxes take tan tanh tensordot
-    tile trace transpose trapezoid tri tril triu trunc uint8 unique unwrap var vdot vstack where zeros zeros_like
+    nonzero not_equal ones ones_like outer pad percentile pi polyfit polyval positive power prod ptp quantile rad2deg
+    radians ravel ravel_multi_index reciprocal remainder repeat reshape resize rint roll rot90 round searchsorted
+    select shape sign signbit sin sinc sinh size sort split sqrt square squeeze stack std subtract sum swapaxes take
+    tan tanh tensordot tile trace transpose trapezoid tri tril triu trunc uint8 unique unravel_index unwrap var vdot
+    vstack where zeros zeros_like
     """
 )
 NUMPY_SUBMODULES = {
@@ -153,13 +154,14 @@ NUMPY_SUBMODULES = {
     ),
 }
 MATH = frozenset(name for name in dir(math) if not name.startswith("_"))  # all of it: functions of numbers, constants
-ATTRIBUTES = _names(  # of arrays and numbers, of lists and dictionaries, of random generators
+ATTRIBUTES = _names(  # of arrays and numbers; of lists, dictionaries and strings; of random generators
     """
-    T all any argmax argmin argsort astype clip copy cumprod cumsum diagonal dot dtype eps fill flatten imag
-    is_integer item max mean min ndim nonzero prod ptp ravel real repeat reshape round searchsorted shape size sort
-    squeeze std sum swapaxes take tiny tolist trace transpose var
+    T all any argmax argmin argsort astype clip copy cumprod cumsum diagonal dot dtype eps fill flatten imag is_integer
+    item max mean min ndim nonzero prod ptp ravel real repeat reshape round searchsorted shape size sort squeeze std sum
+    swapaxes take tiny tolist trace transpose var
 
-    append clear copy count extend fromkeys get index insert items keys pop remove reverse setdefault sort update values
+    append clear count extend fromkeys get index insert items join keys pop remove reverse setdefault split splitlines
+    strip update values
 
     choice exponential integers normal permutation rand randint randn random random_sample shuffle standard_normal
     uniform
@@ -341,7 +343,7 @@ def missing_layers() -> dict[str, str]:
     """Return what this machine cannot enforce of the operating system's layer, with the reason; it changes nothing."""
     if sys.platform != "linux":
         reason = f"{sys.platform} does not offer it"
-        return {"limits": "no limit on the address space", "landlock": reason, "seccomp": reason}
+        return {"address space": "it has no limit", "landlock": reason, "seccomp": reason}
     missing = {}
     if _libc().syscall(LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_VERSION) < 1:
         missing["landlock"] = f"the kernel refuses it: {os.strerror(ctypes.get_errno())}"
@@ -456,7 +458,8 @@ def _filter_system_calls() -> None:
     code = ctypes.create_string_buffer(b"".join(program))
     header = struct.pack("@HP", len(program), ctypes.addressof(code))  # struct sock_fprog
     _no_new_privileges()
-    _require(_libc().syscall(calls["seccomp"], SECCOMP_SET_FILTER, SECCOMP_ALL_THREADS, header), "seccomp")
+    result = _libc().syscall(calls["seccomp"], SECCOMP_SET_FILTER, SECCOMP_ALL_THREADS, header)
+    _require(-abs(result), "seccomp")  # a positive number is that of a thread that it could not reach
 
 
 # --- the parent's side ---

@@ -912,7 +912,7 @@ def test_a_machine_without_the_layers(monkeypatch):
     assert list(missing()) == ["landlock", "seccomp"]
     monkeypatch.setattr(policy_sandbox, "_libc", lambda: libc)
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert list(missing()) == ["limits", "landlock", "seccomp"]
+    assert list(missing()) == ["address space", "landlock", "seccomp"]
 
 
 def test_a_layer_that_fails_in_the_child_stops_it(monkeypatch):
