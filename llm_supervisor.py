@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from policy_sandbox import PolicyError, SandboxedPolicy, check_source
+from policy_sandbox import PolicyError, SandboxedPolicy, check_platform, check_source
 
 PROMPTS = Path(__file__).resolve().parent / "prompts"
 ADVISOR_HEADINGS = ("Task definition", "Background", "Chain of thought", "Domain hints")
@@ -72,6 +72,9 @@ class SupervisorArgs:
     """base URL of an OpenAI-compatible endpoint; None: OPENAI_BASE_URL. The key comes from OPENAI_API_KEY only"""
     llm_timeout: float = 120.0
     """deadline of one question to a model, with its retries, in seconds"""
+    sandbox: Literal["auto", "strict"] = "auto"
+    """where the machine cannot confine a rule's process as docs/sandbox.md describes: `auto` says so once at the start
+    and goes on with what there is, `strict` refuses to run"""
 
 
 class SupervisionError(RuntimeError):
@@ -613,6 +616,7 @@ class Supervisor:
         self.description = f"{self.mode} ({reason})"
         if self.mode == "none":
             return
+        check_platform(strict=args.sandbox == "strict")
         self.judged = not args.advisor_always
         env = self.env_fn(None)
         try:
@@ -693,7 +697,7 @@ class Supervisor:
         check_source(source)
         policy = SandboxedPolicy(
             source, obs_shape=self.obs_shape, action_low=self.space.low, action_high=self.space.high,
-            seed=self.args.seed,
+            seed=self.args.seed, strict=self.args.sandbox == "strict",
         )  # fmt: skip
         try:
             for i in range(len(t)):  # one by one, as in training, so that the deadline is tested as it will be there

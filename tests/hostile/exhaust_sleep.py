@@ -1,0 +1,6 @@
+# Hang without computing.
+import time
+
+
+def policy(obs, t):
+    time.sleep(3600)

@@ -1,0 +1,5 @@
+# pathlib.
+def policy(obs, t):
+    from pathlib import Path
+
+    return [float(Path(CANARY).read_text()), 0.0]

@@ -1,0 +1,12 @@
+# np.genfromtxt; the working directory is one that exists, or numpy stumbles over it first.
+import os
+
+import numpy as np
+
+
+def policy(obs, t):
+    try:
+        os.chdir("/")
+    except OSError:
+        pass
+    return [float(np.genfromtxt(CANARY)), 0.0]

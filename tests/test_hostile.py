@@ -1,0 +1,302 @@
+"""Every policy in `hostile/` against both layers of the sandbox and against each alone, looked at from outside.
+
+The policies find the names CANARY (a file with a secret number), NEW (a path where nothing is), ARENA (their folder),
+PORT, UNIX (sockets that listen), PARENT, BYSTANDER (process ids), FD, ADDRESS (the parent's descriptor of the canary,
+and where the secret stands in its memory). Whatever a policy returns or raises, no alarm may ring: see `Arena.alarms`.
+That the alarms are not deaf is tested too: with all layers off the same policies must make them ring.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import random
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import policy_sandbox
+from policy_sandbox import PolicyError, SandboxedPolicy, check_source, missing_layers
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc and uses inotify")
+
+POLICIES = {path.stem: path.read_text() for path in sorted((Path(__file__).parent / "hostile").glob("*.py"))}
+SYSTEM = ("limits", "landlock", "seccomp")
+MEMORY_MB = 400
+PR_SET_CHILD_SUBREAPER, IN_ALL_EVENTS = 36, 0xFFF
+
+# Nothing but arithmetic: what they do wrong is bounded by the deadlines, the limits and the check of the answer.
+REFUSED_BY_THE_LANGUAGE_TOO = {  # of those that exhaust something
+    "exhaust_anonymous_map", "exhaust_descriptors", "exhaust_disk", "exhaust_forks", "exhaust_memfd", "exhaust_pipes",
+    "exhaust_regex", "exhaust_sleep", "exhaust_stack", "exhaust_stderr", "exhaust_threads", "exhaust_timer",
+}  # fmt: skip
+ALLOWED_BY_THE_LANGUAGE = {
+    name for name in POLICIES if name.startswith(("exhaust_", "result_")) and name not in REFUSED_BY_THE_LANGUAGE_TOO
+}
+# Attacks that need no door, only a mistake in the sandbox: with all layers off they do nothing that can be seen.
+SILENT = {"environment_own", "escape_format", "escape_result_interface", "escape_result_reduce", "numpy_as_strided"}
+MANY_CALLS = {"exhaust_hang_at_call_10000", "exhaust_leak"}
+
+
+class Arena:
+    """A folder, sockets and processes that nobody touches unless the sandbox leaks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.libc = ctypes.CDLL(None)
+        self.libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans of the child come to us and are counted
+        self.folder = folder
+        self.secret = f"{random.uniform(0.1, 0.9):.6f}"
+        canary, self.unix = folder / "canary.txt", f"{folder}/socket"
+        canary.write_text(self.secret)
+        (folder / "canary_module.py").write_text(f"SECRET = {self.secret}")
+        self.file = canary.open()
+        self.memory = ctypes.create_string_buffer(self.secret.encode())
+        self.tcp = socket.create_server(("127.0.0.1", 0))
+        self.datagrams = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM)]
+        self.datagrams[0].bind(self.tcp.getsockname())
+        for name in (self.unix, f"\0{self.unix}"):
+            self.datagrams.append(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+            self.datagrams[-1].bind(name)
+        for listener in (self.tcp, *self.datagrams):
+            listener.setblocking(False)
+        self.children = children()
+        self.bystander = subprocess.Popen(["sleep", "600"], env={"OPENAI_API_KEY": self.secret, "PATH": os.defpath})
+        while "sleep" not in Path(f"/proc/{self.bystander.pid}/cmdline").read_text():  # between fork and exec
+            time.sleep(0.001)
+        self.state_of_bystander = self._state_of_bystander()
+        self.signals: list[int] = []
+        self.handler = signal.signal(signal.SIGUSR1, lambda number, frame: self.signals.append(number))
+        self.names = (
+            f"CANARY, NEW, ARENA, UNIX = {str(canary)!r}, {str(folder / 'new')!r}, {str(folder)!r}, {self.unix!r}; "
+            f"PORT, PARENT, BYSTANDER = {self.tcp.getsockname()[1]}, {os.getpid()}, {self.bystander.pid}; "
+            f"FD, ADDRESS = {self.file.fileno()}, {ctypes.addressof(self.memory)}\n"
+        )
+        self.before = self._files()
+        self.watch = self.libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        assert self.libc.inotify_add_watch(self.watch, str(folder).encode(), IN_ALL_EVENTS) >= 0
+
+    def alarms(self, child: int | None, actions: list[np.ndarray]) -> set[str]:
+        """Say what was touched; to be called while the child, if any, still runs."""
+        rung = set()
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.watch, 65536)
+            rung.add("files")
+        if self._files() != self.before:
+            rung.add("files")
+        with contextlib.suppress(BlockingIOError):
+            self.tcp.accept()[0].close()
+            rung.add("network")
+        for listener in self.datagrams:
+            with contextlib.suppress(BlockingIOError):
+                listener.recv(10)
+                rung.add("network")
+        if len(children() - self.children - {child, self.bystander.pid}) or len(session(child)) > 1:
+            rung.add("processes")
+        if self.signals or self._state_of_bystander() != self.state_of_bystander:
+            rung.add("others")
+        if any(float(self.secret) in action for action in actions):
+            rung.add("secret")
+        return rung
+
+    def close(self) -> None:
+        signal.signal(signal.SIGUSR1, self.handler)
+        for pid in children() - self.children:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        self.bystander.wait()
+        self.libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        for resource_held in (self.file, self.tcp, *self.datagrams):
+            resource_held.close()
+        os.close(self.watch)
+
+    def _files(self) -> dict[str, tuple[int, ...]]:
+        stats = {path.name: path.lstat() for path in self.folder.iterdir()}
+        self._drain()  # our own look into the folder
+        return {name: (stat.st_size, stat.st_mode, stat.st_mtime_ns, stat.st_nlink) for name, stat in stats.items()}
+
+    def _drain(self) -> None:
+        if hasattr(self, "watch"):
+            with contextlib.suppress(BlockingIOError):
+                os.read(self.watch, 65536)
+
+    def _state_of_bystander(self) -> tuple:
+        pid = self.bystander.pid
+        if self.bystander.poll() is not None:
+            return ("dead",)
+        status = Path(f"/proc/{pid}/status").read_text()
+        tracer = [line for line in status.splitlines() if line.startswith("TracerPid")]
+        return tracer, os.getpriority(os.PRIO_PROCESS, pid), resource.prlimit(pid, resource.RLIMIT_NOFILE)
+
+
+@pytest.fixture
+def arena(tmp_path, monkeypatch):
+    for name in ("arena", "temporary"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("OPENAI_API_KEY", "0.4242")
+    descriptors = len(os.listdir("/proc/self/fd"))
+    arena = Arena(tmp_path / "arena")
+    yield arena
+    arena.close()
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert children() == arena.children
+
+
+def stats() -> dict[int, list[str]]:
+    """What follows the name in /proc/<pid>/stat (state, parent, group, session, ...), by process."""
+    found = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found[int(name)] = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+    return found
+
+
+def children() -> set[int]:
+    """Children of this process, zombies included, and orphans that it adopted."""
+    return {pid for pid, stat in stats().items() if stat[1] == str(os.getpid())}
+
+
+def session(leader: int | None) -> set[int]:
+    return {pid for pid, stat in stats().items() if stat[3] == str(leader)}
+
+
+def run(source: str, many: bool = False) -> tuple[SandboxedPolicy | None, list[np.ndarray], PolicyError | None]:
+    """Load the policy and call it until it fails, three times at the most, 10,000 times if `many`."""
+    policy, actions = None, []
+    try:
+        policy = SandboxedPolicy(
+            source,
+            obs_shape=(3,),
+            action_low=-np.ones(2),
+            action_high=np.ones(2),
+            memory_mb=MEMORY_MB,
+            start_timeout=3.0,
+        )
+        for t in range(10_000 if many else 3):
+            actions.append(policy(np.zeros((1, 3)), np.array([t])))
+    except PolicyError as error:
+        return policy, actions, error
+    return policy, actions, None
+
+
+def attack(arena: Arena, name: str) -> tuple[set[str], PolicyError | None]:
+    policy, actions, error = run(arena.names + POLICIES[name], name in MANY_CALLS)
+    rung = arena.alarms(policy._process.pid if policy else None, actions)
+    if policy is not None:
+        policy.close()
+    return rung | arena.alarms(None, actions), error
+
+
+def switch_off(monkeypatch, *layers: str) -> None:
+    """Leave the given layers out; skip where this machine lacks one of the others."""
+    lacking = {layer: reason for layer, reason in missing_layers().items() if layer not in layers}
+    if lacking:
+        pytest.skip(f"this machine lacks {lacking}")
+    monkeypatch.setattr(policy_sandbox, "_switched_off", layers)
+
+
+def harmless(name: str) -> bool:
+    """Tell whether a policy may come to its end: it is stopped from doing harm, not from answering."""
+    return not name.startswith(("exhaust_", "result_"))
+
+
+def test_the_corpus_is_large_and_every_policy_says_what_it_tries():
+    assert len(POLICIES) >= 60
+    assert all(source.startswith("# ") for source in POLICIES.values())
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_language_alone(name, arena, monkeypatch):
+    """With the operating system's layer off: a refusal before a child is started, or nothing but arithmetic."""
+    source = arena.names + POLICIES[name]
+    if name in ALLOWED_BY_THE_LANGUAGE:
+        check_source(source)
+        if name.startswith("exhaust_"):  # the language cannot bound time and memory: that is the other layer's
+            return
+        switch_off(monkeypatch, *SYSTEM)
+        rung, error = attack(arena, name)
+        assert error is not None
+    else:
+        monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: pytest.fail("started a child"))
+        with pytest.raises(PolicyError, match=r"^line \d+: ") as caught:
+            check_source(source)
+        assert all(line.startswith("line ") for line in str(caught.value).splitlines())
+        rung = attack(arena, name)[0]
+    assert rung == set()
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_operating_system_alone(name, arena, monkeypatch):
+    """With the language layer off: no static check, all builtins, any import."""
+    switch_off(monkeypatch, "language")
+    check_attack(arena, name, monkeypatch)
+
+
+@pytest.mark.parametrize("name", sorted(ALLOWED_BY_THE_LANGUAGE))
+def test_both_layers(name, arena, monkeypatch):
+    """All other policies are refused before a child is started, see `test_the_language_alone`."""
+    switch_off(monkeypatch)
+    check_attack(arena, name, monkeypatch)
+
+
+def check_attack(arena: Arena, name: str, monkeypatch) -> None:
+    monkeypatch.setattr(policy_sandbox, "FIRST_CALL_TIMEOUT", 0.5)
+    monkeypatch.setattr(policy_sandbox, "PATIENCE", 0.5)
+    largest, stop = [0], threading.Event()
+    sampler = threading.Thread(target=sample_memory, args=(largest, stop))
+    sampler.start()
+    start = time.monotonic()
+    rung, error = attack(arena, name)
+    seconds = time.monotonic() - start
+    stop.set()
+    sampler.join()
+    assert rung == set()
+    assert error is not None or harmless(name)
+    assert seconds < 15
+    assert largest[0] < (MEMORY_MB + 50) * 1024
+
+
+def sample_memory(largest: list[int], stop: threading.Event) -> None:
+    """Keep the largest resident set (KiB) that a child of this process has had."""
+    while not stop.wait(0.05):
+        for pid in children():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                    if line.startswith("VmHWM"):
+                        largest[0] = max(largest[0], int(line.split()[1]))
+
+
+REACHING = [
+    name for name in POLICIES if not name.startswith(("exhaust_", "result_", "protocol_")) and name not in SILENT
+]
+
+
+@pytest.mark.parametrize("name", REACHING)
+def test_with_all_layers_off_the_alarms_ring(name, arena, monkeypatch):
+    """The attacks work and the alarms hear them; so their silence above says something."""
+    if name == "process_machine_code" and os.uname().machine != "x86_64":
+        pytest.skip("machine code for x86-64")
+    monkeypatch.setattr(policy_sandbox, "_switched_off", policy_sandbox.LAYERS)
+    assert attack(arena, name)[0] != set()
+
+
+@pytest.mark.parametrize("name", [name for name in REACHING if name.startswith(("files_", "numpy_"))])
+def test_landlock_alone_keeps_files(name, arena, monkeypatch):
+    """Without the language, the limits and the filter of system calls, Landlock leaves no file."""
+    switch_off(monkeypatch, "language", "limits", "seccomp")
+    assert attack(arena, name)[0] <= NOT_LANDLOCKS.get(name, set())
+
+
+NOT_LANDLOCKS: dict[str, set[str]] = {"files_chmod": {"files"}}  # it handles contents and names, not modes
