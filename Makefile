@@ -6,7 +6,7 @@ VENV := .venv
 .PHONY: demo test lint
 
 demo: $(VENV)/installed
-	$(VENV)/bin/python guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor bundled \
+	OMP_NUM_THREADS=1 $(VENV)/bin/python guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor bundled \
 		--total-timesteps 5000 --eval-frequency 1000 --eval-episodes 20 --save-model
 
 test: $(VENV)/installed-tests
