@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import policy_sandbox
+from llm_supervisor import Supervisor, SupervisorArgs
 from policy_sandbox import PolicyError, SandboxedPolicy, check_source
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
@@ -893,6 +894,16 @@ def test_what_is_missing_is_said_once_and_refused_when_strict(monkeypatch, capsy
     )
     with pytest.raises(ValueError, match=r"strict sandbox needs what this machine lacks \(seccomp: for a test; "):
         make(HARMLESS, strict=True)
+
+
+def test_a_strict_run_ends_before_it_begins(monkeypatch):
+    """`prepare` is what a script calls before it makes the run's folder."""
+    monkeypatch.setattr(policy_sandbox, "missing_layers", lambda: {"seccomp": "for a test"})
+    args = SupervisorArgs(supervisor="bundled", sandbox="strict")
+    args.env_id, args.guide_window = "MountainCarContinuous-v0", 1
+    supervisor = Supervisor(args, env_fn=pytest.fail, act=pytest.fail, intervene=pytest.fail, run_dir="run")
+    with pytest.raises(ValueError, match="strict sandbox needs what this machine lacks"):
+        supervisor.prepare()
 
 
 @pytest.mark.skipif(bool(policy_sandbox.missing_layers()), reason=f"missing here: {policy_sandbox.missing_layers()}")
