@@ -200,11 +200,16 @@ def attack(arena: Arena, name: str) -> tuple[set[str], PolicyError | None]:
 
 
 def switch_off(monkeypatch, *layers: str) -> None:
-    """Leave the given layers out; skip where this machine lacks one of the others."""
+    """Leave the given layers out; skip where this machine lacks one of the others.
+
+    Without the language the child also has the modules loaded that the attacks import.
+    """
     lacking = {layer: reason for layer, reason in missing_layers().items() if layer not in layers}
     if lacking:
         pytest.skip(f"this machine lacks {lacking}")
     monkeypatch.setattr(policy_sandbox, "_switched_off", layers)
+    if "language" in layers:
+        monkeypatch.setattr(policy_sandbox, "__file__", str(Path(__file__).parent / "preloaded_child.py"))
 
 
 def harmless(name: str) -> bool:
@@ -288,13 +293,14 @@ def test_with_all_layers_off_the_alarms_ring(name, arena, monkeypatch):
     """The attacks work and the alarms hear them; so their silence above says something."""
     if name == "process_machine_code" and os.uname().machine != "x86_64":
         pytest.skip("machine code for x86-64")
-    monkeypatch.setattr(policy_sandbox, "_switched_off", policy_sandbox.LAYERS)
+    switch_off(monkeypatch, *policy_sandbox.LAYERS)
     assert attack(arena, name)[0] != set()
 
 
 # The version of Landlock's interface that first handles it (1: files), or what it leaves open.
 LANDLOCK = dict.fromkeys([name for name in REACHING if name.startswith(("files_", "numpy_"))], 1)
-LANDLOCK |= {"network_tcp": 4, "network_abstract": 6, "process_signal_parent": 6, "process_kill": 6}
+LANDLOCK |= dict.fromkeys(["network_tcp", "network_urllib", "network_ctypes"], 4)
+LANDLOCK |= dict.fromkeys(["network_abstract", "network_ctypes_abstract", "process_signal_parent", "process_kill"], 6)
 LEFT_OPEN = {"files_chmod": {"files"}}  # it handles names and contents, not modes
 
 
@@ -306,3 +312,10 @@ def test_landlock_alone(name, arena, monkeypatch):
     if version < LANDLOCK[name]:
         pytest.skip(f"this machine's Landlock has version {version}, not {LANDLOCK[name]}")
     assert attack(arena, name)[0] <= LEFT_OPEN.get(name, set())
+
+
+@pytest.mark.parametrize("name", REACHING)
+def test_seccomp_alone(name, arena, monkeypatch):
+    """Without the language, the limits and Landlock."""
+    switch_off(monkeypatch, "language", "limits", "landlock")
+    assert attack(arena, name)[0] == set()
