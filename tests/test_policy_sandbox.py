@@ -187,6 +187,7 @@ REFUSED = {
     "ndarray called": (body("return np.ndarray(2)"), "line 2: `np.ndarray` may only stand in annotations"),
     "ndarray kept": (body("return isinstance(obs, (a := np.ndarray))"), "line 2: `np.ndarray` may only stand"),
     "ndarray as a default": (body("def f(a: np.ndarray = np.ndarray): pass"), "line 2: `np.ndarray` may only stand"),
+    "ndarray assigned": (body("x: float = np.ndarray\nreturn x(2)"), "line 2: `np.ndarray` may only stand"),
     "ndarray first": (body("return isinstance(np.ndarray, int)"), "line 2: `np.ndarray` may only stand"),
     "numpy's name elsewhere": (body("return obs.linalg"), "line 2: `.linalg` is not among the allowed names"),
     "attribute set": (body("obs.shape = (3, 1)\nreturn obs"), "line 2: the attribute `shape` cannot be set"),
