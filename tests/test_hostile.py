@@ -45,6 +45,8 @@ ALLOWED_BY_THE_LANGUAGE = {
 }
 # Attacks that need no door, only a mistake in the sandbox: with all layers off they do nothing that can be seen.
 SILENT = {"environment_own", "escape_format", "escape_result_interface", "escape_result_reduce", "numpy_as_strided"}
+# Those that some machines forbid by themselves (Yama, a container's own filter), unless the tests run as root.
+FORBIDDEN_ELSEWHERE = {"files_proc_memory", "process_descriptor", "process_memory", "process_ptrace"}
 MANY_CALLS = {"exhaust_hang_at_call_10000", "exhaust_leak"}
 
 
@@ -294,7 +296,10 @@ def test_with_all_layers_off_the_alarms_ring(name, arena, monkeypatch):
     if name == "process_machine_code" and os.uname().machine != "x86_64":
         pytest.skip("machine code for x86-64")
     switch_off(monkeypatch, *policy_sandbox.LAYERS)
-    assert attack(arena, name)[0] != set()
+    rung = attack(arena, name)[0]
+    if not rung and name in FORBIDDEN_ELSEWHERE:
+        pytest.skip("this machine forbids the attack by itself")
+    assert rung != set()
 
 
 # The version of Landlock's interface that first handles it (1: files), or what it leaves open.
