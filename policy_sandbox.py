@@ -850,7 +850,7 @@ def _serve(
     answers: int,
     obs_shape: tuple[int, ...],
     action_shape: tuple[int, ...],
-    cpu_limit: Callable[[float], object],
+    cpu_limit: Callable[[int], None],
 ) -> None:
     """Answer step requests for ever; EOFError when the parent has closed the pipe.
 

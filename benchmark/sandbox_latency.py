@@ -41,7 +41,7 @@ class Args:
     """calls with a pause before each, in which caches grow cold, as they do while the learner learns"""
     pause: float = 0.005
     """seconds of that pause"""
-    starts: int = 10
+    starts: int = 20
     """processes to start"""
     obs_size: int = 47
     """variables of an observation, ≥ 36"""

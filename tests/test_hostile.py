@@ -45,6 +45,8 @@ ALLOWED_BY_THE_LANGUAGE = {
 }
 # Attacks that need no door, only a mistake in the sandbox: with all layers off they do nothing that can be seen.
 SILENT = {"environment_own", "escape_format", "escape_result_interface", "escape_result_reduce", "numpy_as_strided"}
+# Those that some machines forbid by themselves (Yama, a container's own filter), unless the tests run as root.
+FORBIDDEN_ELSEWHERE = {"files_proc_memory", "process_descriptor", "process_memory", "process_ptrace"}
 MANY_CALLS = {"exhaust_hang_at_call_10000", "exhaust_leak"}
 
 
@@ -200,11 +202,16 @@ def attack(arena: Arena, name: str) -> tuple[set[str], PolicyError | None]:
 
 
 def switch_off(monkeypatch, *layers: str) -> None:
-    """Leave the given layers out; skip where this machine lacks one of the others."""
+    """Leave the given layers out; skip where this machine lacks one of the others.
+
+    Without the language the child also has the modules loaded that the attacks import.
+    """
     lacking = {layer: reason for layer, reason in missing_layers().items() if layer not in layers}
     if lacking:
         pytest.skip(f"this machine lacks {lacking}")
     monkeypatch.setattr(policy_sandbox, "_switched_off", layers)
+    if "language" in layers:
+        monkeypatch.setattr(policy_sandbox, "__file__", str(Path(__file__).parent / "preloaded_child.py"))
 
 
 def harmless(name: str) -> bool:
@@ -288,15 +295,32 @@ def test_with_all_layers_off_the_alarms_ring(name, arena, monkeypatch):
     """The attacks work and the alarms hear them; so their silence above says something."""
     if name == "process_machine_code" and os.uname().machine != "x86_64":
         pytest.skip("machine code for x86-64")
-    monkeypatch.setattr(policy_sandbox, "_switched_off", policy_sandbox.LAYERS)
-    assert attack(arena, name)[0] != set()
+    switch_off(monkeypatch, *policy_sandbox.LAYERS)
+    rung = attack(arena, name)[0]
+    if not rung and name in FORBIDDEN_ELSEWHERE:
+        pytest.skip("this machine forbids the attack by itself")
+    assert rung != set()
 
 
-@pytest.mark.parametrize("name", [name for name in REACHING if name.startswith(("files_", "numpy_"))])
-def test_landlock_alone_keeps_files(name, arena, monkeypatch):
-    """Without the language, the limits and the filter of system calls, Landlock leaves no file."""
+# The version of Landlock's interface that first handles it (1: files), or what it leaves open.
+LANDLOCK = dict.fromkeys([name for name in REACHING if name.startswith(("files_", "numpy_"))], 1)
+LANDLOCK |= dict.fromkeys(["network_tcp", "network_urllib", "network_ctypes"], 4)
+LANDLOCK |= dict.fromkeys(["network_abstract", "network_ctypes_abstract", "process_signal_parent", "process_kill"], 6)
+LEFT_OPEN = {"files_chmod": {"files"}}  # it handles names and contents, not modes
+
+
+@pytest.mark.parametrize("name", LANDLOCK)
+def test_landlock_alone(name, arena, monkeypatch):
+    """Without the language, the limits and the filter of system calls."""
     switch_off(monkeypatch, "language", "limits", "seccomp")
-    assert attack(arena, name)[0] <= NOT_LANDLOCKS.get(name, set())
+    version = arena.libc.syscall(policy_sandbox.LANDLOCK_CREATE_RULESET, None, 0, policy_sandbox.LANDLOCK_VERSION)
+    if version < LANDLOCK[name]:
+        pytest.skip(f"this machine's Landlock has version {version}, not {LANDLOCK[name]}")
+    assert attack(arena, name)[0] <= LEFT_OPEN.get(name, set())
 
 
-NOT_LANDLOCKS: dict[str, set[str]] = {"files_chmod": {"files"}}  # it handles contents and names, not modes
+@pytest.mark.parametrize("name", REACHING)
+def test_seccomp_alone(name, arena, monkeypatch):
+    """Without the language, the limits and Landlock."""
+    switch_off(monkeypatch, "language", "limits", "landlock")
+    assert attack(arena, name)[0] == set()

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import policy_sandbox
+from llm_supervisor import Supervisor, SupervisorArgs
 from policy_sandbox import PolicyError, SandboxedPolicy, check_source
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
@@ -186,6 +187,7 @@ REFUSED = {
     "ndarray called": (body("return np.ndarray(2)"), "line 2: `np.ndarray` may only stand in annotations"),
     "ndarray kept": (body("return isinstance(obs, (a := np.ndarray))"), "line 2: `np.ndarray` may only stand"),
     "ndarray as a default": (body("def f(a: np.ndarray = np.ndarray): pass"), "line 2: `np.ndarray` may only stand"),
+    "ndarray assigned": (body("x: float = np.ndarray\nreturn x(2)"), "line 2: `np.ndarray` may only stand"),
     "ndarray first": (body("return isinstance(np.ndarray, int)"), "line 2: `np.ndarray` may only stand"),
     "numpy's name elsewhere": (body("return obs.linalg"), "line 2: `.linalg` is not among the allowed names"),
     "attribute set": (body("obs.shape = (3, 1)\nreturn obs"), "line 2: the attribute `shape` cannot be set"),
@@ -893,6 +895,16 @@ def test_what_is_missing_is_said_once_and_refused_when_strict(monkeypatch, capsy
     )
     with pytest.raises(ValueError, match=r"strict sandbox needs what this machine lacks \(seccomp: for a test; "):
         make(HARMLESS, strict=True)
+
+
+def test_a_strict_run_ends_before_it_begins(monkeypatch):
+    """`prepare` is what a script calls before it makes the run's folder."""
+    monkeypatch.setattr(policy_sandbox, "missing_layers", lambda: {"seccomp": "for a test"})
+    args = SupervisorArgs(supervisor="bundled", sandbox="strict")
+    args.env_id, args.guide_window = "MountainCarContinuous-v0", 1
+    supervisor = Supervisor(args, env_fn=pytest.fail, act=pytest.fail, intervene=pytest.fail, run_dir="run")
+    with pytest.raises(ValueError, match="strict sandbox needs what this machine lacks"):
+        supervisor.prepare()
 
 
 @pytest.mark.skipif(bool(policy_sandbox.missing_layers()), reason=f"missing here: {policy_sandbox.missing_layers()}")
