@@ -19,7 +19,6 @@ import time
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +26,7 @@ import tyro
 from filelock import FileLock, Timeout
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read on import: a sweep reports to nobody
-import ray  # noqa: E402
+import ray
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "gymnasium", "mujoco", "numpy", "tensorboard")  # whose versions are recorded with a run
@@ -66,6 +65,7 @@ class Run:
     seed: int
     flags: dict[str, Flag]
     threads: int
+    code: str  # code_hash() when the sweep was begun
 
     @property
     def arguments(self) -> list[str]:
@@ -81,10 +81,9 @@ class Run:
     @property
     def settings(self) -> dict:
         """What the hash is taken of."""
-        prompts_of = None if self.flags.get("supervisor") == "none" else self.env
         return {
             "script": self.script.name, "env": self.env, "seed": self.seed, "flags": self.flags,
-            "threads": self.threads, "code": code_hash(self.script, prompts_of),
+            "threads": self.threads, "code": self.code,
         }  # fmt: skip
 
     @property
@@ -122,10 +121,14 @@ class Study:
 
         Arms may share a run: it has one hash, is run once, and counts for each of them.
         """
+        code = {
+            (env, name): code_hash(arm.script, env, arm.flags)
+            for env in self.environments for name, arm in self.arms.items()
+        }  # fmt: skip
         for seed in self.seeds:
-            for env in self.environments:
-                for name, arm in self.arms.items():
-                    yield name, Run(arm.script, env, seed, arm.flags, threads)
+            for env, name in code:
+                arm = self.arms[name]
+                yield name, Run(arm.script, env, seed, arm.flags, threads, code[env, name])
 
 
 def load_study(path: Path, quick: bool = False) -> Study:
@@ -202,14 +205,10 @@ def load_study(path: Path, quick: bool = False) -> Study:
     return Study(path.stem, environments, seeds, arms, metric, threshold, quick)
 
 
-@cache
-def code_hash(script: Path, prompts_of: str | None) -> str:
-    """Hash of the code that a run executes: the script, the project's modules that it imports, its prompts.
+def code_hash(script: Path, env: str, flags: dict[str, Flag]) -> str:
+    """Hash of what a run executes: the script, the modules beside it that it imports, and the environment's prompts.
 
-    Comments and formatting do not count.
-
-    Args:
-        prompts_of: the environment whose prompts count too; None: none do.
+    Comments and formatting do not count, nor do prompts where nobody supervises.
     """
     digest, seen, queue = hashlib.sha256(), set(), [script]
     while queue:
@@ -226,8 +225,8 @@ def code_hash(script: Path, prompts_of: str | None) -> str:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
             queue += [file for name in names if (file := script.parent / f"{name}.py").is_file()]
-    if prompts_of is not None:
-        folder = script.parent / "prompts" / prompts_of
+    if flags.get("supervisor") != "none":
+        folder = script.parent / "prompts" / env
         folder = folder if folder.is_dir() else script.parent / "prompts" / "default"
         for path in sorted(folder.glob("*.*")):
             digest.update(f"{path.name}\0".encode() + path.read_bytes())
@@ -251,6 +250,8 @@ def execute(run: Run, folder: Path, commit: str) -> Outcome:
     The folder carries the run's name only once the run is complete; till then it is called NAME.*.part, and after a
     failure NAME.failed.
     """
+    if code_hash(run.script, run.env, run.flags) != run.code:
+        return Outcome(run, False, 0.0, folder, "the script, its modules or its prompts were changed during the sweep")
     attempt = Path(tempfile.mkdtemp(prefix=f"{run.name}.", suffix=".part", dir=folder))
     environment = {
         **os.environ,
@@ -361,7 +362,7 @@ def outcome_of(ref: ray.ObjectRef, run: Run) -> Outcome:
     try:
         outcome = ray.get(ref)
     except ray.exceptions.RayError as error:
-        return Outcome(run, False, 0.0, Path(), str(error).strip())
+        return Outcome(run, False, 0.0, Path(), str(error).strip().splitlines()[-1])
     if not outcome.folder.is_dir():
         return outcome._replace(succeeded=False, message=f"{outcome.folder} is not to be seen from here: "
                                 "--runs must be a folder that all machines share")  # fmt: skip
