@@ -5,6 +5,7 @@
 Docs: docs/benchmark.md
 """
 
+import resource
 import subprocess
 import sys
 import tempfile
@@ -101,16 +102,18 @@ def empty_runs(args: Args, folder: Path) -> None:
 
 def script_start(args: Args, folder: Path) -> None:
     """A real script with one step: imports, environments, networks, event file."""
-    script = ROOT / "guided_sac_continuous.py"
+    flags = {"supervisor": "none", "total-timesteps": 1}
+    script, env = ROOT / "guided_sac_continuous.py", "MountainCarContinuous-v0"
     start = time.perf_counter()
-    code_hash(script, "MountainCarContinuous-v0", {})
+    code = code_hash(script, env, flags)
     hashed = time.perf_counter() - start
-    start = time.perf_counter()
-    for _ in range(args.starts):
-        flags = ["--env-id=MountainCarContinuous-v0", "--supervisor=none", "--total-timesteps=1"]
-        subprocess.run([sys.executable, str(script), *flags], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    seconds = (time.perf_counter() - start) / args.starts
-    print(f"{script.name}: one step takes {seconds:.1f} s a run, its hash {hashed * 1e3:.0f} ms")
+    runs = [Run(script, env, seed, flags, 1, code) for seed in range(args.starts)]
+    outcomes = [sweep.execute(run, folder, "") for run in runs]
+    if not all(outcome.succeeded for outcome in outcomes):
+        raise SystemExit(f"overhead.py: error: {script.name} failed")
+    seconds = sum(outcome.seconds for outcome in outcomes) / args.starts
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3  # in kB on Linux
+    print(f"{script.name}: one step takes {seconds:.1f} s a run and {memory:.0f} MB; its hash {hashed * 1e3:.0f} ms")
 
 
 if __name__ == "__main__":

@@ -129,8 +129,8 @@ def test_the_hash_is_of_settings_and_code(tmp_path):
     (tmp_path / "prompts" / "default" / "coder.md").write_text("write")
     first = a_run(script, flags={"a": 1, "b": 2})
     assert a_run(script, flags={"b": 2, "a": 1}).hash == first.hash
-    others = [a_run(script, flags={"a": 1, "b": 3}), a_run(script, flags={"a": 1, "b": 2}, threads=2),
-              a_run(script, flags={"a": 1, "b": 2}, seed=2), a_run(script, flags={"a": 1, "b": 2}, env="F-v0")]  # fmt: skip
+    others = [a_run(script, flags={"a": 1, "b": 3}), *(a_run(script, flags={"a": 1, "b": 2}, **change)
+              for change in (dict(threads=2), dict(seed=2), dict(env="F-v0")))]  # fmt: skip
     assert len({run.hash for run in (first, *others)}) == 5
 
     script.write_text("import helper  # a comment\n\n\nprint( 1 )\n")
