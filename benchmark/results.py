@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import figures
+import pandas as pd
 import sweep
 import tyro
 from analysis import summary
 from sweep import ROOT, Study, load_study
 from table import GUIDANCE_ACTIVE, SUPERVISION_STEPS, load_table, read_plain, read_sweep, write_table
+
+QUICK = ": a quick look, not a result"
 
 
 @dataclass
@@ -37,6 +40,12 @@ def places(study: Study) -> tuple[Path, Path]:
     return ROOT / "benchmark" / "results", ROOT / "docs"
 
 
+def origin(table: pd.DataFrame) -> str:
+    """Which code and which libraries a table's runs had."""
+    commits, versions = (" and ".join(sorted(table[name].unique())) for name in ("commit", "versions"))
+    return f"Runs of commit {commits}, with {versions}."
+
+
 def rebuild(study: Study, args: Args) -> None:
     """Write a study's tables, statistics and figure."""
     tables, pictures = places(study)
@@ -50,7 +59,7 @@ def rebuild(study: Study, args: Args) -> None:
             write_table(table, args.runs / f"{study.name}.csv.gz")
         table = table[table.tag.isin((study.metric, SUPERVISION_STEPS, GUIDANCE_ACTIVE))]
         write_table(table, tables / f"{study.name}.csv")
-    text = f"# {study.name}\n\n" + summary(table, study)
+    text = f"# {study.name}{QUICK if study.quick else ''}\n\n{origin(table)}\n\n{summary(table, study)}"
     part = tables / f"{study.name}.md.part"
     part.write_text(text)
     os.replace(part, tables / f"{study.name}.md")

@@ -326,7 +326,7 @@ def sweep(runs: Iterable[Run], args: Args) -> list[Outcome]:
     try:
         with FileLock(folder / ".lock", timeout=0):
             for rest in folder.glob("*.part"):
-                shutil.rmtree(rest)
+                shutil.rmtree(rest, ignore_errors=True)  # a killed sweep's run may live a second longer
             todo = [run for name, run in unique.items() if not (folder / name).is_dir()]
             print(f"{len(unique)} runs, {len(unique) - len(todo)} of them done before", flush=True)
             return run_all(todo, folder, args) if todo else []
