@@ -182,6 +182,21 @@ def test_two_sweeps_do_not_share_a_folder(tmp_path):
         sweep.sweep([a_run(SCRIPT)], Args([], runs=tmp_path))
 
 
+def test_what_a_cluster_does_wrong_is_said(tmp_path, monkeypatch):
+    """A folder that the other machines do not share, and a task that Ray lost, are failures with their reason."""
+    run = a_run(SCRIPT)
+    monkeypatch.setattr(sweep.ray, "get", lambda ref: Outcome(run, True, 1.0, tmp_path / "elsewhere", ""))
+    outcome = sweep.outcome_of(None, run)
+    assert not outcome.succeeded and "--runs must be a folder that all machines share" in outcome.message
+
+    def lost(ref):
+        raise sweep.ray.exceptions.WorkerCrashedError
+
+    monkeypatch.setattr(sweep.ray, "get", lost)
+    outcome = sweep.outcome_of(None, run)
+    assert not outcome.succeeded and "worker died" in outcome.message and "\n" not in outcome.message
+
+
 def test_progress_by_hand():
     """Ten runs, two at a time: three over in 10 s each, two half done, five waiting: (7 − 1) · 10 / 2 = 30 s."""
     over = [Outcome(a_run(SCRIPT), succeeded, 10.0, Path(), "") for succeeded in (True, True, False)]
