@@ -71,6 +71,8 @@ def rebuild(study: Study, args: Args) -> None:
 if __name__ == "__main__":
     args = tyro.cli(Args)
     try:
+        if args.redraw and args.plain_runs is not None:
+            raise ValueError("--redraw takes the tables, --plain-runs makes them anew: give one of the two")
         studies = [load_study(path, args.quick) for path in args.studies]
         failures = []
         if not args.redraw and args.plain_runs is None:

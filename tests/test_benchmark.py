@@ -255,6 +255,8 @@ def test_results_from_event_files(monkeypatch, capsys, tmp_path):
     results("--redraw")
     assert {path.name: path.read_bytes() for path in Path("runs/quick").iterdir()} == made
 
+    with pytest.raises(SystemExit, match=r"^results.py: error: .* give one of the two"):
+        results("--redraw", "--plain-runs", "runs")
     Path("runs/quick/study.csv").unlink()
     with pytest.raises(SystemExit, match=r"^results.py: error: .*study.csv"):
         results("--redraw")
