@@ -193,7 +193,7 @@ def load_study(path: Path, quick: bool = False) -> Study:
         table(arm, f"[arms.{name}]", ("script",), ("flags",))
         script = ROOT / str(arm["script"])
         if not script.is_file():
-            fail(f"[arms.{name}] names the script {arm['script']!r}, which is not below {ROOT.name}/")
+            fail(f"[arms.{name}] names the script {arm['script']!r}: no such file")
         arms[name] = Arm(script, common | flags(arm.get("flags", {}), f"[arms.{name}] flags") | shortening)
     threshold = data.get("threshold")
     if threshold is not None and type(threshold) not in (int, float):
