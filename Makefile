@@ -1,13 +1,21 @@
 # make demo: train GuidedSAC on MountainCarContinuous-v0 with the bundled supervisor (no key needed)
+# make results: run all studies of benchmark/studies/ and rebuild their tables and figures (hours)
+# make results-quick: the same with few seeds and steps, into runs/quick/ (minutes)
 # make test: run all tests        make lint: ruff
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: demo test lint
+.PHONY: demo results results-quick test lint
 
 demo: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor bundled \
 		--total-timesteps 5000 --eval-frequency 1000 --eval-episodes 20 --save-model
+
+results: $(VENV)/installed-benchmark
+	$(VENV)/bin/python benchmark/results.py
+
+results-quick: $(VENV)/installed-benchmark
+	$(VENV)/bin/python benchmark/results.py --quick
 
 test: $(VENV)/installed-tests
 	$(VENV)/bin/python -m pytest
@@ -23,6 +31,10 @@ $(VENV)/installed: requirements.txt | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/installed-tests: tests/requirements.txt $(VENV)/installed
+$(VENV)/installed-benchmark: benchmark/requirements.txt $(VENV)/installed
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmark/requirements.txt
+	touch $@
+
+$(VENV)/installed-tests: tests/requirements.txt $(VENV)/installed-benchmark
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@

@@ -1,61 +1,292 @@
-"""benchmark/: the table and the curve say what the event files say."""
+"""benchmark/: tables say what the event files say, statistics agree with sums by hand, figures show the table."""
 
-import csv
+import dataclasses
+import json
 import runpy
+import subprocess
 import sys
-from types import SimpleNamespace
+from pathlib import Path
 
+import analysis
+import figures
+import numpy as np
+import pandas as pd
 import pytest
+import table
 from conftest import ROOT
+from sweep import Arm, Study, load_study
 from torch.utils.tensorboard import SummaryWriter
 
-table = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmark" / "eval_table.py"), run_name="imported"))
-
-# label, seed, time of the run, greedy return at steps 0 and 100
-RUNS = [("a", 1, 10, (0.0, 95.0)), ("a", 2, 10, (2.0, 89.0)), ("a", 2, 20, (1.0, 91.0)), ("a", 3, 10, (5.0, 80.0)),
-        ("b__x", 1, 10, (7.0, 8.0))]  # fmt: skip
+SCRIPT = ROOT / "guided_sac_continuous.py"
+STUDY = Study("study", ["E-v0"], [1, 2], {"A": Arm(SCRIPT, {"gamma": 1}), "B": Arm(SCRIPT, {})},
+              metric="eval/episodic_return", threshold=90.0, quick=False)  # fmt: skip
 
 
-@pytest.fixture
-def runs():
-    for label, seed, start, values in RUNS:
-        with SummaryWriter(f"runs/Env-v1__{label}__{seed}__{start}") as writer:
-            for step, value in zip((0, 100), values, strict=True):
-                writer.add_scalar("eval/episodic_return", value, step)
-    with SummaryWriter("runs/Env-v1__c__1__10") as writer:
-        writer.add_scalar("charts/SPS", 1.0, 0)  # a run without evaluations
+def write_run(folder: Path, points: dict[str, list[tuple[int, float]]], **settings) -> None:
+    """Event files as a script leaves them."""
+    with SummaryWriter(str(folder)) as writer:
+        rows = "\n".join(f"|{k}|{v}|default|" for k, v in settings.items())
+        writer.add_text("hyperparameters", f"|param|value|source|\n|-|-|-|\n{rows}")
+        for tag, values in points.items():
+            for step, value in values:
+                writer.add_scalar(tag, value, step)
 
 
-def test_table_by_hand(runs, monkeypatch, capsys):
-    """Median, range and count by hand; the later run of a seed counts; a run without evaluations is left out."""
-    monkeypatch.setattr(sys, "argv", ["eval_table.py", "--csv", "t.csv", "--figure", "f.png"])
-    runpy.run_path(str(ROOT / "benchmark" / "eval_table.py"), run_name="__main__")
-    rows = capsys.readouterr().out.splitlines()[2:]
-    assert rows == [
-        "| Env-v1 | a | 0 | 1.0 | 0.0 | 5.0 | 0 of 3 |",
-        "| Env-v1 | a | 100 | 91.0 | 80.0 | 95.0 | 2 of 3 |",
-        "| Env-v1 | b__x | 0 | 7.0 | 7.0 | 7.0 | 0 of 1 |",
-        "| Env-v1 | b__x | 100 | 8.0 | 8.0 | 8.0 | 0 of 1 |",
+def tidy(points: dict[tuple[str, int, str], list[tuple[int, float]]]) -> pd.DataFrame:
+    """A table of the study from (arm, seed, tag) → points."""
+    return table.as_table(
+        ("study", arm, "s.py", "E-v0", seed, step, tag, value, "", "", "")
+        for (arm, seed, tag), values in points.items() for step, value in values
+    )  # fmt: skip
+
+
+def scored(**arms: list[list[float]]) -> pd.DataFrame:
+    """A table of the metric at steps 0, 10, 20, … for each seed of each arm."""
+    return tidy({
+        (arm, seed, STUDY.metric): [(10 * i, value) for i, value in enumerate(values)]
+        for arm, seeds in arms.items() for seed, values in enumerate(seeds, start=1)
+    })  # fmt: skip
+
+
+# --- tables ---
+def test_table_of_a_sweep(tmp_path):
+    """One row for each scalar, with what the record says; unfinished runs are not in it; written and read again."""
+    run = next(run for arm, run in STUDY.runs(1) if arm == "A" and run.seed == 2)
+    write_run(tmp_path / run.name / "runs" / "x", {"charts/a": [(0, 1.5), (3, 1 / 3)], "eval/b": [(2, -7.0)]})
+    record = {"commit": "c0ffee", "versions": {"python": "3.11", "torch": "2"}}
+    (tmp_path / run.name / "run.json").write_text(json.dumps(record))
+    write_run(tmp_path / f"{run.name}.failed" / "runs" / "x", {"charts/a": [(0, 9.0)]})
+    found = table.read_sweep(STUDY, tmp_path, threads=1)
+    constant = ("study", "A", "guided_sac_continuous.py", "E-v0", 2)
+    end = (run.hash, "c0ffee", "python 3.11, torch 2")
+    assert [tuple(row) for row in found.itertuples(index=False)] == [
+        (*constant, 0, "charts/a", 1.5, *end),
+        (*constant, 3, "charts/a", float(np.float32(1 / 3)), *end),
+        (*constant, 2, "eval/b", -7.0, *end),
     ]
-    with open("t.csv", newline="") as file:
-        data = list(csv.DictReader(file))
-    assert len(data) == 8
-    assert data[3] == {"env": "Env-v1", "label": "a", "seed": "2", "step": "100", "return": "91.0000"}
+    for name in ("t.csv", "t.csv.gz"):
+        table.write_table(found, tmp_path / name)
+        again = table.load_table(tmp_path / name)
+        pd.testing.assert_frame_equal(again.drop(columns="value"), found.drop(columns="value"))
+        assert (again.value.astype(np.float32) == found.value.astype(np.float32)).all()
+    assert not list(tmp_path.glob("*.part"))
 
 
-def test_curves_drawn_are_the_data(runs, monkeypatch, tmp_path):
-    """The lines of the figure, read back from it: every seed, and the median by hand."""
-    import matplotlib.pyplot as plt
+def test_a_folder_without_one_run_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="must hold the event files of one run, not of 0"):
+        table.read_events(tmp_path / "empty")
+    for name in ("x", "y"):
+        write_run(tmp_path / name, {"a": [(0, 1.0)]})
+    with pytest.raises(ValueError, match="not of 2"):
+        table.read_events(tmp_path)
 
-    monkeypatch.setattr(plt, "close", lambda fig: None)
-    table.draw({key: v for key, v in table.read(tmp_path / "runs").items() if key[1] == "a"}, tmp_path / "f.png", 90.0)
-    lines = [line.get_ydata() for line in plt.gca().lines]
-    assert [list(y) for y in lines] == [[0.0, 95.0], [1.0, 91.0], [5.0, 80.0], [1.0, 91.0], [90.0, 90.0]]
-    assert (tmp_path / "f.png").stat().st_size > 1_000
+
+def test_table_of_plain_runs(tmp_path):
+    """--exp-name is the arm; the later run of a seed counts; other runs are left out; settings must be the study's."""
+    for name, value in (("E-v0__A__1__9", 1.0), ("E-v0__A__1__10", 2.0), ("E-v0__A__3__10", 3.0),
+                        ("E-v0__other__1__10", 4.0), ("F-v0__A__1__10", 5.0)):  # fmt: skip
+        write_run(tmp_path / name, {STUDY.metric: [(0, value)]}, gamma=1.0)
+    (tmp_path / "sweep").mkdir()
+    found = table.read_plain(STUDY, tmp_path)
+    assert found[["arm", "seed", "value"]].to_numpy().tolist() == [["A", 1, 2.0]]
+    write_run(tmp_path / "E-v0__A__2__10", {STUDY.metric: [(0, 1.0)]}, gamma=0.5)
+    with pytest.raises(ValueError, match=r"the study sets gamma = 1, the run logged 0\.5"):
+        table.read_plain(STUDY, tmp_path)
 
 
-def test_nothing_to_read_is_said(monkeypatch, tmp_path):
-    (tmp_path / "runs").mkdir()
-    monkeypatch.setattr(sys, "argv", ["eval_table.py"])
-    with pytest.raises(SystemExit, match="--eval-frequency"):
-        runpy.run_path(str(ROOT / "benchmark" / "eval_table.py"), run_name="__main__")
+# --- statistics ---
+def test_iqm_by_hand():
+    """Eight seeds: the mean of the middle four, at each step for itself; equal seeds leave an interval of no width."""
+    scores = np.array([[0, 5], [1, 5], [2, 5], [3, 5], [4, 5], [5, 5], [6, 5], [100, 5]], dtype=float)
+    estimate = analysis.iqm(scores)
+    assert estimate.value.tolist() == [3.5, 5.0]
+    assert estimate.low[1] == estimate.high[1] == 5.0
+    assert 0 < estimate.low[0] < 3.5 < estimate.high[0] < 100
+
+
+def test_interval_by_hand():
+    """Two seeds, 0 and 1: resampling gives means 0, ½, 1 with ¼, ½, ¼, so the 2.5 and 97.5 % quantiles are 0 and 1."""
+    assert [x.tolist() for x in analysis.iqm(np.array([[0.0], [1.0]]))] == [[0.5], [0.0], [1.0]]
+
+
+def test_bootstrap_is_stratified():
+    """Tasks are not mixed: where seeds agree on each of two tasks, no resample differs."""
+    scores = np.array([[0.0, 10.0]] * 4)  # (runs, tasks)
+    estimate = analysis.interval(scores, lambda sample: np.array([sample.mean()]))
+    assert [x.tolist() for x in estimate] == [[5.0], [5.0], [5.0]]
+
+
+def test_intervals_repeat_and_leave_the_generator_alone():
+    scores = np.random.default_rng(0).normal(size=(5, 2))
+    np.random.seed(7)
+    first, drawn = analysis.iqm(scores), np.random.random()
+    np.random.seed(8)
+    second = analysis.iqm(scores)
+    assert all((a == b).all() for a, b in zip(first, second, strict=True))
+    np.random.seed(7)
+    assert np.random.random() == drawn
+
+
+def test_probability_of_improvement_by_hand():
+    """{1, 2, 3} against {0, 2, 4}: of nine pairs four are won, one is a tie, four are lost."""
+    estimate = analysis.probability_of_improvement(np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.0, 4.0]))
+    assert estimate.value.tolist() == [0.5]
+    assert 0 <= estimate.low[0] < 0.5 < estimate.high[0] <= 1
+    certain = analysis.probability_of_improvement(np.array([5.0, 6.0]), np.array([1.0, 2.0, 3.0]))
+    assert [x.tolist() for x in certain] == [[1.0], [1.0], [1.0]]
+
+
+def test_steps_to_a_threshold_by_hand():
+    """First step at 90, with the supervision until then; a seed that never gets there; a later dip."""
+    metric, supervision = STUDY.metric, table.SUPERVISION_STEPS
+    data = tidy({
+        ("A", 1, metric): [(0, 0.0), (10, 90.0), (20, 50.0), (30, 95.0)], ("A", 1, supervision): [(0, 4.0), (20, 9.0)],
+        ("A", 2, metric): [(0, 0.0), (10, 89.9)],
+        ("A", 3, metric): [(0, 0.0), (20, 91.0)], ("A", 3, supervision): [(0, 4.0), (20, 9.0)],
+    })  # fmt: skip
+    steps = analysis.steps_to(data, "E-v0", "A", metric, 90.0)
+    assert steps.tolist() == [[10, 14], [np.inf, np.inf], [20, 29]]
+
+
+def test_curves_keep_the_steps_of_all_seeds():
+    data = scored(A=[[1, 2, 3], [4, 5]])
+    steps, scores = analysis.curves(data, "E-v0", "A", STUDY.metric)
+    assert steps.tolist() == [0, 10] and scores.tolist() == [[1, 2], [4, 5]]
+
+
+def test_one_seed_gives_no_statistic():
+    with pytest.raises(ValueError, match=r"A on E-v0 has 1 finished runs .* an interval needs 2 seeds"):
+        analysis.summary(scored(A=[[1, 2]], B=[[1, 2], [3, 4]]), STUDY)
+
+
+def test_summary_by_hand():
+    text = analysis.summary(scored(A=[[0, 95], [0, 95]], B=[[-0.01, 80], [-0.01, 90]]), STUDY)
+    for row in (
+        "## E-v0",
+        "`eval/episodic_return`, A 2 seeds, B 2 seeds:",
+        "| A | 10 | 95.0 [95.0, 95.0] | 95.0 | 95.0 | 2 of 2 |",
+        "| B | 0 | 0.0 [0.0, 0.0] | 0.0 | 0.0 | 0 of 2 |",
+        "| B | 10 | 85.0 [80.0, 90.0] | 80.0 | 90.0 | 1 of 2 |",
+        "| A | 10 | 10 | 10 | 0 of 2 | 10 |",
+        "| B | never | 10 | never | 1 of 2 | never |",
+        "| A over B | 10 | 1.00 [1.00, 1.00] |",
+    ):
+        assert row in text.splitlines()
+
+
+# --- figures ---
+def test_guided_intervals_by_hand():
+    """Of four seeds, guided in [0, 20), [0, 10) and [20, 30), [10, 20), never: at least two in [0, 20)."""
+    active, metric = table.GUIDANCE_ACTIVE, STUDY.metric
+    data = tidy({
+        ("A", 1, active): [(0, 1.0), (20, 0.0)],
+        ("A", 2, active): [(0, 1.0), (10, 0.0), (20, 1.0), (30, 0.0)],
+        ("A", 3, active): [(0, 0.0), (10, 1.0), (20, 0.0)],
+        **{("A", seed, metric): [(0, 0.0), (40, 0.0)] for seed in (1, 2, 3, 4)},
+    })  # fmt: skip
+    assert figures.guided_intervals(data, "E-v0", "A") == [(0, 20)]
+    assert figures.guided_intervals(data, "E-v0", "B") == []
+
+
+def test_guidance_that_never_ends_is_drawn_to_the_end():
+    data = tidy({("A", 1, table.GUIDANCE_ACTIVE): [(5, 1.0)], ("A", 1, STUDY.metric): [(0, 0.0), (40, 0.0)]})
+    assert figures.guided_intervals(data, "E-v0", "A") == [(5, 40)]
+
+
+def test_curves_drawn_are_the_data(tmp_path):
+    """Read back from the figure: the interquartile mean, the interval's edges, the threshold, the guided interval."""
+    data = pd.concat([
+        scored(A=[[0, 10, 20], [2, 30, 20]], B=[[5, 5, 5], [5, 5, 5]]),
+        tidy({("A", seed, table.GUIDANCE_ACTIVE): [(0, 1.0), (10, 0.0)] for seed in (1, 2)}),
+    ])  # fmt: skip
+    figure = figures.sample_efficiency(data, STUDY)
+    (axes,) = figure.axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert lines["A (2 seeds)"] == [[0, 1], [10, 20], [20, 20]]
+    assert lines["B (2 seeds)"] == [[0, 5], [10, 5], [20, 5]]
+    assert list(axes.lines[-1].get_ydata()) == [90, 90]
+    band = {tuple(point) for point in axes.collections[0].get_paths()[0].vertices.tolist()}
+    assert band == {(0, 0), (0, 2), (10, 10), (10, 30), (20, 20)}
+    (span,) = axes.patches
+    assert span.get_label() == "A guided" and (span.get_x(), span.get_width()) == (0, 10)
+    assert axes.get_title() == "E-v0" and "QUICK" not in figure.get_suptitle()
+
+    for name in ("one", "two"):
+        figures.save(figures.sample_efficiency(data, STUDY), tmp_path / name)
+    for kind in ("png", "svg"):
+        assert (tmp_path / f"one.{kind}").read_bytes() == (tmp_path / f"two.{kind}").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_quick_figure_says_so():
+    quick = dataclasses.replace(STUDY, quick=True)
+    figure = figures.sample_efficiency(scored(A=[[0, 1], [2, 3]], B=[[0, 1], [2, 3]]), quick)
+    assert figure.get_suptitle().startswith("QUICK LOOK, not a result: 2 seeds, 10 steps")
+
+
+# --- all together ---
+STUDY_FILE = f"""
+environments = ["E-v0"]
+seeds = [1, 2, 3]
+threshold = 90
+arms = {{ A = {{ script = "{SCRIPT.name}" }}, B = {{ script = "{SCRIPT.name}", flags = {{ gamma = 0.9 }} }} }}
+quick = {{ seeds = [1, 2], flags = {{}} }}
+"""
+
+
+def test_results_from_event_files(monkeypatch, capsys, tmp_path):
+    """Plain runs become table, statistics and figure; redrawn from the table alone they are the same."""
+    Path("study.toml").write_text(STUDY_FILE)
+    for arm, high in (("A", 95.0), ("B", 10.0)):
+        for seed in (1, 2):
+            points = {STUDY.metric: [(0, 0.0), (50, high)], "charts/SPS": [(5, 1.0)]}
+            write_run(Path(f"runs/E-v0__{arm}__{seed}__5"), points, gamma=0.9)
+
+    def results(*flags: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["results.py", "study.toml", "--quick", *flags])
+        runpy.run_path(str(ROOT / "benchmark" / "results.py"), run_name="__main__")
+        return capsys.readouterr().out
+
+    assert "| A over B | 50 | 1.00 [1.00, 1.00] |" in results("--plain-runs", "runs")
+    made = {path.name: path.read_bytes() for path in Path("runs/quick").iterdir()}
+    assert sorted(made) == ["study.csv", "study.md", "study.png", "study.svg"]
+    assert b"charts/SPS" not in made["study.csv"]
+    results("--redraw")
+    assert {path.name: path.read_bytes() for path in Path("runs/quick").iterdir()} == made
+
+    with pytest.raises(SystemExit, match=r"^results.py: error: .* give one of the two"):
+        results("--redraw", "--plain-runs", "runs")
+    Path("runs/quick/study.csv").unlink()
+    with pytest.raises(SystemExit, match=r"^results.py: error: .*study.csv"):
+        results("--redraw")
+
+
+def test_slurm_template_runs_each_environment_and_seed():
+    """Filled in as CleanRL's utility does it, the array's tasks are the product of environments and seeds."""
+    text = (ROOT / "benchmark" / "cpu.slurm_template").read_text()
+    for name, value in dict(array="0-3%2", env_ids="(E-v0 F-v0)", seeds="(5 6)", len_seeds="2", ntasks="1", nodes="",
+                            cpus_per_gpu="1", command="python s.py --x 1").items():  # fmt: skip
+        assert f"{{{{{name}}}}}" in text
+        text = text.replace(f"{{{{{name}}}}}", value)
+    assert "{{" not in text
+    commands = []
+    for task in range(4):
+        script = f"srun() {{ echo $OMP_NUM_THREADS $@; }}\nSLURM_ARRAY_TASK_ID={task} SLURM_CPUS_PER_TASK=1\n{text}"
+        commands.append(subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout)
+    assert commands == [f"1 python s.py --x 1 --env-id {env} --seed {seed}\n" for env in ("E-v0", "F-v0")
+                        for seed in (5, 6)]  # fmt: skip
+
+
+def test_missing_seeds_are_named():
+    Path("study.toml").write_text(STUDY_FILE)
+    text = analysis.summary(scored(A=[[0, 1], [2, 3]], B=[[0, 1], [2, 3], [4, 5]]), load_study(Path("study.toml")))
+    assert "A 2 seeds (missing: 3), B 3 seeds:" in text
+
+
+def test_overhead_is_measured():
+    """The simulation of docs/benchmark.md, with few tasks."""
+    command = [sys.executable, str(ROOT / "benchmark" / "overhead.py"), "--tasks", "5", "--starts", "1"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert result.returncode == 0, result.stderr
+    assert "Ray: 5 no-op tasks: " in result.stdout and "5 runs, 5 of them done before" in result.stdout

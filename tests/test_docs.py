@@ -24,7 +24,7 @@ def commands(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_documented_commands_parse(page):
     """Every command of a page is one that this project, or a tool that it installs, understands."""
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     for command in commands(page):
         words = [word for word in shlex.split(command, comments=True) if word != ";"]
         while (words and words[0] in ("for", "do")) or "=" in words[0]:  # shell loops and environment variables
@@ -34,11 +34,15 @@ def test_documented_commands_parse(page):
         words = [word.rstrip(";").replace("$seed", "1") for word in words]
         if words[0] == "make":
             assert words[1] in targets, command
+        elif words[:2] == ["python", "-m"]:
+            assert words[2] == "cleanrl_utils.benchmark", command
+            script, *flags = shlex.split(words[words.index("--command") + 1])[1:]
+            tyro.cli(runpy.run_path(str(ROOT / script), run_name="imported")["Args"], args=flags)
         elif words[0] == "python":
             args = runpy.run_path(str(ROOT / words[1]), run_name="imported")["Args"]
             tyro.cli(args, args=words[2:])
         else:
-            assert words[0] in ("pip", "tensorboard"), command
+            assert words[0] in ("pip", "ray", "tensorboard"), command
             if words[0] == "pip":
                 assert (ROOT / words[-1]).is_file(), command
 

@@ -1,0 +1,139 @@
+"""Statistics of a study's table: interquartile means with intervals, probability of improvement, steps to a threshold.
+
+Docs: docs/benchmark.md
+"""
+
+from collections.abc import Callable
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from rliable import library, metrics
+from sweep import Study
+from table import SUPERVISION_STEPS
+
+REPS = 2_000  # bootstrap samples of an interval
+
+
+class Interval(NamedTuple):
+    """An estimate with its 95 % interval: numbers, or arrays of one shape."""
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+class Curves(NamedTuple):
+    """All seeds of an arm on one environment."""
+
+    steps: np.ndarray  # (T,)
+    scores: np.ndarray  # (seeds, T)
+
+
+def curves(table: pd.DataFrame, env: str, arm: str, metric: str) -> Curves:
+    """The metric of every seed at the steps that all seeds have.
+
+    Raises:
+        ValueError: fewer than two seeds, so that no interval can be had.
+    """
+    rows = table[(table.env == env) & (table.arm == arm) & (table.tag == metric)]
+    wide = rows.pivot_table(index="seed", columns="step", values="value", aggfunc="last").dropna(axis="columns")
+    if len(wide) < 2:
+        raise ValueError(f"{arm} on {env} has {len(wide)} finished runs with {metric}: an interval needs 2 seeds")
+    return Curves(wide.columns.to_numpy(), wide.to_numpy())
+
+
+def interval(scores: np.ndarray | list[np.ndarray], statistic: Callable[..., np.ndarray]) -> Interval:
+    """The statistic of scores (runs, tasks, …) with its stratified bootstrap interval, the same at every call."""
+    # rliable 1.2 draws from numpy's global generator, whatever its `random_state` is given
+    state = np.random.get_state()
+    np.random.seed(0)
+    points, intervals = library.get_interval_estimates({"": scores}, statistic, reps=REPS)
+    np.random.set_state(state)
+    return Interval(points[""], *intervals[""])
+
+
+def iqm(scores: np.ndarray) -> Interval:
+    """Interquartile mean over the seeds at each step: scores (seeds, T) → arrays (T,)."""
+    return interval(
+        scores[:, None, :],  # (runs, 1 task, T)
+        lambda sample: np.array([metrics.aggregate_iqm(sample[..., t]) for t in range(sample.shape[-1])]),
+    )
+
+
+def probability_of_improvement(scores: np.ndarray, others: np.ndarray) -> Interval:
+    """P(a seed of the one beats a seed of the other), a tie counting half: scores (seeds,), (seeds,) → arrays (1,)."""
+    return interval(
+        [scores[:, None], others[:, None]], lambda x, y: np.array([metrics.probability_of_improvement(x, y)])
+    )
+
+
+def steps_to(table: pd.DataFrame, env: str, arm: str, metric: str, threshold: float) -> np.ndarray:
+    """(seeds, 2): a seed's first step with the metric at the threshold, inf for never; without and with supervision.
+
+    Supervision is what replays and auditions had taken in environment steps by then.
+    """
+    rows = table[(table.env == env) & (table.arm == arm)]
+    result = []
+    for _, run in rows.groupby("seed"):
+        reached = run[(run.tag == metric) & (run.value >= threshold)]
+        step = reached.step.min() if len(reached) else np.inf
+        supervision = run[(run.tag == SUPERVISION_STEPS) & (run.step <= step)]
+        result.append((step, step + (supervision.value.max() if len(supervision) else 0)))
+    return np.array(result, dtype=float)
+
+
+def summary(table: pd.DataFrame, study: Study) -> str:
+    """All statistics of a study as Markdown."""
+    sections = [section for env in study.environments for section in environment_summary(table, study, env)]
+    return "\n\n".join("\n".join(section) for section in sections) + "\n"
+
+
+def environment_summary(table: pd.DataFrame, study: Study, env: str) -> list[list[str]]:
+    """The statistics of one environment: Markdown blocks, each a list of lines."""
+    data = {arm: curves(table, env, arm, study.metric) for arm in study.arms}
+    threshold = study.threshold
+    reaches = "" if threshold is None else f" seeds ≥ {threshold:g} |"
+    rows = [f"| arm | step | IQM [95 % interval] | lowest | highest |{reaches}", "|-|-|-|-|-|" + "-|" * bool(reaches)]
+    for arm, (steps, scores) in data.items():
+        for step, values, *estimate in zip(steps, scores.T, *iqm(scores), strict=True):
+            row = f"| {arm} | {step:,} | {shown(*estimate)} | {values.min():z.1f} | {values.max():z.1f} |"
+            rows.append(row + (f" {(values >= threshold).sum()} of {len(values)} |" if reaches else ""))
+    blocks = [[f"## {env}"], [f"`{study.metric}`, {counted(table, study, env)}:"], rows]
+
+    if threshold is not None:
+        rows = ["| arm | median | lowest | highest | never | median with supervision |", "|-|-|-|-|-|-|"]
+        for arm in study.arms:
+            steps, total = steps_to(table, env, arm, study.metric, threshold).T
+            numbers = [steps_shown(x) for x in (np.median(steps), steps.min(), steps.max())]
+            never = f"{np.isinf(steps).sum()} of {len(steps)}"
+            rows.append(f"| {arm} | {' | '.join(numbers)} | {never} | {steps_shown(np.median(total))} |")
+        blocks += [[f"First step with `{study.metric}` ≥ {threshold:g} (with supervision: replays and auditions "
+                    "counted too):"], rows]  # fmt: skip
+
+    rows = ["| | step | probability of improvement [95 % interval] |", "|-|-|-|"]
+    for arm, other in combinations(study.arms, 2):
+        step = np.intersect1d(data[arm].steps, data[other].steps)[-1]
+        last = [data[name].scores[:, data[name].steps == step][:, 0] for name in (arm, other)]
+        estimate = (x[0] for x in probability_of_improvement(*last))
+        rows.append(f"| {arm} over {other} | {step:,} | {shown(*estimate, digits=2)} |")
+    return blocks + ([rows] if len(rows) > 2 else [])
+
+
+def counted(table: pd.DataFrame, study: Study, env: str) -> str:
+    """How many seeds each arm has, and which it lacks."""
+    parts = []
+    for arm in study.arms:
+        have = set(table[(table.env == env) & (table.arm == arm)].seed)
+        missing = [str(seed) for seed in study.seeds if seed not in have]
+        parts.append(f"{arm} {len(have)} seeds" + (f" (missing: {', '.join(missing)})" if missing else ""))
+    return ", ".join(parts)
+
+
+def shown(value: float, low: float, high: float, digits: int = 1) -> str:
+    return f"{value:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"  # z: no "-0.0"
+
+
+def steps_shown(steps: float) -> str:
+    return "never" if np.isinf(steps) else f"{steps:,.0f}"

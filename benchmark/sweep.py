@@ -1,0 +1,405 @@
+"""Run studies on Ray: every run is an unmodified script in a process of its own.
+
+    python benchmark/sweep.py benchmark/studies/mountain_car_continuous.toml
+
+Docs: docs/benchmark.md
+"""
+
+import ast
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import tyro
+from filelock import FileLock, Timeout
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read on import: a sweep reports to nobody
+import ray
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "gymnasium", "mujoco", "numpy", "tensorboard")  # whose versions are recorded with a run
+LOG_LINES = 15
+
+Flag = bool | int | float | str
+
+
+@dataclass
+class Args:
+    studies: tyro.conf.Positional[list[Path]]
+    """the studies' TOML files"""
+    quick: bool = False
+    """the studies' quick form: few seeds, few steps"""
+    runs: Path = Path("runs/sweep")
+    """folder of the runs, which every machine of a cluster must see under the same path"""
+    threads: int = 1
+    """cores that a run reserves and threads that it computes with (OMP_NUM_THREADS), ≥ 1; counts as a setting"""
+    cores: int | None = None
+    """cores of this machine that a local sweep may use, ≥ 1; None: all"""
+    ray_address: str = "local"
+    """"local" starts Ray on this machine; "auto", "host:port" and "ray://host:port" use a running cluster"""
+
+
+# --- studies ---
+class StudyError(ValueError):
+    """A study that cannot be run: which file, what is wrong, what is accepted."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process, and everything that decides what it computes."""
+
+    script: Path
+    env: str
+    seed: int
+    flags: dict[str, Flag]
+    threads: int
+    code: str  # code_hash() when the sweep was begun
+
+    @property
+    def arguments(self) -> list[str]:
+        """The command line behind the script's name."""
+        arguments = [f"--env-id={self.env}", f"--seed={self.seed}"]
+        for name, value in self.flags.items():
+            if isinstance(value, bool):
+                arguments.append(f"--{name}" if value else f"--no-{name}")
+            else:
+                arguments.append(f"--{name}={value}")
+        return arguments
+
+    @property
+    def settings(self) -> dict:
+        """What the hash is taken of."""
+        return {
+            "script": self.script.name, "env": self.env, "seed": self.seed, "flags": self.flags,
+            "threads": self.threads, "code": self.code,
+        }  # fmt: skip
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """The name of the run's folder."""
+        return f"{self.env.replace('/', '_')}__{self.script.stem}__{self.seed}__{self.hash}"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the things that a study compares."""
+
+    script: Path
+    flags: dict[str, Flag]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study's file says, checked."""
+
+    name: str
+    environments: list[str]
+    seeds: list[int]
+    arms: dict[str, Arm]
+    metric: str
+    threshold: float | None
+    quick: bool
+
+    def runs(self, threads: int) -> Iterator[tuple[str, Run]]:
+        """Every run with its arm's name, seed by seed, so that an interrupted sweep leaves all arms alike.
+
+        Arms may share a run: it has one hash, is run once, and counts for each of them.
+        """
+        code = {
+            (env, name): code_hash(arm.script, env, arm.flags)
+            for env in self.environments for name, arm in self.arms.items()
+        }  # fmt: skip
+        for seed in self.seeds:
+            for env, name in code:
+                arm = self.arms[name]
+                yield name, Run(arm.script, env, seed, arm.flags, threads, code[env, name])
+
+
+def load_study(path: Path, quick: bool = False) -> Study:
+    """Read a study.
+
+    Args:
+        quick: take the seeds of `[quick]` instead, and its flags over all others.
+
+    Raises:
+        StudyError: the file cannot be read, or does not say what a study must say.
+    """
+
+    def fail(message: str) -> None:
+        raise StudyError(f"{path}: {message}")
+
+    def table(value: object, where: str, required: tuple[str, ...] = (), optional: tuple[str, ...] = ()) -> dict:
+        if not isinstance(value, dict):
+            fail(f"{where} must be a table, not {value!r}")
+        for key in value:
+            if key not in required + optional:
+                fail(f"unknown key {key!r} in {where}; known are {', '.join(required + optional)}")
+        for key in required:
+            if key not in value:
+                fail(f"{where} lacks {key!r}")
+        return value
+
+    def items(value: object, where: str, kind: type, what: str) -> list:
+        if not isinstance(value, list) or not value or not all(type(item) is kind for item in value):
+            fail(f"{where} must be a list of one or more {what}, not {value!r}")
+        if len(set(value)) < len(value):
+            fail(f"{where} names one twice: {value}")
+        return value
+
+    def flags(value: object, where: str) -> dict[str, Flag]:
+        if not isinstance(value, dict):
+            fail(f"{where} must be a table, not {value!r}")
+        for name, setting in value.items():
+            if name.replace("_", "-") in ("env-id", "seed"):
+                fail(f"{where} sets {name!r}, which comes from 'environments' and 'seeds'")
+            if not isinstance(setting, Flag):
+                fail(f"{where}: {name!r} must be a string, a number or true/false, not {setting!r}")
+        return {name.replace("_", "-"): setting for name, setting in value.items()}
+
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise StudyError(f"{path}: cannot be read as TOML: {error}") from None
+    table(data, "the study", ("environments", "seeds", "arms"), ("metric", "threshold", "flags", "quick"))
+    seeds = items(data["seeds"], "'seeds'", int, "whole numbers")
+    shortening = {}
+    if quick:
+        if "quick" not in data:
+            fail("has no [quick] table, so no quick form")
+        form = table(data["quick"], "[quick]", ("seeds", "flags"))
+        seeds = items(form["seeds"], "[quick] seeds", int, "whole numbers")
+        shortening = flags(form["flags"], "[quick] flags")
+    common = flags(data.get("flags", {}), "[flags]")
+    if not isinstance(data["arms"], dict) or not data["arms"]:
+        fail("[arms] must hold at least one [arms.NAME] table")
+    arms = {}
+    for name, arm in data["arms"].items():
+        table(arm, f"[arms.{name}]", ("script",), ("flags",))
+        script = ROOT / str(arm["script"])
+        if not script.is_file():
+            fail(f"[arms.{name}] names the script {arm['script']!r}: no such file")
+        arms[name] = Arm(script, common | flags(arm.get("flags", {}), f"[arms.{name}] flags") | shortening)
+    threshold = data.get("threshold")
+    if threshold is not None and type(threshold) not in (int, float):
+        fail(f"'threshold' must be a number, not {threshold!r}")
+    metric = data.get("metric", "eval/episodic_return")
+    if not isinstance(metric, str):
+        fail(f"'metric' must be a TensorBoard tag, not {metric!r}")
+    environments = items(data["environments"], "'environments'", str, "Gymnasium ids")
+    return Study(path.stem, environments, seeds, arms, metric, threshold, quick)
+
+
+def code_hash(script: Path, env: str, flags: dict[str, Flag]) -> str:
+    """Hash of what a run executes: the script, the modules beside it that it imports, and the environment's prompts.
+
+    Comments and formatting do not count, nor do prompts where nobody supervises.
+    """
+    digest, seen, queue = hashlib.sha256(), set(), [script]
+    while queue:
+        path = queue.pop(0)
+        if path in seen:
+            continue
+        seen.add(path)
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except SyntaxError as error:
+            raise StudyError(f"{path.name} is not valid Python: {error}") from None
+        digest.update(f"{path.name}\0{ast.unparse(tree)}\0".encode())
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            queue += [file for name in names if (file := script.parent / f"{name}.py").is_file()]
+    if flags.get("supervisor") != "none":
+        folder = script.parent / "prompts" / env
+        folder = folder if folder.is_dir() else script.parent / "prompts" / "default"
+        for path in sorted(folder.glob("*.*")):
+            digest.update(f"{path.name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+# --- runs ---
+class Outcome(NamedTuple):
+    """What became of a run."""
+
+    run: Run
+    succeeded: bool
+    seconds: float
+    folder: Path
+    message: str  # of a failed run: why
+
+
+def execute(run: Run, folder: Path, commit: str) -> Outcome:
+    """Run the script to its end in a folder of its own (a Ray task).
+
+    The folder carries the run's name only once the run is complete; till then it is called NAME.*.part, and after a
+    failure NAME.failed.
+    """
+    if code_hash(run.script, run.env, run.flags) != run.code:
+        return Outcome(run, False, 0.0, folder, "the script, its modules or its prompts were changed during the sweep")
+    attempt = Path(tempfile.mkdtemp(prefix=f"{run.name}.", suffix=".part", dir=folder))
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(run.threads),
+        "CUDA_VISIBLE_DEVICES": "",  # the device counts: the same one, whatever the machine has
+    }
+    started = time.time()
+    with (attempt / "log.txt").open("w") as log:
+        status = subprocess.run(
+            [sys.executable, str(run.script), *run.arguments],
+            cwd=attempt, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False,
+        ).returncode  # fmt: skip
+    seconds = time.time() - started
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    record = {
+        **run.settings, "hash": run.hash, "commit": commit, "machine": platform.node(), "started": started,
+        "seconds": seconds, "status": status, "versions": {"python": platform.python_version(), **versions},
+    }  # fmt: skip
+    (attempt / "run.json").write_text(json.dumps(record, indent=1) + "\n")
+    done, failed = folder / run.name, folder / f"{run.name}.failed"
+    shutil.rmtree(failed, ignore_errors=True)
+    if status != 0:
+        attempt.rename(failed)
+        return Outcome(run, False, seconds, failed, f"exit status {status}")
+    try:
+        attempt.rename(done)
+    except OSError:
+        if not done.is_dir():
+            raise
+        shutil.rmtree(attempt)  # Ray repeats a task whose machine it had given up; the first to finish counts
+    return Outcome(run, True, seconds, done, "")
+
+
+def git_commit() -> str:
+    """The project's commit, with "-dirty" behind it where tracked files were changed."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def start_ray(args: Args) -> None:
+    """Start Ray on this machine, or join the cluster at `--ray-address`; ValueError when the numbers do not fit."""
+    cores = os.cpu_count() if args.cores is None else args.cores
+    if args.threads < 1 or cores < 1:
+        raise ValueError("--threads and --cores must be 1 or more")
+    if args.ray_address != "local":
+        if args.cores is not None:
+            raise ValueError("--cores is for a local sweep; a cluster's machines say themselves what they offer")
+        ray.init(address=args.ray_address, log_to_driver=False, logging_level="ERROR")
+        return
+    if args.threads > cores:
+        raise ValueError(f"--threads {args.threads} on {cores} cores: no run would ever start")
+    # results go to files, so the object store needs no more than Ray's least
+    ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+             object_store_memory=80_000_000)  # fmt: skip
+
+
+def sweep(runs: Iterable[Run], args: Args) -> list[Outcome]:
+    """Do those runs that are not done yet.
+
+    Returns:
+        The runs that failed.
+
+    Raises:
+        ValueError: another sweep uses the folder, or Ray cannot be had as asked for.
+    """
+    unique = {run.name: run for run in runs}
+    folder = args.runs.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            for rest in folder.glob("*.part"):
+                shutil.rmtree(rest, ignore_errors=True)  # a killed sweep's run may live a second longer
+            todo = [run for name, run in unique.items() if not (folder / name).is_dir()]
+            print(f"{len(unique)} runs, {len(unique) - len(todo)} of them done before", flush=True)
+            return run_all(todo, folder, args) if todo else []
+    except Timeout:
+        raise ValueError(
+            f"another sweep is at work in {args.runs}; wait for it, or give --runs another folder"
+        ) from None
+
+
+def run_all(runs: list[Run], folder: Path, args: Args) -> list[Outcome]:
+    """Run everything on Ray, telling the progress; returns the runs that failed."""
+    start_ray(args)
+    try:
+        commit = git_commit()
+        task = ray.remote(num_cpus=args.threads)(execute)
+        tasks = {task.remote(run, folder, commit): run for run in runs}
+        outcomes: list[Outcome] = []
+        last_print = 0.0
+        while tasks:
+            ready, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=1.0)
+            for ref in ready:
+                outcomes.append(outcome_of(ref, tasks.pop(ref)))
+            if (ready and time.time() - last_print > 5) or time.time() - last_print > 30 or not tasks:
+                last_print = time.time()
+                print(progress(outcomes, len(tasks), running=len(list(folder.glob("*.part")))), flush=True)
+    finally:
+        ray.shutdown()
+    return [outcome for outcome in outcomes if not outcome.succeeded]
+
+
+def outcome_of(ref: ray.ObjectRef, run: Run) -> Outcome:
+    """The outcome of a task that is over, whether the run or Ray itself failed."""
+    try:
+        outcome = ray.get(ref)
+    except ray.exceptions.RayError as error:
+        return Outcome(run, False, 0.0, Path(), str(error).strip().splitlines()[-1])
+    if not outcome.folder.is_dir():
+        return outcome._replace(succeeded=False, message=f"{outcome.folder} is not to be seen from here: "
+                                "--runs must be a folder that all machines share")  # fmt: skip
+    return outcome
+
+
+def progress(outcomes: list[Outcome], left: int, running: int) -> str:
+    """One line: runs done, running, failed, waiting, and the time left at the mean duration so far."""
+    failed = sum(not outcome.succeeded for outcome in outcomes)
+    running = min(running, left)
+    line = f"{len(outcomes) - failed} done, {running} running, {failed} failed, {left - running} waiting"
+    if left and running and outcomes:
+        mean = sum(outcome.seconds for outcome in outcomes) / len(outcomes)
+        seconds = round((left - running / 2) * mean / running)  # those that run are half done on average
+        line += f", about {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
+    return line
+
+
+def report(failures: list[Outcome]) -> None:
+    """Print each failed run with the last lines of its log."""
+    for run, _, _, folder, message in failures:
+        print(f"\nfailed: {run.name}: {message}")
+        if (folder / "log.txt").is_file():
+            lines = (folder / "log.txt").read_text(errors="replace").splitlines()
+            print(f"  {folder / 'log.txt'} ends:")
+            print("\n".join(f"  | {line}" for line in lines[-LOG_LINES:]))
+
+
+if __name__ == "__main__":
+    args = tyro.cli(Args)
+    try:
+        studies = [load_study(path, args.quick) for path in args.studies]
+        failures = sweep((run for study in studies for _, run in study.runs(args.threads)), args)
+    except (ValueError, OSError, ConnectionError) as error:
+        raise SystemExit(f"sweep.py: error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("sweep.py: interrupted; the same command goes on from here") from None
+    report(failures)
+    if failures:
+        raise SystemExit(f"sweep.py: {len(failures)} runs failed; the same command tries them again")

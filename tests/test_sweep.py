@@ -1,0 +1,280 @@
+"""benchmark/sweep.py: studies are read strictly, runs are recognised, and a sweep survives what happens to sweeps."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import sweep
+from conftest import ROOT, run_process, scalars
+from filelock import FileLock
+from sweep import Args, Outcome, Run, StudyError, code_hash, load_study
+
+SCRIPT = ROOT / "guided_sac_continuous.py"
+TINY = {
+    "total-timesteps": 20, "max-episode-steps": 10, "batch-size": 8, "eval-frequency": 10, "eval-episodes": 1,
+    "supervisor": "none",
+}  # fmt: skip
+
+
+def write_study(name: str = "study.toml", **changes: str) -> Path:
+    """A study in the present folder: TOML lines by key, to be changed or (with "") left out."""
+    lines = {
+        "environments": 'environments = ["MountainCarContinuous-v0"]',
+        "seeds": "seeds = [1]",
+        "flags": "[flags]\n" + "\n".join(f"{k} = {json.dumps(v)}" for k, v in TINY.items()),
+        "arms": '[arms.SAC]\nscript = "guided_sac_continuous.py"',
+        "quick": "[quick]\nseeds = [1, 2]\nflags = { total-timesteps = 10 }",
+    }
+    path = Path(name)
+    path.write_text("\n".join((lines | changes).values()))
+    return path
+
+
+def start_sweep(*arguments: str | Path) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "benchmark" / "sweep.py"), *map(str, arguments), "--cores", "1"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def run_sweep(*arguments: str | Path) -> tuple[int, str]:
+    process = start_sweep(*arguments)
+    output, _ = process.communicate(timeout=240)
+    return process.returncode, output
+
+
+def a_run(script: Path, **changes) -> Run:
+    values = dict(script=script, env="E-v0", seed=1, flags={}, threads=1) | changes
+    return Run(**values, code=code_hash(script, values["env"], values["flags"]))
+
+
+# --- studies ---
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmark" / "studies").glob("*.toml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_projects_studies_are_sound(path, quick):
+    study = load_study(path, quick)
+    assert len(study.seeds) >= 2
+    assert len({run.hash for _, run in study.runs(1)}) == len(study.seeds) * len(study.environments) * len(study.arms)
+
+
+def test_a_study_becomes_its_runs():
+    """Flags of the arm go over common ones, those of the quick form over all; the command line by hand."""
+    path = write_study(
+        seeds="seeds = [3, 1]",
+        flags="[flags]\ntotal_timesteps = 20\ngamma = 0.9\nautotune = false",
+        arms='[arms.A]\nscript = "guided_sac_continuous.py"\nflags = { gamma = 0.8, save-model = true }',
+    )
+    runs = list(load_study(path).runs(2))
+    assert [(arm, run.seed, run.threads) for arm, run in runs] == [("A", 3, 2), ("A", 1, 2)]
+    assert runs[0][1].arguments == ["--env-id=MountainCarContinuous-v0", "--seed=3", "--total-timesteps=20",
+                                    "--gamma=0.8", "--no-autotune", "--save-model"]  # fmt: skip
+    quick = list(load_study(path, quick=True).runs(2))
+    assert [run.seed for _, run in quick] == [1, 2]
+    assert "--total-timesteps=10" in quick[0][1].arguments
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": "seeds = ["}, "cannot be read as TOML"),
+        ({"seeds": ""}, "lacks 'seeds'"),
+        ({"seeds": "seeds = []"}, "one or more whole numbers, not \\[\\]"),
+        ({"seeds": 'seeds = ["1"]'}, "whole numbers"),
+        ({"seeds": "seeds = [1, 2, 1]"}, "names one twice"),
+        ({"seeds": "seeds = [1]\nsteps = 5"}, "unknown key 'steps' in the study; known are environments, seeds"),
+        ({"environments": 'environments = "E"'}, "Gymnasium ids, not 'E'"),
+        ({"flags": "[flags]\nseed = 1"}, "comes from 'environments' and 'seeds'"),
+        ({"flags": "[flags]\nenv_id = 'E'"}, "comes from 'environments' and 'seeds'"),
+        ({"flags": "[flags]\ngamma = [1]"}, "'gamma' must be a string, a number or true/false"),
+        ({"flags": "flags = 3"}, "\\[flags\\] must be a table"),
+        ({"seeds": "seeds = [1]\nthreshold = 'high'"}, "'threshold' must be a number"),
+        ({"seeds": "seeds = [1]\nmetric = 3"}, "'metric' must be a TensorBoard tag"),
+        ({"arms": ""}, "lacks 'arms'"),
+        ({"arms": "[arms]"}, "at least one"),
+        ({"arms": "[arms.A]"}, "\\[arms.A\\] lacks 'script'"),
+        ({"arms": '[arms.A]\nscript = "nowhere.py"'}, "names the script 'nowhere.py'"),
+        ({"arms": '[arms.A]\nscript = "guided_sac_continuous.py"\nflag = 1'}, "unknown key 'flag' in \\[arms.A\\]"),
+        ({"quick": ""}, "no quick form"),
+    ],
+)  # fmt: skip
+def test_a_bad_study_is_refused_with_its_reason(changes, message):
+    with pytest.raises(StudyError, match=f"^study.toml: .*{message}") as error:
+        load_study(write_study(**changes), quick=True)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_bad_input_is_one_line():
+    for arguments, message in (
+        (["missing.toml"], "missing.toml: cannot be read as TOML"),
+        ([write_study(), "--threads", "0"], "must be 1 or more"),
+        ([write_study(), "--threads", "2"], "no run would ever start"),
+        ([write_study(), "--ray-address", "127.0.0.1:1"], "--cores is for a local sweep"),
+    ):
+        status, output = run_sweep(*arguments)
+        assert status == 1
+        assert message in output.splitlines()[-1] and output.splitlines()[-1].startswith("sweep.py: error: ")
+        assert "Traceback" not in output
+
+
+# --- what makes a run the same run ---
+def test_the_hash_is_of_settings_and_code(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import helper\nprint(1)\n")
+    (tmp_path / "helper.py").write_text("x = 1\n")
+    (tmp_path / "prompts" / "default").mkdir(parents=True)
+    (tmp_path / "prompts" / "default" / "coder.md").write_text("write")
+    first = a_run(script, flags={"a": 1, "b": 2})
+    assert a_run(script, flags={"b": 2, "a": 1}).hash == first.hash
+    others = [a_run(script, flags={"a": 1, "b": 3}), *(a_run(script, flags={"a": 1, "b": 2}, **change)
+              for change in (dict(threads=2), dict(seed=2), dict(env="F-v0")))]  # fmt: skip
+    assert len({run.hash for run in (first, *others)}) == 5
+
+    script.write_text("import helper  # a comment\n\n\nprint( 1 )\n")
+    assert a_run(script, flags={"a": 1, "b": 2}).hash == first.hash
+    unsupervised = a_run(script, flags={"supervisor": "none"}).hash
+    for path, text in ((script, "import helper\nprint(2)\n"), (tmp_path / "helper.py", "x = 2\n"),
+                       (tmp_path / "prompts" / "default" / "coder.md", "rewrite")):  # fmt: skip
+        before, kept = a_run(script).hash, path.read_text()
+        path.write_text(text)
+        assert a_run(script).hash != before, path
+        assert (a_run(script, flags={"supervisor": "none"}).hash == unsupervised) == (path.suffix == ".md")
+        path.write_text(kept)
+    script.write_text("import (")
+    with pytest.raises(StudyError, match="not valid Python"):
+        a_run(script)
+
+
+def test_the_helpers_of_our_scripts_count():
+    """The script's own modules are found by their imports."""
+    source = SCRIPT.read_text() + (ROOT / "llm_supervisor.py").read_text()
+    assert "from llm_supervisor import" in source and "from policy_sandbox import" in source
+    before = code_hash(SCRIPT, "MountainCarContinuous-v0", {})
+    assert before != code_hash(SCRIPT, "MountainCarContinuous-v0", {"supervisor": "none"})
+    assert before != code_hash(SCRIPT, "Humanoid-v5", {})
+
+
+def test_code_changed_during_the_sweep_is_not_run(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("print(1)\n")
+    run = a_run(script)
+    script.write_text("print(2)\n")
+    outcome = sweep.execute(run, tmp_path, "")
+    assert not outcome.succeeded and "changed during the sweep" in outcome.message
+    assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
+
+
+def test_of_two_copies_of_a_run_the_first_counts(tmp_path):
+    """Ray repeats a task when it loses sight of a machine: the late one leaves nothing behind."""
+    script = tmp_path / "script.py"
+    script.write_text("")
+    first, second = (sweep.execute(a_run(script), tmp_path, commit) for commit in ("one", "two"))
+    assert first.succeeded and second.succeeded
+    assert json.loads((first.folder / "run.json").read_text())["commit"] == "one"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([first.folder.name, "script.py"])
+
+
+def test_two_sweeps_do_not_share_a_folder(tmp_path):
+    with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="another sweep is at work"):
+        sweep.sweep([a_run(SCRIPT)], Args([], runs=tmp_path))
+
+
+def test_what_a_cluster_does_wrong_is_said(tmp_path, monkeypatch):
+    """A folder that the other machines do not share, and a task that Ray lost, are failures with their reason."""
+    run = a_run(SCRIPT)
+    monkeypatch.setattr(sweep.ray, "get", lambda ref: Outcome(run, True, 1.0, tmp_path / "elsewhere", ""))
+    outcome = sweep.outcome_of(None, run)
+    assert not outcome.succeeded and "--runs must be a folder that all machines share" in outcome.message
+
+    def lost(ref):
+        raise sweep.ray.exceptions.WorkerCrashedError
+
+    monkeypatch.setattr(sweep.ray, "get", lost)
+    outcome = sweep.outcome_of(None, run)
+    assert not outcome.succeeded and "worker died" in outcome.message and "\n" not in outcome.message
+
+
+def test_progress_by_hand():
+    """Ten runs, two at a time: three over in 10 s each, two half done, five waiting: (7 − 1) · 10 / 2 = 30 s."""
+    over = [Outcome(a_run(SCRIPT), succeeded, 10.0, Path(), "") for succeeded in (True, True, False)]
+    assert sweep.progress(over, 7, 2) == "2 done, 2 running, 1 failed, 5 waiting, about 0:00:30 left"
+    assert sweep.progress([], 7, 2) == "0 done, 2 running, 0 failed, 5 waiting"
+    assert sweep.progress(over, 0, 0) == "2 done, 0 running, 1 failed, 0 waiting"
+
+
+# --- sweeps of real runs ---
+def test_failures_and_duplicates(tmp_path):
+    """One run serves two arms; a failing one is listed with its log and makes the status 1; only it is redone."""
+    failing = tmp_path / "failing.py"
+    failing.write_text(
+        "import os, sys\n"
+        "print(*range(30), sep='\\n')\n"
+        f"sys.exit(0 if os.path.exists({str(tmp_path / 'repaired')!r}) else 'the disk is full')\n"
+    )
+    study = write_study(
+        flags="",
+        arms="\n".join(f'[arms.{name}]\nscript = "guided_sac_continuous.py"\n'
+                       f"flags = {{ {', '.join(f'{k} = {json.dumps(v)}' for k, v in TINY.items())} }}"
+                       for name in ("SAC", "twin")) + f'\n[arms.bad]\nscript = "{failing}"',
+    )  # fmt: skip
+    status, output = run_sweep(study)
+    assert status == 1, output
+    assert "2 runs, 0 of them done before" in output
+    assert "1 done, 0 running, 1 failed, 0 waiting" in output
+    assert "exit status 1" in output and "  | the disk is full" in output
+    assert "  | 29\n" in output and "  | 16\n" in output and "  | 15\n" not in output  # 15 lines of 31
+    folders = {arm: tmp_path / "runs" / "sweep" / run.name for arm, run in load_study(study).runs(1)}
+    assert folders["SAC"] == folders["twin"] and folders["SAC"].is_dir() and not folders["bad"].exists()
+    record = json.loads((folders["SAC"] / "run.json").read_text())
+    assert record["threads"] == 1 and record["flags"] == TINY and record["versions"]["torch"]
+    assert "cpu with 1 threads" in (folders["SAC"] / "log.txt").read_text()
+
+    written = (folders["SAC"] / "run.json").stat().st_mtime_ns
+    (tmp_path / "repaired").touch()
+    status, output = run_sweep(study)
+    assert status == 0, output
+    assert "2 runs, 1 of them done before" in output
+    assert (folders["SAC"] / "run.json").stat().st_mtime_ns == written
+    assert sorted(p.name for p in (tmp_path / "runs" / "sweep").iterdir() if p.is_dir()) == sorted(
+        {folder.name for folder in folders.values()}
+    )
+    assert run_sweep(study) == (0, "2 runs, 2 of them done before\n")
+
+
+def test_goes_on_after_kill_9(tmp_path, monkeypatch):
+    """The sweep is killed in its second run: that run ends too, and is redone with the numbers of a run by hand."""
+    study = write_study(seeds="seeds = [1, 2]")
+    first, second = (tmp_path / "runs" / "sweep" / run.name for _, run in load_study(study).runs(1))
+    process = start_sweep(study)
+    end = time.time() + 200
+    while not (first.is_dir() and list(second.parent.glob(f"{second.name}.*.part"))):
+        assert time.time() < end and process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    (attempt,) = second.parent.glob(f"{second.name}.*.part")
+    while any(p.info["cwd"] == str(attempt) for p in psutil.process_iter(["cwd"])):
+        assert time.time() < end, "the killed sweep's run is still going"
+        time.sleep(0.1)
+    assert not second.exists()
+
+    written = (first / "run.json").stat().st_mtime_ns
+    status, output = run_sweep(study)
+    assert status == 0, output
+    assert "2 runs, 1 of them done before" in output
+    assert (first / "run.json").stat().st_mtime_ns == written
+    assert not list(second.parent.glob("*.part"))
+
+    monkeypatch.chdir(second)
+    (by_sweep,) = os.listdir("runs")
+    swept = scalars(by_sweep)
+    monkeypatch.chdir(tmp_path)
+    result = run_process(*next(run.arguments for _, run in load_study(study).runs(1) if run.seed == 2))
+    assert result.returncode == 0, result.stderr
+    (by_hand,) = (path for path in os.listdir("runs") if path != "sweep")
+    plain = scalars(by_hand)
+    assert swept.keys() == plain.keys() and len(plain["eval/episodic_return"]) == 3
+    assert all(swept[tag] == plain[tag] for tag in plain if tag != "charts/SPS")
