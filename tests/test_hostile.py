@@ -319,7 +319,7 @@ def test_landlock_alone(name, arena, monkeypatch):
     assert attack(arena, name)[0] <= LEFT_OPEN.get(name, set())
 
 
-@pytest.mark.parametrize("name", REACHING)
+@pytest.mark.parametrize("name", [name for name in REACHING if name.startswith(("files_", "network_", "process_"))])
 def test_seccomp_alone(name, arena, monkeypatch):
     """Without the language, the limits and Landlock."""
     switch_off(monkeypatch, "language", "limits", "landlock")
