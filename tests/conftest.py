@@ -4,6 +4,7 @@ import os
 import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -65,6 +66,8 @@ def run_here(monkeypatch):
     """Run a script in this process as CleanRL's tuner does; returns its globals. SystemExit passes through."""
 
     def run(*flags: str, script: str | Path = ROOT / "guided_sac_continuous.py") -> SimpleNamespace:
+        while list(Path("runs").glob(f"*__{int(time.time())}")):  # a run is named by the second in which it starts
+            time.sleep(0.05)
         monkeypatch.setattr(sys, "argv", [str(script), *flags])
         return SimpleNamespace(**runpy.run_path(str(script), run_name="__main__"))
 
