@@ -713,6 +713,9 @@ def test_twenty_children_leave_no_descriptor():
 def run_parent(script: str) -> subprocess.Popen:
     """Start a parent of its own; it prints its child's pid first."""
     header = "import os, signal, sys, numpy as np\nfrom policy_sandbox import *\n"
+    header += (
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where a shell put us in the background
+    )
     options = "obs_shape=(3,), action_low=-np.ones(2), action_high=np.ones(2), call_timeout=call_timeout"
     maker = f"def make(source, call_timeout=60.0): return SandboxedPolicy(source, {options})\n"
     script = header + maker + textwrap.dedent(script)
