@@ -637,16 +637,15 @@ class SandboxedPolicy:
             return
         allowed, here = os.sched_getaffinity(0), _getcpu()
         try:
-            os.sched_setaffinity(0, {here})  # of this thread alone, not of the learner's others
-            if here != self._processor:
-                self._processor = here
-                os.sched_setaffinity(self._process.pid, {here})
-        except OSError:  # not ours to choose here, or the child is gone, which the exchange reports
-            pass
-        try:
+            with contextlib.suppress(OSError):  # not ours to choose here, or no child: the exchange reports that
+                os.sched_setaffinity(0, {here})  # of this thread alone, not of the learner's others
+                if here != self._processor:
+                    self._processor = here
+                    os.sched_setaffinity(self._process.pid, {here})
             yield
-        finally:
-            os.sched_setaffinity(0, allowed)
+        finally:  # also after a Ctrl-C in between: a thread left on one processor would slow the learner for good
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(0, allowed)
 
     def _allocate(self, rows: int) -> None:
         """Lay out the request and answer buffers for this number of rows."""

@@ -582,6 +582,24 @@ def test_a_child_that_reads_nothing_does_not_block_the_write(monkeypatch):
             policy(np.zeros((1, 100_000)), np.array([3]))
 
 
+def test_a_call_leaves_the_thread_its_processors(monkeypatch):
+    """After a good call and a failed one; and where a container forbids the choice, the policy works all the same."""
+    allowed = os.sched_getaffinity(0)
+    with make(body("return [0.0, 0.0] if t < 7 else None")) as policy:
+        call(policy, 0)
+        assert os.sched_getaffinity(0) == allowed
+        with pytest.raises(PolicyError, match="t=7"):
+            call(policy, 7)
+        assert os.sched_getaffinity(0) == allowed
+
+    def forbidden(pid: int, mask: set[int]) -> None:
+        raise PermissionError("sched_setaffinity")
+
+    monkeypatch.setattr(os, "sched_setaffinity", forbidden)
+    with make(HARMLESS) as policy:
+        assert call(policy, 0).tolist() == [[0.0, 0.0]]
+
+
 def test_killed_between_calls():
     with make(HARMLESS) as policy:
         call(policy, 0)
