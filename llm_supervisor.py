@@ -15,6 +15,7 @@ import hashlib
 import inspect
 import io
 import json
+import math
 import os
 import re
 import subprocess
@@ -30,9 +31,18 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch.utils.tensorboard import SummaryWriter
 
-from policy_sandbox import PolicyError, SandboxedPolicy, check_platform, check_source
+from policy_sandbox import (
+    BoxAction,
+    DiscreteAction,
+    Observation,
+    PolicyError,
+    SandboxedPolicy,
+    check_platform,
+    check_source,
+)
 
 PROMPTS = Path(__file__).resolve().parent / "prompts"
 ADVISOR_HEADINGS = ("Task definition", "Background", "Chain of thought", "Domain hints")
@@ -51,7 +61,8 @@ class SupervisorArgs:
     advisor_always: bool = False
     """the paper's ablation: no judgement (no advisor, no audition), guidance from `guide_start` to `guide_end`"""
     prompt_dir: str | None = None
-    """folder of the prompt files; None: `prompts/<env-id>` where it exists, else `prompts/default`"""
+    """folder of the prompt files; None: `prompts/<env-id>` where it exists, else `prompts/default` (discrete actions:
+    `prompts/default-discrete`)"""
     replay_episodes: int = 1
     """greedy episodes of the unguided policy that the advisor sees at a consultation, ≥ 1"""
     replay_max_steps: int = 1_000
@@ -90,8 +101,8 @@ class SupervisionError(RuntimeError):
 class Replay:
     """Greedy episodes of the unguided policy; T = steps of all episodes together."""
 
-    obs: np.ndarray  # (T, *obs), the environment's own observations, before each action
-    actions: np.ndarray  # (T, *action)
+    obs: np.ndarray  # (T, *obs), before each action
+    actions: np.ndarray  # (T, *action); (T,) int64 where they are discrete
     rewards: np.ndarray  # (T,)
     steps: np.ndarray  # (T,) int64, step within the episode
     returns: list[float]  # undiscounted, one an episode
@@ -164,7 +175,7 @@ def record_replay(
     """Roll the unguided policy out greedily in an environment of its own.
 
     Args:
-        act: maps observations (1, *obs) and `deterministic` to actions (1, *action).
+        act: maps observations (1, *obs) and `deterministic` to actions (1, *action); discrete ones (1,) int64.
         frames: key frames of the first episode (see `KeyFrames`); 0: none.
     """
     obs_list, actions, rewards, steps, returns, lengths = [], [], [], [], [], []
@@ -541,26 +552,92 @@ def run_audition(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def _own_space(env: gym.Env) -> gym.Space:
+    """The observation space that a rule is written for: the environment's own, where a script made vectors of it."""
+    return env.observation_space if isinstance(env.observation_space, spaces.Box) else env.unwrapped.observation_space
+
+
+def rule_spaces(env: gym.Env) -> tuple[Observation, BoxAction | DiscreteAction]:
+    """What a rule is given and what it must return in this environment.
+
+    Observations are handed over as the environment gives them where its space is a Box, else as integers (N, k) of the
+    k components of the environment's own (unwrapped) space.
+
+    Raises:
+        ValueError: no rule can be asked for such spaces; it says which can.
+    """
+    match _own_space(env):
+        case spaces.Box(shape=shape):
+            observation = Observation("floats", shape)
+        case spaces.Discrete():
+            observation = Observation("int")
+        case spaces.MultiDiscrete(shape=shape):
+            observation = Observation("ints", shape)
+        case spaces.Tuple(spaces=parts) if all(isinstance(part, spaces.Discrete) for part in parts):
+            observation = Observation("tuple", (len(parts),))
+        case space:
+            raise ValueError(
+                f"a rule needs observations of a Box, a Discrete, a MultiDiscrete or a Tuple of Discrete, not {space}"
+            )
+    match env.action_space:
+        case spaces.Box(low=low, high=high):
+            return observation, BoxAction(low, high)
+        case spaces.Discrete(n=n, start=start):
+            return observation, DiscreteAction(int(n), int(start))
+        case space:
+            raise ValueError(f"a rule needs actions of a Box or a Discrete, not {space}")
+
+
 def _describe_env(env: gym.Env, env_id: str) -> dict[str, str]:
     """Values of the placeholders that prompt files may use."""
-    space = env.action_space
-    actions = f"{space}, low {space.low.tolist()}, high {space.high.tolist()}" if hasattr(space, "low") else str(space)
+    observation, action = rule_spaces(env)
+    if isinstance(action, BoxAction):
+        actions = f"{env.action_space}, low {action.low.tolist()}, high {action.high.tolist()}"
+        returned = f"a NumPy array of shape {action.low.shape}, finite in every component and within the bounds"
+    else:
+        actions = str(env.action_space)
+        returned = f"an int from {action.start} to {action.start + action.n - 1}"
+    given = {
+        "floats": f"a float64 NumPy array of shape {observation.shape}",
+        "int": "an int",
+        "tuple": f"a tuple of {math.prod(observation.shape)} ints",
+        "ints": f"an int64 NumPy array of shape {observation.shape}",
+    }
     limit = env.spec.max_episode_steps if env.spec else None
     return {
         "env_id": env_id,
         "env_doc": (inspect.getdoc(env.unwrapped) or "(the environment has no documentation)")[:8_000],
-        "observation_space": str(env.observation_space),
+        "observation_space": str(_own_space(env)),
         "action_space": actions,
+        "rule_is_given": given[observation.kind],
+        "rule_returns": returned,
         "max_episode_steps": str(limit or "none"),
     }
 
 
-def _table(replay: Replay, rows: int = 24) -> str:
-    """Evenly sampled steps of a replay as text."""
+def _summary(replay: Replay, shown: int = 20) -> str:
+    """Returns and lengths of a replay's episodes, of the first few only where there are many."""
+    text = f"returns {np.round(replay.returns[:shown], 3).tolist()}, lengths {replay.lengths[:shown]}"
+    if len(replay.returns) <= shown:
+        return text
+    error = np.std(replay.returns, ddof=1) / len(replay.returns) ** 0.5
+    return (
+        f"mean return {np.mean(replay.returns):.4g} (standard error {error:.2g}) over {len(replay.returns)} episodes; "
+        f"the first {shown}: {text}"
+    )
+
+
+def _table(replay: Replay, observation: Observation, rows: int = 24) -> str:
+    """Evenly sampled steps of a replay as text, with the environment's own observations."""
     picked = np.unique(np.linspace(0, len(replay.rewards) - 1, rows).astype(int))
-    number = functools.partial(np.array2string, precision=3, suppress_small=True, max_line_width=10_000)
+
+    def text(value: np.ndarray | np.integer | int | tuple[int, ...]) -> str:
+        if isinstance(value, np.ndarray):
+            return np.array2string(value, precision=3, suppress_small=True, max_line_width=10_000)
+        return str(value)
+
     return "\n".join(
-        f"t={replay.steps[i]} obs={number(replay.obs[i])} action={number(replay.actions[i])} "
+        f"t={replay.steps[i]} obs={text(observation.own(replay.obs[i]))} action={text(replay.actions[i])} "
         f"reward={replay.rewards[i]:.3g}"
         for i in picked
     )
@@ -571,8 +648,10 @@ class Supervisor:
 
     Args:
         args: a script's arguments (SupervisorArgs and env_id, seed, guide_end, guide_window).
-        env_fn: makes an environment like the training one, of the given render mode ("rgb_array" or None).
-        act: the unguided policy: observations (N, *obs) and `deterministic` to actions (N, *action).
+        env_fn: makes an environment like the training one, of the given render mode ("rgb_array" or None). Its
+            observations are arrays: a Box's, or the integers (k,) of which a discrete observation consists.
+        act: the unguided policy: observations (N, *obs) and `deterministic` to actions (N, *action); discrete ones
+            are int64 (N,).
         intervene: combines the learner's actions and the rule's (N, *action), as in training.
         run_dir: the run's folder; `replays/` and `llm/` are made in it.
     """
@@ -620,10 +699,11 @@ class Supervisor:
         self.judged = not args.advisor_always
         env = self.env_fn(None)
         try:
-            self.space, self.obs_shape = env.action_space, env.observation_space.shape
+            self.observation, self.action = rule_spaces(env)
             values = _describe_env(env, args.env_id)
             if self.mode == "llm":
-                folder = self.prompt_dir if args.prompt_dir or self.prompt_dir.is_dir() else PROMPTS / "default"
+                default = PROMPTS / ("default" if isinstance(self.action, BoxAction) else "default-discrete")
+                folder = self.prompt_dir if args.prompt_dir or self.prompt_dir.is_dir() else default
                 self.chat = ChatModel(args.llm_base_url, args.llm_timeout, self.run_dir / "llm")
                 self.advisor_prompt = load_prompt(folder / "advisor.md", ADVISOR_HEADINGS, values)
                 self.coder_prompt = load_prompt(folder / "coder.md", CODER_HEADINGS, values)
@@ -696,8 +776,8 @@ class Supervisor:
         """Check a rule: static check, sandbox, and a dry run on states (T, *obs) at steps (T,)."""
         check_source(source)
         policy = SandboxedPolicy(
-            source, obs_shape=self.obs_shape, action_low=self.space.low, action_high=self.space.high,
-            seed=self.args.seed, strict=self.args.sandbox == "strict",
+            source, observation=self.observation, action=self.action, seed=self.args.seed,
+            strict=self.args.sandbox == "strict",
         )  # fmt: skip
         try:
             for i in range(len(t)):  # one by one, as in training, so that the deadline is tested as it will be there
@@ -848,7 +928,7 @@ class Supervisor:
         text = (
             f"Training step {global_step}; guidance may go on until step {self.args.guide_end}; your decision holds "
             f"for {self.args.guide_window} steps.\n\nReplay of the current policy, greedy and without guidance: "
-            f"returns {np.round(replay.returns, 3).tolist()}, lengths {replay.lengths}.\n{_table(replay)}\n\n"
+            f"{_summary(replay)}.\n{_table(replay, self.observation)}\n\n"
             f"Returns of the last training episodes: {np.round(recent_returns, 3).tolist() or 'none yet'}.\n\n"
             "What was tried before:\n" + ("\n".join(self.history[-8:]) or "nothing yet")
         )
@@ -867,7 +947,7 @@ class Supervisor:
         """One answer of the coder, checked; PolicyError where it is unusable."""
         if self.fixed_source is not None:
             return self._start(self.fixed_source, replay.obs, replay.steps)
-        text = f"The advisor says:\n{advice.advice}\n\nStates of the replay:\n{_table(replay)}"
+        text = f"The advisor says:\n{advice.advice}\n\nStates of the replay:\n{_table(replay, self.observation)}"
         if attempt:
             text += f"\n\nYour last answer was refused. Mend it. The reason:\n{feedback}"
         source = parse_code(self.chat.ask("coder", self.args.coder_model, self.coder_prompt, text, global_step))

@@ -1,7 +1,9 @@
 """Run a rule-based policy that a language model (or a person) wrote, in a limited child process.
 
-    with SandboxedPolicy(source, obs_shape=(47,), action_low=low, action_high=high) as policy:
+    with SandboxedPolicy(source, observation=Observation("floats", (47,)), action=BoxAction(low, high)) as policy:
         actions = policy(obs, t)  # obs (N, 47), t (N,) -> (N, *action shape) float64
+    with SandboxedPolicy(source, observation=Observation("int"), action=DiscreteAction(6)) as policy:
+        actions = policy(obs, t)  # obs (N, 1) int64, t (N,) -> (N,) int64
 
 The source defines `policy(obs, t)`. Two layers stand between it and the machine; each alone keeps it from files, the
 network and other processes (docs/sandbox.md says what is promised where):
@@ -17,10 +19,10 @@ network and other processes (docs/sandbox.md says what is promised where):
 
 Messages, little-endian, strictly one request and then one answer; nothing is ever unpickled:
     request  kind u8, 3 zero bytes, rows u32, payload bytes u64, payload
-             SETUP (rows 0): JSON with the source, the shapes and the limits
-             STEP: episode steps, rows x i64, then observations, rows x obs_shape f64
+             SETUP (rows 0): JSON with the source, the spaces and the limits
+             STEP: episode steps, rows x i64, then observations, rows x row shape, f64 or (discrete) i64
     answer   status u8, 3 zero bytes, payload bytes u32, payload
-             OK: nothing after SETUP, actions after STEP, rows x action shape f64
+             OK: nothing after SETUP, actions after STEP, rows x action shape f64 or (discrete) rows x i64
              ERROR: UTF-8 text
 """
 
@@ -51,6 +53,7 @@ import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -75,6 +78,54 @@ CHILD_ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "M
 
 class PolicyError(RuntimeError):
     """A policy was refused or misbehaved; `str(error)` is one clear message for a person or for the coder model."""
+
+
+# --- what goes in and what comes out ---
+
+
+class Observation(NamedTuple):
+    """What `policy` is given of one observation, and the row of an array in which it travels there.
+
+    | kind | space | `policy` gets | row |
+    |-|-|-|-|
+    | floats | Box | a float64 array of `shape` | numbers of `shape` |
+    | int | Discrete, `shape` () | an int | integers (1,) |
+    | tuple | Tuple of k Discrete, `shape` (k,) | a tuple of k ints | integers (k,) |
+    | ints | MultiDiscrete | an int64 array of `shape` | integers (k,), k = its size |
+    """
+
+    kind: Literal["floats", "int", "tuple", "ints"]
+    shape: tuple[int, ...] = ()
+
+    @property
+    def dtype(self) -> str:
+        return "<f8" if self.kind == "floats" else "<i8"
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        return tuple(self.shape) if self.kind == "floats" else (math.prod(self.shape),)
+
+    def own(self, row: np.ndarray) -> np.ndarray | int | tuple[int, ...]:
+        """Return the environment's own observation, which shares no memory with the row."""
+        if self.kind == "int":
+            return int(row[0])
+        if self.kind == "tuple":
+            return tuple(row.tolist())
+        return np.array(row, dtype=self.dtype).reshape(self.shape)
+
+
+class BoxAction(NamedTuple):
+    """An array of finite numbers within bounds; where its shape is (1,), `policy` may return a number too."""
+
+    low: np.ndarray  # may be infinite
+    high: np.ndarray  # of the same shape
+
+
+class DiscreteAction(NamedTuple):
+    """One integer from `start` to `start + n - 1`: an int, a NumPy integer or an integer array of shape ()."""
+
+    n: int
+    start: int = 0
 
 
 # --- layer 1: the language ---
@@ -485,9 +536,8 @@ class SandboxedPolicy:
 
     Args:
         source: Python source that `check_source` accepts.
-        obs_shape: shape of one observation.
-        action_low: lower bounds, shape of one action; may be infinite.
-        action_high: upper bounds, same shape.
+        observation: what the policy is given.
+        action: what it must return.
         seed: 0 to 2**32 - 1.
         call_timeout: seconds per row that a call may take; the first one may take 2 s. Where a busy machine gave the
             child less CPU time than that, it may take up to 2 s more (on Linux).
@@ -498,8 +548,8 @@ class SandboxedPolicy:
 
     Raises:
         PolicyError: the source is refused, or its top level fails. From a call: the policy raised, was late, died, or
-            returned something other than finite numbers of the right shape within the bounds. After that the child is
-            gone and the object closed.
+            returned something other than an action (finite numbers of the right shape within the bounds, or an
+            integer of the range). After that the child is gone and the object closed.
         ValueError: an argument, of this constructor or of a call, has a wrong shape, type or range; `strict` cannot be.
     """
 
@@ -507,9 +557,8 @@ class SandboxedPolicy:
         self,
         source: str,
         *,
-        obs_shape: tuple[int, ...],
-        action_low: np.ndarray,
-        action_high: np.ndarray,
+        observation: Observation,
+        action: BoxAction | DiscreteAction,
         seed: int = 0,
         call_timeout: float = 0.05,
         start_timeout: float = 5.0,
@@ -520,17 +569,26 @@ class SandboxedPolicy:
         if "language" not in _switched_off:
             check_source(source)
         self.source = source
-        self._obs_shape = tuple(int(size) for size in obs_shape)
-        self._low = np.array(action_low, dtype=np.float64)
-        self._high = np.array(action_high, dtype=np.float64)
-        if self._low.shape != self._high.shape or not (self._low <= self._high).all():
-            raise ValueError(f"action bounds need equal shapes and low <= high, got {action_low} and {action_high}")
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed must be within 0 and 2**32 - 1, got {seed}")
-        # Clamped to the finite numbers, so that one comparison with them also refuses NaN and infinity.
-        largest = np.finfo(np.float64).max
-        self._least = np.maximum(self._low - TOLERANCE, -largest)
-        self._most = np.minimum(self._high + TOLERANCE, largest)
+        self._observation = observation
+        self._discrete = isinstance(action, DiscreteAction)
+        if self._discrete:
+            first, last = int(action.start), int(action.start + action.n - 1)
+            if not -(2**63) <= first <= last < 2**63:
+                raise ValueError(f"discrete actions need n >= 1 and 64-bit numbers, got {action}")
+            self._low = self._least = np.array(first, dtype=np.int64)
+            self._high = self._most = np.array(last, dtype=np.int64)
+            expected = f"an int or a NumPy integer from {first} to {last}"
+        else:
+            self._low, self._high = (np.array(bound, dtype=np.float64) for bound in action)
+            if self._low.shape != self._high.shape or not (self._low <= self._high).all():
+                raise ValueError(f"action bounds need equal shapes and low <= high, got {action.low} and {action.high}")
+            # Clamped to the finite numbers, so that one comparison with them also refuses NaN and infinity.
+            largest = np.finfo(np.float64).max
+            self._least = np.maximum(self._low - TOLERANCE, -largest)
+            self._most = np.minimum(self._high + TOLERANCE, largest)
+            expected = f"an array of real numbers of shape {self._low.shape}"
         self._call_timeout = call_timeout
         self._called = False
         self._processor = -1  # where the child was last put
@@ -541,8 +599,9 @@ class SandboxedPolicy:
         setup = json.dumps(
             {
                 "source": source,
-                "obs_shape": self._obs_shape,
-                "action_shape": self._low.shape,
+                "observation": observation,
+                "action_shape": None if self._discrete else self._low.shape,
+                "expected": expected,
                 "seed": int(seed),
                 "memory_mb": int(memory_mb),
                 "start_timeout": start_timeout,
@@ -581,10 +640,10 @@ class SandboxedPolicy:
             raise
 
     def __call__(self, obs: np.ndarray, t: np.ndarray) -> np.ndarray:
-        """Return the policy's actions, (N, *action shape) float64, clipped to the bounds.
+        """Return the policy's actions: (N, *action shape) float64, clipped to the bounds; discrete ones (N,) int64.
 
         Args:
-            obs: observations, (N, *obs_shape), any real dtype.
+            obs: observations, (N, *row shape) as `Observation` has it, of any real or integer dtype.
             t: steps of the current episodes, (N,), integers.
         """
         if self._closed:
@@ -593,10 +652,11 @@ class SandboxedPolicy:
         rows = t.size
         if t.shape != (rows,) or rows == 0 or t.dtype.kind not in "iu":
             raise ValueError(f"t must be integers of shape (N,), N > 0, got {t.dtype} of shape {t.shape}")
-        if obs.shape != (rows, *self._obs_shape) or obs.dtype.kind not in "biuf":
-            raise ValueError(
-                f"obs must be real numbers of shape {(rows, *self._obs_shape)}, got {obs.dtype} of shape {obs.shape}"
-            )
+        shape, numbers, kinds = (rows, *self._observation.row_shape), "real numbers", "biuf"
+        if self._observation.kind != "floats":
+            numbers, kinds = "integers", "iu"
+        if obs.shape != shape or obs.dtype.kind not in kinds:
+            raise ValueError(f"obs must be {numbers} of shape {shape}, got {obs.dtype} of shape {obs.shape}")
         if rows != self._rows:
             self._allocate(rows)
         self._t[...] = t
@@ -649,16 +709,18 @@ class SandboxedPolicy:
 
     def _allocate(self, rows: int) -> None:
         """Lay out the request and answer buffers for this number of rows."""
-        obs_size = math.prod(self._obs_shape)
+        row_shape = self._observation.row_shape
+        obs_size = math.prod(row_shape)
         payload = 8 * rows * (1 + obs_size)
         request = bytearray(REQUEST.size + payload)
         REQUEST.pack_into(request, 0, STEP, rows, payload)
         answer = bytearray(ANSWER.size + max(8 * rows * self._low.size, MAX_TEXT_BYTES))
         shape = (rows, *self._low.shape)
         self._t = np.frombuffer(request, "<i8", rows, REQUEST.size)  # (N,)
-        self._obs = np.frombuffer(request, "<f8", rows * obs_size, REQUEST.size + 8 * rows)
-        self._obs = self._obs.reshape(rows, *self._obs_shape)
-        self._actions = np.frombuffer(answer, "<f8", rows * self._low.size, ANSWER.size).reshape(shape)
+        self._obs = np.frombuffer(request, self._observation.dtype, rows * obs_size, REQUEST.size + 8 * rows)
+        self._obs = self._obs.reshape(rows, *row_shape)
+        self._actions = np.frombuffer(answer, self._low.dtype.newbyteorder("<"), rows * self._low.size, ANSWER.size)
+        self._actions = self._actions.reshape(shape)
         self._request, self._answer = memoryview(request), memoryview(answer)
         self._rows = rows
 
@@ -727,15 +789,16 @@ class SandboxedPolicy:
         return f"policy(obs, t) at t={steps}"
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
-        """Return the actions, (N, *action shape), clipped to the bounds, as a new array; PolicyError for a bad one."""
+        """Return the actions, clipped to the bounds, as a new array; PolicyError for a bad one."""
         good = (actions >= self._least) & (actions <= self._most)
         if not good.all():
             row, *index = np.argwhere(~good)[0].tolist()
             at = tuple(index)
             name = "action" + (f"[{', '.join(map(str, at))}]" if at else "")
+            allowed = "an integer from {} to {}" if self._discrete else "finite and within [{}, {}]"
             raise PolicyError(
-                f"policy(obs, t) returned {name} = {float(actions[row][at])!r} at t={self._t[row]}; it must be finite "
-                f"and within [{self._low[at]}, {self._high[at]}]"
+                f"policy(obs, t) returned {name} = {actions[row][at].item()!r} at t={self._t[row]}; it must be "
+                + allowed.format(self._low[at], self._high[at])
             )
         return np.minimum(np.maximum(actions, self._low), self._high)
 
@@ -828,7 +891,7 @@ def _child_main() -> None:
         return
     _write(answers, memoryview(ANSWER.pack(OK, 0)))
     _serve(
-        policy, source, requests, answers, tuple(setup["obs_shape"]), tuple(setup["action_shape"]),
+        policy, source, requests, answers, Observation(*setup["observation"]), setup["action_shape"], setup["expected"],
         lambda rows: cpu_limit(max(FIRST_CALL_TIMEOUT, rows * setup["call_timeout"])),
     )  # fmt: skip
 
@@ -876,28 +939,33 @@ def _serve(
     source: str,
     requests: int,
     answers: int,
-    obs_shape: tuple[int, ...],
-    action_shape: tuple[int, ...],
+    observation: Observation,
+    action_shape: list[int] | None,
+    expected: str,
     cpu_limit: Callable[[int], None],
 ) -> None:
     """Answer step requests for ever; EOFError when the parent has closed the pipe.
 
     Args:
+        action_shape: shape of an action; None: a discrete one.
+        expected: what an action must be, for messages.
         cpu_limit: called before the rows of a request are computed, with their number.
     """
     header, payload = bytearray(REQUEST.size), bytearray()
     known_rows, steps, obs, actions, answer = 0, None, None, None, None
+    row_shape, discrete, shape = observation.row_shape, action_shape is None, tuple(action_shape or ())
     while True:
         _read(requests, header)
         kind, rows, size = REQUEST.unpack(header)
         if rows != known_rows:
-            obs_size, action_size = math.prod(obs_shape), math.prod(action_shape)
+            obs_size, action_size = math.prod(row_shape), math.prod(shape)
             payload = bytearray(8 * rows * (1 + obs_size))
             steps = np.frombuffer(payload, "<i8", rows)  # (N,)
-            obs = np.frombuffer(payload, "<f8", rows * obs_size, 8 * rows).reshape(rows, *obs_shape)
+            obs = np.frombuffer(payload, observation.dtype, rows * obs_size, 8 * rows).reshape(rows, *row_shape)
             reply = bytearray(ANSWER.size + 8 * rows * action_size)
             ANSWER.pack_into(reply, 0, OK, 8 * rows * action_size)
-            actions = np.frombuffer(reply, "<f8", rows * action_size, ANSWER.size).reshape(rows, *action_shape)
+            actions = np.frombuffer(reply, "<i8" if discrete else "<f8", rows * action_size, ANSWER.size)
+            actions = actions.reshape(rows, *shape)
             answer = memoryview(reply)
             known_rows = rows
         if kind != STEP or size != len(payload):
@@ -907,22 +975,35 @@ def _serve(
         row = 0
         try:
             for row in range(rows):
-                result = policy(np.array(obs[row]), int(steps[row]))
-                actions[row] = _as_action(result, action_shape)
+                result = policy(observation.own(obs[row]), int(steps[row]))
+                actions[row] = _as_integer(result, expected) if discrete else _as_array(result, shape, expected)
         except BaseException as error:  # on purpose: a policy may raise SystemExit or worse
             _answer_error(answers, _describe(error, f"policy(obs, t) at t={steps[row]}", source))
         else:
             _write(answers, answer)
 
 
-def _as_action(result: object, shape: tuple[int, ...]) -> np.ndarray:
+def _as_integer(result: object, expected: str) -> int:
+    """Return a policy's result as an integer of 64 bits; PolicyError for anything else, floats and bools among it."""
+    if type(result) is not int:
+        array = isinstance(result, np.ndarray | np.generic)
+        if not array or result.shape != () or result.dtype.kind not in "iu":
+            what = f"{result.dtype} of shape {result.shape}" if array else f"a {type(result).__name__}"
+            raise PolicyError(f"returned {what}, expected {expected}")
+        result = int(result)
+    if not -(2**63) <= result < 2**63:
+        raise PolicyError(f"returned an integer of more than 64 bits, expected {expected}")
+    return result
+
+
+def _as_array(result: object, shape: tuple[int, ...], expected: str) -> np.ndarray:
     """Return a policy's result as real numbers of this shape, or of shape () for (1,); PolicyError otherwise."""
     try:
         action = np.asarray(result)
     except ValueError as error:  # lists of unequal lengths
         raise PolicyError(f"returned a {type(result).__name__} that is no array: {error}") from None
     if action.dtype.kind not in "biuf":  # also keeps numpy from reading numbers out of strings and NaN out of None
-        raise PolicyError(f"returned a {type(result).__name__}, expected an array of real numbers of shape {shape}")
+        raise PolicyError(f"returned a {type(result).__name__}, expected {expected}")
     if action.shape != shape and (action.shape, shape) != ((), (1,)):
         raise PolicyError(f"returned shape {action.shape}, expected {shape}")
     return action

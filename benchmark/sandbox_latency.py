@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from policy_sandbox import SandboxedPolicy, missing_layers
+from policy_sandbox import BoxAction, Observation, SandboxedPolicy, missing_layers
 
 SOURCE = """
 import math
@@ -69,7 +69,8 @@ if __name__ == "__main__":
     bound = np.full(17, 0.4)
 
     def make() -> SandboxedPolicy:
-        return SandboxedPolicy(SOURCE, obs_shape=(args.obs_size,), action_low=-bound, action_high=bound)
+        observation = Observation("floats", (args.obs_size,))
+        return SandboxedPolicy(SOURCE, observation=observation, action=BoxAction(-bound, bound))
 
     obs, t = np.random.default_rng(0).normal(size=(1, args.obs_size)), np.array([7])
     scope: dict = {}

@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 
 import policy_sandbox
-from policy_sandbox import PolicyError, SandboxedPolicy, check_source, missing_layers
+from policy_sandbox import BoxAction, Observation, PolicyError, SandboxedPolicy, check_source, missing_layers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc and uses inotify")
 
@@ -180,9 +180,8 @@ def run(source: str, many: bool = False) -> tuple[SandboxedPolicy | None, list[n
     try:
         policy = SandboxedPolicy(
             source,
-            obs_shape=(3,),
-            action_low=-np.ones(2),
-            action_high=np.ones(2),
+            observation=Observation("floats", (3,)),
+            action=BoxAction(-np.ones(2), np.ones(2)),
             memory_mb=MEMORY_MB,
             start_timeout=3.0,
         )

@@ -17,9 +17,10 @@ from conftest import ROOT, events, run_process, scalars, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 
 import llm_supervisor as sup
-from policy_sandbox import PolicyError, check_source
+from policy_sandbox import DiscreteAction, Observation, PolicyError, SandboxedPolicy, check_source
 
 PUSH = "```python\nimport numpy as np\n\ndef policy(obs, t):\n    return np.array([1.0 if obs[1] >= 0 else -1.0])\n```"
 BRAKE = PUSH.replace(">=", "<")
@@ -183,23 +184,113 @@ def test_capture_video_records_training_episodes(run_here, tmp_path):
 
 @pytest.mark.parametrize("folder", sorted(p.name for p in (ROOT / "prompts").iterdir()))
 def test_shipped_prompts_are_complete(folder):
-    env_id = "Pendulum-v1" if folder == "default" else folder
+    env_id = {"default": "Pendulum-v1", "default-discrete": "CartPole-v1"}.get(folder, folder)
     env = gym.make(env_id)
     values = sup._describe_env(env, env_id)
     for name, headings in (("advisor.md", sup.ADVISOR_HEADINGS), ("coder.md", sup.CODER_HEADINGS)):
         text = sup.load_prompt(ROOT / "prompts" / folder / name, headings, values)
         assert "{{" not in text and len(text) > 1_000
     assert "keep_current_policy" in sup.load_prompt(ROOT / "prompts" / folder / "advisor.md", (), values)
-    if folder != "default":
+    if not folder.startswith("default"):
         check_source((ROOT / "prompts" / folder / "bundled_policy.py").read_text())
 
 
-def test_default_prompt_fits_any_environment():
-    for env_id in ("Pendulum-v1", "Humanoid-v5", "InvertedPendulum-v5"):
-        env = gym.make(env_id)
-        text = sup.load_prompt(ROOT / "prompts/default/coder.md", sup.CODER_HEADINGS, sup._describe_env(env, env_id))
-        first_words = env.unwrapped.__doc__.split()[:4]
-        assert env_id in text and " ".join(first_words) in " ".join(text.split())
+DEFAULTS = {  # environment: what the coder must be told of obs and of the action
+    "Pendulum-v1": ("a float64 NumPy array of shape (3,)", "a NumPy array of shape (1,)"),
+    "Humanoid-v5": ("a float64 NumPy array of shape (348,)", "a NumPy array of shape (17,)"),
+    "InvertedPendulum-v5": ("a float64 NumPy array of shape (4,)", "a NumPy array of shape (1,)"),
+    "CartPole-v1": ("a float64 NumPy array of shape (4,)", "an int from 0 to 1"),
+    "Taxi-v4": ("an int", "an int from 0 to 5"),
+    "Blackjack-v1": ("a tuple of 3 ints", "an int from 0 to 1"),
+}
+
+
+@pytest.mark.parametrize("env_id", DEFAULTS)
+def test_default_prompt_fits_any_environment(env_id):
+    """Each kind of action space has its own: a residual for Box, a substitute for Discrete; its template runs."""
+    given, returned = DEFAULTS[env_id]
+    env = gym.make(env_id)
+    discrete = isinstance(env.action_space, gym.spaces.Discrete)
+    folder, values = ROOT / "prompts" / ("default-discrete" if discrete else "default"), sup._describe_env(env, env_id)
+    advisor = sup.load_prompt(folder / "advisor.md", sup.ADVISOR_HEADINGS, values)
+    coder = sup.load_prompt(folder / "coder.md", sup.CODER_HEADINGS, values)
+    assert f"obs is {given}" in coder and f"It returns {returned}" in coder
+    for text in (advisor, coder):
+        assert env_id in text and " ".join(env.unwrapped.__doc__.split()[:4]) in " ".join(text.split())
+        assert ("residual" in text) != discrete and ("replaces" in text) == discrete
+    template = sup.parse_code(coder.partition("## Code template")[2])
+    check_source(template)
+    if discrete:
+        observation, action = sup.rule_spaces(env)
+        with SandboxedPolicy(template, observation=observation, action=action) as policy:
+            assert policy(np.zeros((1, *observation.row_shape), int), np.array([0])).shape == (1,)
+
+
+def vectors(env_id: str, **options) -> gym.Env:
+    """A discrete environment as the scripts wrap it: observations are the integers of which they consist."""
+    env = gym.make(env_id, **options)
+    if isinstance(env.observation_space, gym.spaces.Box):
+        return env
+    n = [part.n for part in getattr(env.observation_space, "spaces", [env.observation_space])]
+    return gym.wrappers.TransformObservation(env, lambda obs: np.array(obs, np.int64).reshape(-1),
+                                             gym.spaces.MultiDiscrete(n))  # fmt: skip
+
+
+class OddEnv(gym.Env):
+    """A Discrete action space that begins at 3; what the space of its observations is, the test says."""
+
+    action_space = gym.spaces.Discrete(2, start=3)
+
+
+def test_the_spaces_of_a_rule():
+    env = OddEnv()
+    for space, observation in (
+        (gym.spaces.Discrete(5, start=2), Observation("int")),
+        (gym.spaces.MultiDiscrete([3, 4]), Observation("ints", (2,))),
+        (gym.spaces.Tuple([gym.spaces.Discrete(3)] * 2), Observation("tuple", (2,))),
+        (gym.spaces.Box(-1, 1, (2, 3)), Observation("floats", (2, 3))),
+    ):
+        env.observation_space = space
+        assert sup.rule_spaces(env) == (observation, DiscreteAction(2, 3))
+    assert "from 3 to 4" in sup._describe_env(env, "Odd")["rule_returns"]
+    assert sup.rule_spaces(vectors("Taxi-v4")) == (Observation("int"), DiscreteAction(6))
+    assert sup.rule_spaces(vectors("Blackjack-v1")) == (Observation("tuple", (3,)), DiscreteAction(2))
+    assert sup._describe_env(vectors("Taxi-v4"), "Taxi-v4")["observation_space"] == "Discrete(500)"
+    env.observation_space = gym.spaces.Tuple([gym.spaces.Box(-1, 1)])
+    with pytest.raises(ValueError, match="a rule needs observations of a Box, a Discrete"):
+        sup.rule_spaces(env)
+    env.observation_space, env.action_space = gym.spaces.Discrete(2), gym.spaces.MultiDiscrete([2, 2])
+    with pytest.raises(ValueError, match="a rule needs actions of a Box or a Discrete, not MultiDiscrete"):
+        sup.rule_spaces(env)
+
+
+def test_replay_of_a_discrete_environment_shows_its_own_numbers():
+    """Cliff walking by hand: up, twice right, down into the cliff (36 again, -100), and the step limit."""
+    plan = iter([0, 1, 1, 2, 0])
+    replay = sup.record_replay(
+        vectors("CliffWalking-v1", max_episode_steps=5), lambda obs, deterministic: np.array([next(plan)]),
+        episodes=1, max_steps=50, seed=0,
+    )  # fmt: skip
+    assert replay.obs.tolist() == [[36], [24], [25], [26], [36]] and replay.obs.dtype == np.int64
+    assert replay.actions.tolist() == [0, 1, 1, 2, 0] and replay.returns == [-104.0]
+    assert sup._table(replay, Observation("int")).splitlines()[2:4] == [
+        "t=2 obs=25 action=1 reward=-1", "t=3 obs=26 action=2 reward=-100"
+    ]  # fmt: skip
+    hand = sup.record_replay(vectors("Blackjack-v1"), lambda obs, deterministic: np.array([0]), episodes=3,
+                             max_steps=50, seed=0)  # fmt: skip
+    cards = [gym.make("Blackjack-v1").reset(seed=seed)[0] for seed in range(3)]
+    lines = sup._table(hand, Observation("tuple", (3,))).splitlines()
+    assert [line.split(" action")[0] for line in lines] == [f"t=0 obs={tuple(map(int, card))}" for card in cards]
+
+
+def test_summary_of_many_episodes_is_short():
+    replay = sup.Replay(*[np.zeros((90, 1))] * 4, returns=[1.0] * 45 + [-1.0] * 45, lengths=[1] * 90, frames=[],
+                        frame_steps=[])  # fmt: skip
+    text = sup._summary(replay)  # mean 0, standard deviation sqrt(90/89), standard error sqrt(1/89) = 0.106
+    assert text.startswith("mean return 0 (standard error 0.11) over 90 episodes; the first 20: returns [1.0, ")
+    assert text.count("1.0") == 20 and len(text) < 400
+    replay.returns, replay.lengths = [0.5, -2.0], [3, 4]
+    assert sup._summary(replay) == "returns [0.5, -2.0], lengths [3, 4]"
 
 
 def test_malformed_prompt_files_are_refused(tmp_path):
@@ -311,6 +402,38 @@ def test_audition_acts_as_in_training_and_passes_the_episode_step():
 
     sup.run_audition([LineEnv(), LineEnv()], act, np.add, policy, max_steps=20, seed=0)
     assert seen == [False] * 10 and steps == [[i] for i in range(10)]
+
+
+@pytest.mark.parametrize("env_id", ["CliffWalking-v1", "Taxi-v4", "FrozenLake-v1", "Blackjack-v1", "CartPole-v1"])
+def test_a_consultation_with_discrete_actions(env_id, tmp_path):
+    """Replay, advisor, rule, dry run and audition on each kind of observation, by substitution."""
+
+    def intervene(actions: np.ndarray, guidance: np.ndarray) -> np.ndarray:
+        assert actions.dtype == guidance.dtype == np.int64 and actions.shape == guidance.shape
+        return guidance
+
+    rng = np.random.default_rng(0)
+    args = sup.SupervisorArgs(supervisor="bundled", prompt_dir=str(tmp_path), replay_frames=0, replay_episodes=30)
+    args.env_id, args.seed, args.guide_window, args.guide_end = env_id, 0, 10, 20
+    (tmp_path / "bundled.toml").write_text('intervene_below = 1e9\nanalysis = "a"\nadvice = "b"\n')
+    (tmp_path / "bundled_policy.py").write_text("def policy(obs, t):\n    return 0\n")
+    n = gym.make(env_id).action_space.n
+    supervisor = sup.Supervisor(
+        args, env_fn=lambda mode: vectors(env_id, max_episode_steps=20), intervene=intervene, run_dir=tmp_path,
+        act=lambda obs, deterministic: rng.integers(0, n, len(obs)),
+    )  # fmt: skip
+    supervisor.prepare()
+    writer = SummaryWriter(str(tmp_path))
+    guidance = supervisor.consult(0, [], writer)
+    if guidance is None:  # a rule that never moves may lose the audition
+        assert "audition failed" in supervisor.history[-1]
+    else:
+        assert guidance(np.stack([supervisor.replay_env.reset(seed=0)[0]]), np.array([0])).tolist() == [0]
+    supervisor.end(0, writer)
+    assert supervisor.failures == 0
+    (tmp_path / "bundled_policy.py").write_text("def policy(obs, t):\n    return 0.0\n")
+    with pytest.raises(ValueError, match=f"returned a float, expected an int or a NumPy integer from 0 to {n - 1}"):
+        supervisor.prepare()
 
 
 # -- models behind a real server ---------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from hypothesis.extra import numpy as hnp
 
 import policy_sandbox
 from llm_supervisor import Supervisor, SupervisorArgs
-from policy_sandbox import PolicyError, SandboxedPolicy, check_source
+from policy_sandbox import BoxAction, DiscreteAction, Observation, PolicyError, SandboxedPolicy, check_source
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 
@@ -31,7 +31,8 @@ HARMLESS = "def policy(obs, t):\n    return [0.0, 0.0]\n"
 
 
 def make(source: str, obs_shape=(3,), low=(-1.0, -1.0), high=(1.0, 1.0), **options) -> SandboxedPolicy:
-    return SandboxedPolicy(source, obs_shape=obs_shape, action_low=np.array(low), action_high=np.array(high), **options)
+    action = BoxAction(np.array(low), np.array(high))
+    return SandboxedPolicy(source, observation=Observation("floats", obs_shape), action=action, **options)
 
 
 def body(text: str) -> str:
@@ -428,6 +429,153 @@ def test_bad_arguments_are_value_errors_and_close_nothing():
             make(HARMLESS, **options)
 
 
+# --- discrete spaces ---
+
+
+ONE_INT = Observation("int")
+
+
+def make_discrete(source: str, observation: Observation = ONE_INT, n: int = 4, start: int = 0) -> SandboxedPolicy:
+    return SandboxedPolicy(source, observation=observation, action=DiscreteAction(n, start))
+
+
+def call_discrete(policy: SandboxedPolicy, *numbers: int) -> np.ndarray:
+    """Call with Discrete observations, one a row."""
+    return policy(np.array(numbers)[:, None], np.arange(len(numbers)))
+
+
+OWN_OBSERVATIONS = {  # observation, the rows of the array, what the rule must be given for each
+    "int": (Observation("int"), [[5], [-7], [2**62]], ["5", "-7", str(2**62)], "int"),
+    "tuple": (Observation("tuple", (3,)), [[14, 10, 0], [21, 1, 1]], ["(14, 10, 0)", "(21, 1, 1)"], "tuple"),
+    "ints": (Observation("ints", (2,)), [[3, -1], [0, 2**40]], ["[3, -1]", f"[0, {2**40}]"], "np.ndarray"),
+    "ints of two axes": (Observation("ints", (2, 2)), [[1, 2, 3, 4]], ["[[1, 2], [3, 4]]"], "np.ndarray"),
+}
+
+
+@pytest.mark.parametrize("kind", OWN_OBSERVATIONS)
+def test_the_rule_is_given_the_environments_own_observation(kind):
+    """Type and value are compared in the child: t is the row, and a wrong one makes the assertion fail there."""
+    observation, rows, values, name = OWN_OBSERVATIONS[kind]
+    source = f"WANTED = [{', '.join(values)}]\n" + body(
+        f"""
+        assert isinstance(obs, {name}) and not isinstance(obs, bool)
+        if isinstance(obs, np.ndarray):
+            assert obs.dtype == np.int64 and obs.tolist() == WANTED[t]
+            obs[...] = 0
+        else:
+            assert obs == WANTED[t]
+        return t
+        """
+    )
+    with make_discrete(source, observation) as policy:
+        obs = np.array(rows)
+        actions = policy(obs, np.arange(len(rows)))
+        assert actions.dtype == np.int64 and actions.tolist() == list(range(len(rows)))
+        assert obs.tolist() == rows
+
+
+INTEGERS = ["{}", "np.int64({})", "np.int8({})", "np.array({})", "np.argmax(np.arange({} + 1))", "round({} + 0.4)",
+            "np.array([0, {}])[1]", "int(np.float64({}))"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", INTEGERS)
+def test_integers_of_all_kinds_are_discrete_actions(text):
+    with make_discrete(body(f"return {text.format('obs')}"), n=100) as policy:
+        actions = call_discrete(policy, 0, 99, 7)
+        assert actions.dtype == np.int64 and actions.shape == (3,) and actions.tolist() == [0, 99, 7]
+
+
+def test_uint8_and_a_start():
+    with make_discrete(body("return np.uint8(obs)"), n=3, start=5) as policy:
+        assert call_discrete(policy, 5, 6, 7).tolist() == [5, 6, 7]
+        with pytest.raises(PolicyError, match=r"returned action = 8 at t=1; it must be an integer from 5 to 7$"):
+            call_discrete(policy, 5, 8)
+    with make_discrete(body("return obs"), n=3, start=-1) as policy:
+        assert call_discrete(policy, -1, 1).tolist() == [-1, 1]
+        with pytest.raises(PolicyError, match=r"returned action = -2 at t=0; it must be an integer from -1 to 1$"):
+            call_discrete(policy, -2)
+
+
+def test_actions_are_new_arrays():
+    with make_discrete(body("return obs")) as policy:
+        first = call_discrete(policy, 1, 2)
+        call_discrete(policy, 3, 3)
+        assert first.tolist() == [1, 2]
+
+
+NO_INTEGER = {
+    "too large": ("4", "returned action = 4 at t=0; it must be an integer from 0 to 3"),
+    "negative": ("-1", "returned action = -1 at t=0; it must be an integer from 0 to 3"),
+    "wraps around": ("2**64 + 1", "returned an integer of more than 64 bits, expected an int or a NumPy integer from"),
+    "huge": ("10 ** 10_000", "returned an integer of more than 64 bits"),
+    "least of 64 bits": ("-(2**63)", f"returned action = {-(2**63)} at t=0"),
+    "uint64": ("np.array([2**64 - 1])[0]", "returned an integer of more than 64 bits"),
+    "bool": ("True", "returned a bool, expected an int or a NumPy integer from 0 to 3"),
+    "NumPy's bool": ("np.bool_(True)", r"returned bool of shape \(\), expected"),
+    "float": ("1.0", "returned a float, expected an int or a NumPy integer from 0 to 3"),
+    "NumPy's float": ("np.float64(1)", r"returned float64 of shape \(\), expected"),
+    "NaN": ("math.nan", "returned a float, expected"),
+    "infinity": ("math.inf", "returned a float, expected"),
+    "one-hot": ("np.eye(4, dtype=np.int64)[1]", r"returned int64 of shape \(4,\), expected"),
+    "array of one": ("np.array([1])", r"returned int64 of shape \(1,\), expected"),
+    "list": ("[1]", "returned a list, expected"),
+    "tuple": ("(1, 2)", "returned a tuple, expected"),
+    "string": ("'1'", "returned a str, expected"),
+    "digits of another script": ("'\u0661'", "returned a str, expected"),
+    "None": ("None", "returned a NoneType, expected"),
+    "object array": ("np.array(10**30)", r"returned object of shape \(\), expected"),
+    "array of strings": ("np.array('1')", r"returned <U1 of shape \(\), expected"),
+    "complex": ("np.array(1 + 0j)", r"returned complex128 of shape \(\), expected"),
+    "duration": ("np.timedelta64(1)", r"returned timedelta64 of shape \(\), expected"),
+    "int's subclass": ("C(1)", "returned a C, expected an int or a NumPy integer from 0 to 3"),
+    "an array that lies": ("np.zeros(()).view(L)", r"returned float64 of shape \(\), expected"),
+    "an index that lies": ("I()", "returned a I, expected"),
+}  # fmt: skip
+LIARS = """
+class C(int):
+    def __index__(self): return 10**9
+    __int__ = __index__
+class L(np.ndarray):
+    def __int__(self): return 1
+class I:
+    shape, dtype = (), np.dtype(np.int64)
+    def __index__(self): return 1
+    __int__ = __index__
+"""
+
+
+@pytest.mark.parametrize("name", NO_INTEGER)
+def test_nothing_else_is_a_discrete_action(name, monkeypatch):
+    monkeypatch.setattr(policy_sandbox, "_switched_off", ("language",))
+    result, message = NO_INTEGER[name]
+    policy = make_discrete(LIARS + body(f"return {result}"))
+    with pytest.raises(PolicyError, match=message) as caught:
+        call_discrete(policy, 0)
+    assert len(str(caught.value)) < 300 and "\n" not in str(caught.value)
+    assert stat_of(pid_of(policy)) is None
+
+
+def test_bad_arguments_of_discrete_spaces():
+    with make_discrete(body("return obs")) as policy:
+        for obs in (np.zeros((1, 1)), np.zeros(1, int), np.zeros((1, 2), int), np.ones((1, 1), bool)):
+            with pytest.raises(ValueError, match=r"obs must be integers of shape \(1, 1\)"):
+                policy(obs, np.zeros(1, int))
+        assert call_discrete(policy, 3).tolist() == [3]
+    for n, start in ((0, 0), (-1, 0), (2, 2**63 - 1), (1, -(2**63) - 1)):
+        with pytest.raises(ValueError, match="discrete actions need n >= 1"):
+            make_discrete(HARMLESS, n=n, start=start)
+
+
+def test_discrete_observations_with_box_actions_and_the_other_way_round():
+    action = BoxAction(np.array([-1.0]), np.array([1.0]))
+    with SandboxedPolicy(
+        body("return obs[0] / obs[1]"), observation=Observation("tuple", (2,)), action=action
+    ) as policy:
+        assert policy(np.array([[1, 4]]), np.array([0])).tolist() == [[0.25]]
+    with make_discrete(body("return int(obs[0] > 0.5)"), Observation("floats", (2,)), n=2) as policy:
+        assert policy(np.array([[0.6, 0.0], [0.4, 9.0]]), np.array([0, 0])).tolist() == [1, 0]
+
+
 # --- broken and hostile policies ---
 
 BROKEN = {
@@ -630,6 +778,18 @@ for piece in {pieces!r}:
 ANSWER = policy_sandbox.ANSWER
 
 
+@pytest.mark.parametrize(("number", "size"), [(4, 8), (-1, 8), (2**63 - 1, 8), (0, 4), (0, 16)])
+def test_a_child_that_sends_no_discrete_action(number, size, tmp_path, monkeypatch):
+    """The parent checks what the child ought to have checked."""
+    rogue = tmp_path / "rogue.py"
+    piece = ANSWER.pack(1, size) + number.to_bytes(size, "little", signed=True)
+    rogue.write_text(ROGUE.format(pieces=[piece], end="time.sleep(60)"))
+    monkeypatch.setattr(policy_sandbox, "__file__", str(rogue))
+    message = f"action = {number} at t=0; it must be an integer from 0 to 3" if size == 8 else f"{size} bytes instead"
+    with make_discrete(HARMLESS) as policy, pytest.raises(PolicyError, match=message):
+        call_discrete(policy, 0)
+
+
 @pytest.mark.parametrize(
     ("pieces", "message"),
     [
@@ -734,7 +894,8 @@ def run_parent(script: str) -> subprocess.Popen:
     header += (
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where a shell put us in the background
     )
-    options = "obs_shape=(3,), action_low=-np.ones(2), action_high=np.ones(2), call_timeout=call_timeout"
+    options = "observation=Observation('floats', (3,)), action=BoxAction(-np.ones(2), np.ones(2))"
+    options += ", call_timeout=call_timeout"
     maker = f"def make(source, call_timeout=60.0): return SandboxedPolicy(source, {options})\n"
     script = header + maker + textwrap.dedent(script)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
