@@ -4,7 +4,6 @@ Paper: "Efficient Soft Actor-Critic with LLM-Based Action-Level Guidance for Con
 Docs:  docs/guided_sac_continuous.md
 """
 
-import itertools
 import json
 import os
 import random
@@ -234,18 +233,11 @@ def check_spaces(env: gym.Env) -> None:
 class Batch(NamedTuple):
     """B transitions, float32 on the buffer's device."""
 
-    both_observations: torch.Tensor  # (2B, *obs): s above s', as gathered, for one pass of the actor over both
+    observations: torch.Tensor  # (B, *obs)
+    next_observations: torch.Tensor  # (B, *obs)
     actions: torch.Tensor  # (B, *action), as executed
     rewards: torch.Tensor  # (B,)
     terminations: torch.Tensor  # (B,), 1 where the episode terminated; a truncation is 0
-
-    @property
-    def observations(self) -> torch.Tensor:  # (B, *obs)
-        return self.both_observations[: len(self.rewards)]
-
-    @property
-    def next_observations(self) -> torch.Tensor:  # (B, *obs)
-        return self.both_observations[len(self.rewards) :]
 
 
 class ReplayBuffer:
@@ -275,7 +267,8 @@ class ReplayBuffer:
     def _write(self, obs: np.ndarray) -> torch.Tensor:
         """Store observations (n, *obs) and return their numbers (n,)."""
         numbers = torch.arange(self.written, self.written + len(obs))
-        self.obs[numbers % self.capacity] = torch.as_tensor(obs, dtype=torch.float32, device=self.device)
+        obs = torch.as_tensor(obs, dtype=torch.float32, device=self.device)
+        self.obs.index_copy_(0, (numbers % self.capacity).to(self.device), obs)
         self.written += len(obs)
         return numbers
 
@@ -310,9 +303,13 @@ class ReplayBuffer:
     def sample(self, batch_size: int) -> Batch:
         """Draw transitions uniformly, with replacement."""
         rows = torch.randint(self.oldest, self.added, (batch_size,)) % self.size  # (B,)
-        slots = (self.slots[rows].T.reshape(-1) % self.capacity).to(self.device)  # (2B,)
+        places = (self.slots[rows].T % self.capacity).to(self.device)  # (2, B)
         rows = rows.to(self.device)
-        return Batch(self.obs[slots], self.actions[rows], self.rewards[rows], self.terminations[rows])
+        # index_select gathers with all threads, indexing with one
+        return Batch(
+            *(self.obs.index_select(0, place) for place in places),
+            *(x.index_select(0, rows) for x in (self.actions, self.rewards, self.terminations)),
+        )
 
 
 # --- end ---
@@ -320,25 +317,30 @@ class ReplayBuffer:
 
 # --- shared: critics ---
 class SoftQNetwork(nn.Module):
-    """The twin critics Q₁, Q₂ as one batched network: each layer is one batched product for both."""
+    """The twin critics Q₁, Q₂ as one batched network: each layer is one batched product for both.
+
+    The first layer's product is split into that of the observations and that of the actions. So nothing is joined into
+    one input, and the actor's loss, which needs the gradient for the actions alone, gets it from their few columns.
+    """
 
     def __init__(self, envs: gym.vector.VectorEnv, hidden: int = 256):
         super().__init__()
         obs_dim = int(np.prod(envs.single_observation_space.shape))
-        sizes = [obs_dim + int(np.prod(envs.single_action_space.shape)), hidden, hidden, 1]
-        self.weights = nn.ParameterList(torch.empty(2, i, o) for i, o in itertools.pairwise(sizes))
-        self.biases = nn.ParameterList(torch.empty(2, 1, o) for o in sizes[1:])
-        for weight, bias in zip(self.weights, self.biases, strict=True):
-            bound = weight.shape[1] ** -0.5  # as torch.nn.Linear initialises both
-            nn.init.uniform_(weight, -bound, bound)
-            nn.init.uniform_(bias, -bound, bound)
+        act_dim = int(np.prod(envs.single_action_space.shape))
+        fan_in = [obs_dim + act_dim, obs_dim + act_dim, hidden, hidden]
+        shapes = [(obs_dim, hidden), (act_dim, hidden), (hidden, hidden), (hidden, 1)]
+        self.weights = nn.ParameterList(torch.empty(2, *shape) for shape in shapes)
+        self.biases = nn.ParameterList(torch.empty(2, 1, out) for out in (hidden, hidden, 1))
+        for parameter, fan in zip([*self.weights, *self.biases], [*fan_in, *fan_in[1:]], strict=True):
+            nn.init.uniform_(parameter, -(fan**-0.5), fan**-0.5)  # as torch.nn.Linear initialises both
 
     def forward(self, obs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """Values (2, B) of observations (B, *obs) and actions (B, *action) in environment units."""
-        x = torch.cat([obs.flatten(1), actions.flatten(1)], dim=1).expand(2, -1, -1)  # (2, B, obs + action)
-        x = F.relu(torch.baddbmm(self.biases[0], x, self.weights[0]))
-        x = F.relu(torch.baddbmm(self.biases[1], x, self.weights[1]))
-        return torch.baddbmm(self.biases[2], x, self.weights[2]).squeeze(-1)
+        x = torch.baddbmm(self.biases[0], actions.flatten(1).expand(2, -1, -1), self.weights[1])  # (2, B, hidden)
+        x = x.baddbmm_(obs.flatten(1).expand(2, -1, -1), self.weights[0]).relu_()
+        x = torch.baddbmm(self.biases[1], x, self.weights[2]).relu_()
+        # a matrix product with a single column is slow, its gradient slower: a row-wise scalar product instead
+        return torch.linalg.vecdot(x, self.weights[3].mT) + self.biases[2].squeeze(-1)
 
 
 class ValueNetwork(nn.Module):
@@ -377,8 +379,8 @@ class Actor(nn.Module):
 
     def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log standard deviation of u, both (B, dim(A)), for observations (B, *obs)."""
-        x = F.relu(self.fc1(obs.flatten(1)))
-        x = F.relu(self.fc2(x))
+        x = self.fc1(obs.flatten(1)).relu_()
+        x = self.fc2(x).relu_()
         mean, log_std = self.fc_mean_logstd(x).chunk(2, dim=1)
         return mean, log_std.clamp(-20, 2)  # differs from CleanRL (tanh to [-5, 2]): as in SAC and Stable-Baselines3
 
@@ -415,7 +417,7 @@ def intervene(actions: np.ndarray, guidance: np.ndarray, space: gym.spaces.Box) 
 # --- shared: losses ---
 def soft_value(q: torch.Tensor, log_pi: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
     """V(s) = min_i Q_i(s, a~) − α log π(a~|s) for a~ ~ π (paper, Eq. 6): (2, B), (B,), () → (B,)."""
-    return q.min(dim=0).values - alpha * log_pi
+    return torch.minimum(*q) - alpha * log_pi
 
 
 def td_target(data: Batch, next_values: torch.Tensor, gamma: float) -> torch.Tensor:
@@ -426,6 +428,14 @@ def td_target(data: Batch, next_values: torch.Tensor, gamma: float) -> torch.Ten
 def critic_losses(q: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """E[(Q_i(s, a) − y)²] of each critic (paper, Eq. 7): (2, B), (B,) → (2,)."""
     return (q - target).square().mean(dim=1)
+
+
+def minimise(loss: torch.Tensor, optimizer: optim.Optimizer) -> None:
+    """One step on the loss, with gradients for the optimiser's parameters and none for what lies between."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        parameter.grad = gradient
+    optimizer.step()
 
 
 # --- end ---
@@ -544,8 +554,10 @@ if __name__ == "__main__":
         online, targets = [*vf.parameters()], [*vf_target.parameters()]  # V̄ takes the place of the target critics
     log_alpha = torch.tensor(args.alpha, device=device).log().requires_grad_(args.autotune)
     q_optimizer = optim.Adam(critic_parameters, lr=args.q_lr, fused=True)
-    actor_optimizer = optim.Adam(actor.parameters(), lr=args.policy_lr, fused=True)
-    alpha_optimizer = optim.Adam([log_alpha], lr=args.alpha_lr, fused=True) if args.autotune else None
+    actor_groups = [{"params": [*actor.parameters()]}]
+    if args.autotune:
+        actor_groups.append({"params": [log_alpha], "lr": args.alpha_lr})
+    actor_optimizer = optim.Adam(actor_groups, lr=args.policy_lr, fused=True)
     # --- end ---
     target_entropy = -float(np.prod(envs.single_action_space.shape))  # −dim(A)
 
@@ -556,14 +568,14 @@ if __name__ == "__main__":
         return (actor.get_greedy_action(x) if deterministic else actor.get_action(x)[0]).cpu().numpy()
 
     def update_critic(data: Batch, pi: torch.Tensor, log_pi: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One step on J_Q (and J_V), given actions pi (2B, *action) for s and s' with log_pi (2B,)."""
-        (pi, next_pi), (log_pi, next_log_pi) = pi.detach().chunk(2), log_pi.detach().chunk(2)
+        """One step on J_Q (and J_V), given actions pi (B, *action) for s with log_pi (B,)."""
         alpha = log_alpha.detach().exp()
         with torch.no_grad():
             if args.value_network:
                 next_values = vf_target(data.next_observations)
                 v_target = soft_value(qf(data.observations, pi), log_pi, alpha)
             else:
+                next_pi, next_log_pi = actor.get_action(data.next_observations)
                 next_values = soft_value(qf_target(data.next_observations, next_pi), next_log_pi, alpha)
             target = td_target(data, next_values, args.gamma)
         q = qf(data.observations, data.actions)  # (2, B)
@@ -572,25 +584,19 @@ if __name__ == "__main__":
         if args.value_network:
             vf_loss = 0.5 * F.mse_loss(vf(data.observations), v_target)  # J_V (paper, Eq. 6)
             loss, logs["vf_loss"] = loss + vf_loss, vf_loss.detach()
-        q_optimizer.zero_grad()
-        loss.backward()
-        q_optimizer.step()
+        minimise(loss, q_optimizer)
         return logs
 
     def update_actor(data: Batch, pi: torch.Tensor, log_pi: torch.Tensor) -> dict[str, torch.Tensor]:
         """One step on J_π and on α, given actions pi (B, *action) for s with log_pi (B,), both with gradients."""
-        # J_π = E[α log π(a~|s) − min_i Q_i(s, a~)] (paper, Eq. 9); `inputs` spares the critics' weight gradients
-        actor_loss = -soft_value(qf(data.observations, pi), log_pi, log_alpha.detach().exp()).mean()
-        actor_optimizer.zero_grad()
-        actor_loss.backward(inputs=list(actor.parameters()))
-        actor_optimizer.step()
-        if not args.autotune:
-            return {"actor_loss": actor_loss.detach()}
-        alpha_loss = -log_alpha.exp() * (log_pi.detach() + target_entropy).mean()
-        alpha_optimizer.zero_grad()
-        alpha_loss.backward()
-        alpha_optimizer.step()
-        return {"actor_loss": actor_loss.detach(), "alpha_loss": alpha_loss.detach()}
+        # J_π = E[α log π(a~|s) − min_i Q_i(s, a~)] (paper, Eq. 9)
+        loss = -soft_value(qf(data.observations, pi), log_pi, log_alpha.detach().exp()).mean()
+        logs = {"actor_loss": loss.detach()}
+        if args.autotune:  # J_π does not depend on log α, nor this loss on θ: one backward pass serves both
+            alpha_loss = -log_alpha.exp() * (log_pi.detach() + target_entropy).mean()
+            loss, logs["alpha_loss"] = loss + alpha_loss, alpha_loss.detach()
+        minimise(loss, actor_optimizer)
+        return logs
 
     # --- supervision ---
     with one_line_errors():
@@ -693,11 +699,10 @@ if __name__ == "__main__":
         # --- shared: learn ---
         if global_step > args.learning_starts:
             data = rb.sample(args.batch_size)
-            # one pass of the actor over s and s' serves both losses: the critics' step leaves π_θ as it is
-            pi, log_pi = actor.get_action(data.both_observations)  # (2B, *action), (2B,)
+            pi, log_pi = actor.get_action(data.observations)  # (B, *action), (B,): for both, as π_θ moves last
             logs |= update_critic(data, pi, log_pi)
             if iteration % args.policy_frequency == 0:
-                logs |= update_actor(data, pi[: args.batch_size], log_pi[: args.batch_size])
+                logs |= update_actor(data, pi, log_pi)
                 for _ in range(args.policy_frequency - 1):  # make up for the delay, as CleanRL does
                     logs |= update_actor(data, *actor.get_action(data.observations))
             if iteration % args.target_network_frequency == 0:

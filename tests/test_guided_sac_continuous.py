@@ -39,7 +39,7 @@ def test_losses_by_hand():
     value = script.soft_value(q, log_pi=torch.tensor([-0.5, 2.0]), alpha=torch.tensor(0.1))
     torch.testing.assert_close(value, torch.tensor([1.0 + 0.05, 3.0 - 0.2]))
     # one terminated transition and one that goes on (a truncated one is stored with terminations 0)
-    data = script.Batch(None, None, rewards=torch.tensor([1.0, -1.0]), terminations=torch.tensor([1.0, 0.0]))
+    data = script.Batch(None, None, None, rewards=torch.tensor([1.0, -1.0]), terminations=torch.tensor([1.0, 0.0]))
     target = script.td_target(data, value, gamma=0.9)
     torch.testing.assert_close(target, torch.tensor([1.0, -1.0 + 0.9 * 2.8]))
     losses = script.critic_losses(q, torch.tensor([1.0, 2.0]))
@@ -106,7 +106,8 @@ def sb3_twin(run, env_id: str, alpha: float | str, num_transitions: int = 64):
             theirs.bias.copy_(run.actor.fc_mean_logstd.bias[i * dim : (i + 1) * dim])
         for net, source in ((critic, run.qf), (model.policy.critic_target, run.qf_target)):
             for i, qf in enumerate((net.qf0, net.qf1)):
-                for layer, (weight, bias) in enumerate(zip(source.weights, source.biases, strict=True)):
+                weights = [torch.cat([*source.weights[:2]], dim=1), *source.weights[2:]]  # SB3's first layer is in one
+                for layer, (weight, bias) in enumerate(zip(weights, source.biases, strict=True)):
                     qf[2 * layer].weight.copy_(weight[i].T)
                     qf[2 * layer].bias.copy_(bias[i, 0])
     return model, actor, critic
@@ -132,8 +133,8 @@ def test_updates_equal_stable_baselines3(run_here, alpha):
         model.train(gradient_steps=1, batch_size=64)
         theirs = model.logger.name_to_value
         torch.manual_seed(step)
-        pi, log_pi = run.actor.get_action(data.both_observations)
-        logs = run.update_critic(data, pi, log_pi) | run.update_actor(data, pi[:64], log_pi[:64])
+        pi, log_pi = run.actor.get_action(data.observations)
+        logs = run.update_critic(data, pi, log_pi) | run.update_actor(data, pi, log_pi)
         with torch.no_grad():
             torch._foreach_lerp_(run.targets, run.online, run.args.tau)
         assert logs["qf_losses"].sum().item() / 2 == pytest.approx(theirs["train/critic_loss"], rel=1e-5, abs=1e-5)
@@ -165,7 +166,7 @@ def test_log_probability_and_targets_equal_stable_baselines3(run_here, env_id):
         module.double()
     torch.manual_seed(0)
     both = torch.randn(128, *run.envs.single_observation_space.shape, dtype=torch.float64)
-    data = script.Batch(both, None, torch.randn(64).double(), (torch.rand(64) < 0.5).double())
+    data = script.Batch(both[:64], both[64:], None, torch.randn(64).double(), (torch.rand(64) < 0.5).double())
     tolerance = dict(rtol=1e-5, atol=1e-5)
     torch.manual_seed(1)
     pi, log_pi = run.actor.get_action(both)
@@ -195,12 +196,12 @@ def test_value_network_update_by_hand(run_here):
     run = run_here(*COUNTER, "--supervisor", "none", "--value-network", "--total-timesteps", "200", "--alpha", "0.3",
                    "--no-autotune")  # fmt: skip
     data = run.rb.sample(16)
-    pi, log_pi = run.actor.get_action(data.both_observations)
+    pi, log_pi = run.actor.get_action(data.observations)
     with torch.no_grad():
         y = data.rewards + 0.99 * (1 - data.terminations) * run.vf_target(data.next_observations)
         q = run.qf(data.observations, data.actions)
-        q_pi = run.qf(data.observations, pi[:16])
-        v_target = torch.minimum(q_pi[0], q_pi[1]) - 0.3 * log_pi[:16]
+        q_pi = run.qf(data.observations, pi)
+        v_target = torch.minimum(q_pi[0], q_pi[1]) - 0.3 * log_pi
     q_live, v_live = run.qf(data.observations, data.actions), run.vf(data.observations)
     loss = sum(torch.mean((q_live[i] - y) ** 2) for i in range(2)) + torch.mean(0.5 * (v_live - v_target) ** 2)
     expected = torch.autograd.grad(loss, [*run.qf.parameters(), *run.vf.parameters()])
@@ -222,8 +223,9 @@ def test_critics_are_two_independent_networks():
     assert both.shape == (2, 7)
     for i in range(2):
         x = torch.cat([obs, actions], 1)
+        weights = [torch.cat([*qf.weights[:2]], dim=1), *qf.weights[2:]]
         for layer in range(3):
-            x = x @ qf.weights[layer][i] + qf.biases[layer][i, 0]
+            x = x @ weights[layer][i] + qf.biases[layer][i, 0]
             x = x.relu() if layer < 2 else x
         torch.testing.assert_close(both[i], x[:, 0])
     assert not torch.allclose(both[0], both[1])
