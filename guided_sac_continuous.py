@@ -89,17 +89,19 @@ class Args(SupervisorArgs):
     alpha: float = 1.0
     """temperature α: the initial one with `--autotune`, else the fixed one"""
     autotune: bool = True
-    """learn α so that the policy's entropy stays near −dim(A)"""
+    """learn α so that the policy's entropy stays near a target (`target_entropy` in the script)"""
     value_network: bool = False
     """learn a state-value network and bootstrap from its target (paper, Eq. 6-8; SAC of 2018)"""
     # --- end ---
 
+    # --- shared: guidance flags ---
     guide_start: int = 0
     """environment step of the first consultation"""
     guide_end: int = 10_000
     """environment step at which all guidance is off (paper, C.1 "End Step")"""
     guide_window: int = 1_000
     """environment steps between two consultations, for which a decision holds (paper, C.1 "Guided Window")"""
+    # --- end ---
 
 
 # The paper's settings (table in C.1) are that environment's defaults; a flag on the command line still wins.
@@ -202,6 +204,10 @@ def make_env(
     return thunk
 
 
+# --- end ---
+
+
+# --- shared: env kwargs ---
 def parse_env_kwargs(text: str) -> dict:
     """`--env-kwargs` as a dictionary; ValueError when it is not a JSON object."""
     try:
@@ -231,13 +237,19 @@ def check_spaces(env: gym.Env) -> None:
 
 # --- shared: replay buffer ---
 class Batch(NamedTuple):
-    """B transitions, float32 on the buffer's device."""
+    """B transitions on the buffer's device, float32; observations and actions int64 where they are discrete."""
 
     observations: torch.Tensor  # (B, *obs)
     next_observations: torch.Tensor  # (B, *obs)
     actions: torch.Tensor  # (B, *action), as executed
     rewards: torch.Tensor  # (B,)
     terminations: torch.Tensor  # (B,), 1 where the episode terminated; a truncation is 0
+    rows: torch.Tensor  # (B,) int64, their places in the buffer, for what a script notes beside each transition
+
+
+def storage_dtype(space: gym.Space) -> torch.dtype:
+    """float32 for numbers (Box), int64 for what is counted (Discrete, MultiDiscrete)."""
+    return torch.float32 if isinstance(space, gym.spaces.Box) else torch.int64
 
 
 class ReplayBuffer:
@@ -249,13 +261,14 @@ class ReplayBuffer:
     when the number of its s is more than a capacity behind the newest.
     """
 
-    def __init__(self, buffer_size: int, num_envs: int, obs_shape: tuple, action_shape: tuple, device: torch.device):
+    def __init__(self, buffer_size: int, envs: gym.vector.VectorEnv, device: torch.device):
+        num_envs, obs_space, action_space = envs.num_envs, envs.single_observation_space, envs.single_action_space
         # 4 · num_envs more: the newest s may be followed by the resets of its step, then by s' and resets of the next
         self.capacity, self.num_envs, self.device = buffer_size + 4 * num_envs, num_envs, device
         self.size = -(-buffer_size // num_envs) * num_envs  # a multiple of num_envs: a step is written in one piece
-        self.obs = torch.zeros((self.capacity, *obs_shape), device=device)
+        self.obs = torch.zeros((self.capacity, *obs_space.shape), dtype=storage_dtype(obs_space), device=device)
         self.slots = torch.zeros((self.size, 2), dtype=torch.int64)  # numbers of s and s'
-        self.actions = torch.zeros((self.size, *action_shape), device=device)
+        self.actions = torch.zeros((self.size, *action_space.shape), dtype=storage_dtype(action_space), device=device)
         self.rewards = torch.zeros(self.size, device=device)
         self.terminations = torch.zeros(self.size, device=device)
         self.written = 0  # observations ever written
@@ -267,7 +280,7 @@ class ReplayBuffer:
     def _write(self, obs: np.ndarray) -> torch.Tensor:
         """Store observations (n, *obs) and return their numbers (n,)."""
         numbers = torch.arange(self.written, self.written + len(obs))
-        obs = torch.as_tensor(obs, dtype=torch.float32, device=self.device)
+        obs = torch.as_tensor(obs, dtype=self.obs.dtype, device=self.device)
         self.obs.index_copy_(0, (numbers % self.capacity).to(self.device), obs)
         self.written += len(obs)
         return numbers
@@ -277,7 +290,7 @@ class ReplayBuffer:
         self.current = self._write(obs)  # (N,)
 
     def add(self, actions, rewards, terminations, dones, next_obs, final_obs) -> None:
-        """Store one vector step.
+        """Store one vector step, at the rows `self.last`.
 
         Args:
             actions: (N, *action) as executed. rewards, terminations, dones: (N,); done = terminated or truncated.
@@ -285,10 +298,10 @@ class ReplayBuffer:
             final_obs: (N, *obs), the true successor of the step; differs from next_obs only where done.
         """
         row = self.added % self.size
-        rows = slice(row, row + self.num_envs)
+        self.last = rows = slice(row, row + self.num_envs)
         following = self._write(final_obs)  # (N,)
         self.slots[rows] = torch.stack([self.current, following], dim=1)
-        self.actions[rows] = torch.as_tensor(actions, dtype=torch.float32)
+        self.actions[rows] = torch.as_tensor(actions, dtype=self.actions.dtype)
         self.rewards[rows] = torch.as_tensor(rewards, dtype=torch.float32)
         self.terminations[rows] = torch.as_tensor(terminations, dtype=torch.float32)
         self.added += self.num_envs
@@ -309,6 +322,7 @@ class ReplayBuffer:
         return Batch(
             *(self.obs.index_select(0, place) for place in places),
             *(x.index_select(0, rows) for x in (self.actions, self.rewards, self.terminations)),
+            rows,
         )
 
 
@@ -414,12 +428,16 @@ def intervene(actions: np.ndarray, guidance: np.ndarray, space: gym.spaces.Box) 
 # --- end ---
 
 
-# --- shared: losses ---
+# --- shared: continuous soft value ---
 def soft_value(q: torch.Tensor, log_pi: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
     """V(s) = min_i Q_i(s, a~) − α log π(a~|s) for a~ ~ π (paper, Eq. 6): (2, B), (B,), () → (B,)."""
     return torch.minimum(*q) - alpha * log_pi
 
 
+# --- end ---
+
+
+# --- shared: losses ---
 def td_target(data: Batch, next_values: torch.Tensor, gamma: float) -> torch.Tensor:
     """y = r + γ (1 − terminated) V(s') (paper, Eq. 8), (B,). A truncated episode goes on: it bootstraps."""
     return data.rewards + gamma * (1 - data.terminations) * next_values
@@ -479,12 +497,13 @@ def evaluate(
         Model: the actor's class.
     """
     envs = [make_env(env_id, 0, i, capture_video, run_name)() for i in range(eval_episodes)]
+    dtype = storage_dtype(envs[0].observation_space)
     actor = Model(gym.vector.SyncVectorEnv([lambda: envs[0]])).to(device)
     actor.load_state_dict(torch.load(model_path, map_location=device, weights_only=True)[0])
 
     @torch.no_grad()
     def policy(obs: np.ndarray) -> np.ndarray:
-        return actor.get_greedy_action(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
+        return actor.get_greedy_action(torch.as_tensor(obs, dtype=dtype, device=device)).cpu().numpy()
 
     returns = greedy_returns(envs, policy, seed=0)
     for env in envs:
@@ -545,11 +564,13 @@ if __name__ == "__main__":
     actor = Actor(envs).to(device)
     qf, qf_target = SoftQNetwork(envs).to(device), SoftQNetwork(envs).to(device)
     qf_target.load_state_dict(qf.state_dict())
+    modules = [actor, qf]  # saved; the first one holds the policy
     critic_parameters = [*qf.parameters()]
     online, targets = [*qf.parameters()], [*qf_target.parameters()]
     if args.value_network:
         vf, vf_target = ValueNetwork(envs).to(device), ValueNetwork(envs).to(device)
         vf_target.load_state_dict(vf.state_dict())
+        modules = [actor, qf, vf]
         critic_parameters += vf.parameters()
         online, targets = [*vf.parameters()], [*vf_target.parameters()]  # V̄ takes the place of the target critics
     log_alpha = torch.tensor(args.alpha, device=device).log().requires_grad_(args.autotune)
@@ -625,15 +646,14 @@ if __name__ == "__main__":
     settings = {**vars(args), "torch_num_threads": torch.get_num_threads(), "device": str(device)}
     rows = "\n".join(f"|{k}|{v}|{sources.get(k, 'machine')}|" for k, v in settings.items())
     writer.add_text("hyperparameters", f"|param|value|source|\n|-|-|-|\n{rows}")
-    for source in ("command line", "environment", "default"):
+    for source in sorted(set(sources.values())):
         print(f"{source:>12}: " + " ".join(f"{k}={v}" for k, v in settings.items() if sources.get(k) == source))
     print(f"{'machine':>12}: {device} with {torch.get_num_threads()} threads, logging to runs/{run_name}", flush=True)
     # --- end ---
     print(f"{'supervisor':>12}: {supervisor.description}", flush=True)
 
     # --- shared: start ---
-    rb = ReplayBuffer(args.buffer_size, args.num_envs, envs.single_observation_space.shape,
-                      envs.single_action_space.shape, device)  # fmt: skip
+    rb = ReplayBuffer(args.buffer_size, envs, device)
     obs, _ = envs.reset(seed=args.seed)
     rb.reset(obs)
     episode_steps = np.zeros(args.num_envs, dtype=np.int64)
@@ -696,7 +716,6 @@ if __name__ == "__main__":
         iteration += 1
         # --- end ---
 
-        # --- shared: learn ---
         if global_step > args.learning_starts:
             data = rb.sample(args.batch_size)
             pi, log_pi = actor.get_action(data.observations)  # (B, *action), (B,): for both, as π_θ moves last
@@ -705,6 +724,7 @@ if __name__ == "__main__":
                 logs |= update_actor(data, pi, log_pi)
                 for _ in range(args.policy_frequency - 1):  # make up for the delay, as CleanRL does
                     logs |= update_actor(data, *actor.get_action(data.observations))
+            # --- shared: targets and losses ---
             if iteration % args.target_network_frequency == 0:
                 # Polyak averaging: lerp(φ̄, φ, τ) = (1 − τ) φ̄ + τ φ
                 with torch.no_grad():
@@ -716,11 +736,11 @@ if __name__ == "__main__":
                     "losses/qf2_loss": qf2_loss, "losses/qf_loss": (qf1_loss + qf2_loss) / 2,
                     "losses/alpha": log_alpha.exp().item(),
                 }  # fmt: skip
-                scalars |= {f"losses/{k}": logs[k].item() for k in ("actor_loss", "alpha_loss", "vf_loss") if k in logs}
+                scalars |= {f"losses/{name}": value.item() for name, value in logs.items() if value.dim() == 0}
                 for tag, value in scalars.items():
                     writer.add_scalar(tag, value, global_step)
                 writer.add_scalar("charts/SPS", int(global_step / (time.time() - start_time)), global_step)
-        # --- end ---
+            # --- end ---
 
         # --- shared: evaluate ---
         last_step = global_step >= args.total_timesteps
@@ -741,7 +761,6 @@ if __name__ == "__main__":
     # --- shared: finish ---
     if args.save_model:
         model_path = f"runs/{run_name}/{args.exp_name}.cleanrl_model"
-        modules = [actor, qf] + ([vf] if args.value_network else [])
         torch.save(tuple(m.state_dict() for m in modules), model_path + ".part")
         os.replace(model_path + ".part", model_path)
         print(f"model saved to {model_path}")

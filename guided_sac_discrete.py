@@ -347,8 +347,8 @@ class ReplayBuffer:
         """Start every environment's first episode at obs (N, *obs)."""
         self.current = self._write(obs)  # (N,)
 
-    def add(self, actions, rewards, terminations, dones, next_obs, final_obs) -> slice:
-        """Store one vector step and return the rows that it took.
+    def add(self, actions, rewards, terminations, dones, next_obs, final_obs) -> None:
+        """Store one vector step, at the rows `self.last`.
 
         Args:
             actions: (N, *action) as executed. rewards, terminations, dones: (N,); done = terminated or truncated.
@@ -356,7 +356,7 @@ class ReplayBuffer:
             final_obs: (N, *obs), the true successor of the step; differs from next_obs only where done.
         """
         row = self.added % self.size
-        rows = slice(row, row + self.num_envs)
+        self.last = rows = slice(row, row + self.num_envs)
         following = self._write(final_obs)  # (N,)
         self.slots[rows] = torch.stack([self.current, following], dim=1)
         self.actions[rows] = torch.as_tensor(actions, dtype=self.actions.dtype)
@@ -370,7 +370,6 @@ class ReplayBuffer:
         self.oldest = max(self.oldest, self.added - self.size)
         while self.slots[self.oldest % self.size :][: self.num_envs, 0].min() < self.written - self.capacity:
             self.oldest += self.num_envs  # short episodes: their last observations took the place
-        return rows
 
     def sample(self, batch_size: int) -> Batch:
         """Draw transitions uniformly, with replacement."""
@@ -494,7 +493,20 @@ def intervene(actions: np.ndarray, guidance: np.ndarray, probability: float) -> 
     return np.where(guided, guidance, actions), guided
 
 
-def soft_value(q: torch.Tensor, log_pi: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+def conservative_losses(q: torch.Tensor, actions: torch.Tensor, guided: torch.Tensor, alpha: torch.Tensor):
+    """E[1_guided (α log Σ_b exp(Q_i(s, b)/α) − Q_i(s, a))] of each critic: (2, B, |A|), (B,), (B,), () → (2,).
+
+    Under substitution the buffer holds no action but the rule's, and the others keep whatever value the network
+    generalises to them. This is CQL's regulariser (Kumar et al. 2020, Eq. 4) at the policy's own temperature and on
+    guided transitions only: the rule's soft advantage, −α log π(a|s), is driven to 0, so that an action which was never
+    tried does not look better than the rule's.
+    """
+    gap = alpha * (q / alpha).logsumexp(dim=2) - q.gather(2, actions.expand(2, -1)[..., None]).squeeze(2)  # (2, B)
+    return (gap * guided).mean(dim=1)
+
+
+# --- shared: discrete soft value ---
+def expected_soft_value(q: torch.Tensor, log_pi: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
     """V(s) = Σ_a π(a|s) [min_i Q_i(s, a) − α log π(a|s)], exact: (2, B, |A|), (B, |A|), () → (B,)."""
     return (log_pi.exp() * (torch.minimum(*q) - alpha * log_pi)).sum(dim=1)
 
@@ -508,16 +520,7 @@ def improved_policy(q: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
     return (torch.minimum(*q) / alpha).log_softmax(dim=1)
 
 
-def conservative_losses(q: torch.Tensor, actions: torch.Tensor, guided: torch.Tensor, alpha: torch.Tensor):
-    """E[1_guided (α log Σ_b exp(Q_i(s, b)/α) − Q_i(s, a))] of each critic: (2, B, |A|), (B,), (B,), () → (2,).
-
-    Under substitution the buffer holds no action but the rule's, and the others keep whatever value the network
-    generalises to them. This is CQL's regulariser (Kumar et al. 2020, Eq. 4) at the policy's own temperature and on
-    guided transitions only: the rule's soft advantage, −α log π(a|s), is driven to 0, so that an action which was never
-    tried does not look better than the rule's.
-    """
-    gap = alpha * (q / alpha).logsumexp(dim=2) - q.gather(2, actions.expand(2, -1)[..., None]).squeeze(2)  # (2, B)
-    return (gap * guided).mean(dim=1)
+# --- end ---
 
 
 # --- shared: losses ---
@@ -688,9 +691,9 @@ if __name__ == "__main__":
         with torch.no_grad():
             log_pi = improved_policy(q, alpha) if args.exact_improvement else actor(x)
             if args.value_network:
-                next_values, v_target = vf_target(x), soft_value(q, log_pi, alpha)
+                next_values, v_target = vf_target(x), expected_soft_value(q, log_pi, alpha)
             else:
-                next_values = soft_value(qf_target(x), log_pi, alpha)
+                next_values = expected_soft_value(qf_target(x), log_pi, alpha)
             target = td_target(data, next_values[next_s], args.gamma)
         actions = data.actions - first_action
         q_taken = q[:, s, actions]  # (2, B)
@@ -713,7 +716,9 @@ if __name__ == "__main__":
         if not args.exact_improvement:
             with torch.no_grad():
                 q = qf(x)
-            loss = -soft_value(q, log_pi, alpha)[s].mean()  # J_π = E[Σ_a π (α log π − min_i Q_i)] (paper, Eq. 9)
+            loss = -expected_soft_value(q, log_pi, alpha)[
+                s
+            ].mean()  # J_π = E[Σ_a π (α log π − min_i Q_i)] (paper, Eq. 9)
             logs["actor_loss"] = loss.detach()
         if args.autotune:
             entropy = -(log_pi.exp() * log_pi).sum(dim=1)[s].mean().detach()
@@ -759,7 +764,6 @@ if __name__ == "__main__":
     rb = ReplayBuffer(args.buffer_size, envs, device)
     obs, _ = envs.reset(seed=args.seed)
     rb.reset(obs)
-    guided_rows = torch.zeros(rb.size, dtype=torch.bool, device=device)  # transitions on which the rule acted
     episode_steps = np.zeros(args.num_envs, dtype=np.int64)
     recent_returns, evaluations, logs = deque(maxlen=20), [], {}
     global_step, iteration = 0, 0
@@ -775,6 +779,7 @@ if __name__ == "__main__":
         evaluate_greedy()
     start_time = last_print = time.time()
     # --- end ---
+    guided_rows = torch.zeros(rb.size, dtype=torch.bool, device=device)  # transitions on which the rule acted
     while global_step < args.total_timesteps:
         # --- supervision ---
         if global_step >= next_consultation:
@@ -814,15 +819,14 @@ if __name__ == "__main__":
                 recent_returns.append(float(episode["r"][i]))
                 writer.add_scalar("charts/episodic_return", episode["r"][i], global_step + args.num_envs)
                 writer.add_scalar("charts/episodic_length", episode["l"][i], global_step + args.num_envs)
-        rows = rb.add(actions, rewards, terminations, dones, next_obs, final_obs)
+        rb.add(actions, rewards, terminations, dones, next_obs, final_obs)
         obs = next_obs
         episode_steps = np.where(dones, 0, episode_steps + 1)
         global_step += args.num_envs
         iteration += 1
         # --- end ---
 
-        guided_rows[rows] = torch.as_tensor(guided)
-
+        guided_rows[rb.last] = torch.as_tensor(guided)
         if global_step > args.learning_starts:
             data = rb.sample(args.batch_size)
             x, index = distinct(torch.cat([data.observations, data.next_observations]))  # (U, *obs), (2B,)
@@ -831,7 +835,7 @@ if __name__ == "__main__":
             if actor_optimizer is not None and iteration % args.policy_frequency == 0:
                 for _ in range(args.policy_frequency):  # make up for the delay, as CleanRL does
                     logs |= update_actor(x, s)
-            # --- shared: learn ---
+            # --- shared: targets and losses ---
             if iteration % args.target_network_frequency == 0:
                 # Polyak averaging: lerp(φ̄, φ, τ) = (1 − τ) φ̄ + τ φ
                 with torch.no_grad():
@@ -847,7 +851,7 @@ if __name__ == "__main__":
                 for tag, value in scalars.items():
                     writer.add_scalar(tag, value, global_step)
                 writer.add_scalar("charts/SPS", int(global_step / (time.time() - start_time)), global_step)
-        # --- end ---
+            # --- end ---
 
         # --- shared: evaluate ---
         last_step = global_step >= args.total_timesteps
