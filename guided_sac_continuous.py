@@ -25,7 +25,7 @@ import torch.optim as optim
 import tyro
 from torch.utils.tensorboard import SummaryWriter
 
-from llm_supervisor import PolicyError, Supervisor, SupervisorArgs, open_rendered, own_opengl_context
+from llm_supervisor import PolicyError, Supervisor, SupervisorArgs
 
 
 @dataclass
@@ -90,6 +90,9 @@ class Args(SupervisorArgs):
     """temperature α: the initial one with `--autotune`, else the fixed one"""
     autotune: bool = True
     """learn α so that the policy's entropy stays near a target (`target_entropy` in the script)"""
+    # --- end ---
+
+    # --- shared: value network flag ---
     value_network: bool = False
     """learn a state-value network and bootstrap from its target (paper, Eq. 6-8; SAC of 2018)"""
     # --- end ---
@@ -315,7 +318,10 @@ class ReplayBuffer:
 
     def sample(self, batch_size: int) -> Batch:
         """Draw transitions uniformly, with replacement."""
-        rows = torch.randint(self.oldest, self.added, (batch_size,)) % self.size  # (B,)
+        return self.take(torch.randint(self.oldest, self.added, (batch_size,)) % self.size)
+
+    def take(self, rows: torch.Tensor) -> Batch:
+        """The transitions at these rows (B,)."""
         places = (self.slots[rows].T % self.capacity).to(self.device)  # (2, B)
         rows = rows.to(self.device)
         # index_select gathers with all threads, indexing with one
@@ -357,6 +363,9 @@ class SoftQNetwork(nn.Module):
         return torch.linalg.vecdot(x, self.weights[3].mT) + self.biases[2].squeeze(-1)
 
 
+# --- end ---
+
+
 class ValueNetwork(nn.Module):
     """The state value V(s) of the paper's Eq. 6 (only with `--value-network`)."""
 
@@ -370,9 +379,6 @@ class ValueNetwork(nn.Module):
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         """Values (B,) of observations (B, *obs)."""
         return self.net(obs.flatten(1)).squeeze(-1)
-
-
-# --- end ---
 
 
 # --- shared: continuous actor ---
@@ -420,12 +426,12 @@ class Actor(nn.Module):
         return (self.action_scale * u.tanh() + self.action_bias).unflatten(1, self.action_shape)
 
 
+# --- end ---
+
+
 def intervene(actions: np.ndarray, guidance: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
     """Residual intervention: a = clip(a_rl + a_g, low, high), for (N, *action) both."""
     return np.clip(actions + guidance, space.low, space.high).astype(space.dtype)
-
-
-# --- end ---
 
 
 # --- shared: continuous soft value ---
@@ -528,6 +534,8 @@ if __name__ == "__main__":
             return make_run_env(args.env_id, args.seed, 0, False, run_name, render_mode=render_mode)()
 
         if args.capture_video:
+            from llm_supervisor import open_rendered, own_opengl_context  # here: the baselines run without the helper
+
             trial, reason = open_rendered(extra_env)
             if trial is None:
                 print(f"no videos: {reason}")

@@ -25,7 +25,7 @@ import torch.optim as optim
 import tyro
 from torch.utils.tensorboard import SummaryWriter
 
-from llm_supervisor import PolicyError, Supervisor, SupervisorArgs, open_rendered, own_opengl_context
+from llm_supervisor import PolicyError, Supervisor, SupervisorArgs
 
 
 @dataclass
@@ -90,6 +90,9 @@ class Args(SupervisorArgs):
     """temperature α: the initial one with `--autotune`, else the fixed one"""
     autotune: bool = True
     """learn α so that the policy's entropy stays near a target (`target_entropy` in the script)"""
+    # --- end ---
+
+    # --- shared: value network flag ---
     value_network: bool = False
     """learn a state-value network and bootstrap from its target (paper, Eq. 6-8; SAC of 2018)"""
     # --- end ---
@@ -102,14 +105,18 @@ class Args(SupervisorArgs):
     guide_window: int = 1_000
     """environment steps between two consultations, for which a decision holds (paper, C.1 "Guided Window")"""
     # --- end ---
+
+    # --- shared: discrete flags ---
+    target_entropy_scale: float = 0.89
+    """the entropy's target with `--autotune`, as a share of the largest possible entropy log|A|"""
+    # --- end ---
+
     guide_probability: float = 1.0
     """probability that the rule acts at a guided step; below 1 the learner's own mistakes enter the buffer"""
     guide_conservatism: float = 1.0
     """weight of the conservative term on guided transitions while guidance lasts (`conservative_losses`); 0 = off"""
     exact_improvement: bool = True
     """policy in closed form, π = softmax(min Q / α); off: an actor network trained by gradient, as in the paper"""
-    target_entropy_scale: float = 0.89
-    """the entropy's target with `--autotune`, as a share of the largest possible entropy log|A|"""
     paper: bool = False
     """the method as the paper prints it: `PAPER_SETTINGS` are in force"""
 
@@ -373,7 +380,10 @@ class ReplayBuffer:
 
     def sample(self, batch_size: int) -> Batch:
         """Draw transitions uniformly, with replacement."""
-        rows = torch.randint(self.oldest, self.added, (batch_size,)) % self.size  # (B,)
+        return self.take(torch.randint(self.oldest, self.added, (batch_size,)) % self.size)
+
+    def take(self, rows: torch.Tensor) -> Batch:
+        """The transitions at these rows (B,)."""
         places = (self.slots[rows].T % self.capacity).to(self.device)  # (2, B)
         rows = rows.to(self.device)
         # index_select gathers with all threads, indexing with one
@@ -424,7 +434,7 @@ class StackedMLP(nn.Module):
         return torch.baddbmm(self.biases[2], x, self.weights[2])
 
 
-class SoftQNetwork(StackedMLP):
+class DiscreteSoftQNetwork(StackedMLP):
     """The twin critics Q₁, Q₂ of all actions: observations (B, *obs) → (2, B, |A|)."""
 
     def __init__(self, envs: gym.vector.VectorEnv):
@@ -434,6 +444,23 @@ class SoftQNetwork(StackedMLP):
     def get_greedy_action(self, obs: torch.Tensor) -> torch.Tensor:
         """argmax_a min_i Q_i(s, a), (B,): the mode of the exact improvement's policy at every temperature."""
         return torch.minimum(*self(obs)).argmax(dim=1) + self.first_action
+
+
+def distinct(obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each observation once: obs (B, *obs) → u (U, *obs) and index (B,) with obs = u[index].
+
+    A batch of a finite task holds few different states: the networks are evaluated once for each. Observations of
+    floats are practically never equal and are left as they are.
+    """
+    if obs.is_floating_point():
+        return obs, torch.arange(len(obs), device=obs.device)
+    if obs.shape[1] == 1:  # much faster than unique rows
+        u, index = obs[:, 0].unique(return_inverse=True)
+        return u[:, None], index
+    return obs.unique(dim=0, return_inverse=True)
+
+
+# --- end ---
 
 
 class ValueNetwork(StackedMLP):
@@ -461,23 +488,6 @@ class Actor(StackedMLP):
     def get_greedy_action(self, obs: torch.Tensor) -> torch.Tensor:
         """The most probable action, (B,)."""
         return self(obs).argmax(dim=1) + self.first_action
-
-
-def distinct(obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each observation once: obs (B, *obs) → u (U, *obs) and index (B,) with obs = u[index].
-
-    A batch of a finite task holds few different states: the networks are evaluated once for each. Observations of
-    floats are practically never equal and are left as they are.
-    """
-    if obs.is_floating_point():
-        return obs, torch.arange(len(obs), device=obs.device)
-    if obs.shape[1] == 1:  # much faster than unique rows
-        u, index = obs[:, 0].unique(return_inverse=True)
-        return u[:, None], index
-    return obs.unique(dim=0, return_inverse=True)
-
-
-# --- end ---
 
 
 def intervene(actions: np.ndarray, guidance: np.ndarray, probability: float) -> tuple[np.ndarray, np.ndarray]:
@@ -614,6 +624,8 @@ if __name__ == "__main__":
             return make_run_env(args.env_id, args.seed, 0, False, run_name, render_mode=render_mode)()
 
         if args.capture_video:
+            from llm_supervisor import open_rendered, own_opengl_context  # here: the baselines run without the helper
+
             trial, reason = open_rendered(extra_env)
             if trial is None:
                 print(f"no videos: {reason}")
@@ -649,7 +661,7 @@ if __name__ == "__main__":
     with one_line_errors():
         apply_paper(args, sources)
 
-    qf, qf_target = SoftQNetwork(envs).to(device), SoftQNetwork(envs).to(device)
+    qf, qf_target = DiscreteSoftQNetwork(envs).to(device), DiscreteSoftQNetwork(envs).to(device)
     qf_target.load_state_dict(qf.state_dict())
     modules = [qf]  # saved; the first one holds the policy
     critic_parameters = [*qf.parameters()]

@@ -329,6 +329,25 @@ def add_gif(writer: SummaryWriter, tag: str, gif: bytes, step: int) -> None:
     writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
+def save_video(replay: Replay, env: gym.Env, run_dir: str | Path, tag: str, step: int, writer: SummaryWriter) -> None:
+    """Leave a replay's pictures, where it has any, in `run_dir/replays/` as mp4 and on TensorBoard as a GIF.
+
+    Args:
+        env: the environment of the replay, for its frame rate.
+    """
+    if not replay.frames:
+        return
+    path = Path(run_dir) / "replays" / f"step_{step:08d}.mp4"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stride = replay.frame_steps[1] - replay.frame_steps[0] if len(replay.frames) > 1 else 1
+    fps = float(np.clip(env.metadata.get("render_fps", 30) / stride, 5, 30))
+    try:
+        write_mp4(replay.frames, path, fps)
+    except OSError as error:  # a full disk or a broken encoder; moviepy's message is many lines long
+        print(f"replay: {path} could not be written: {str(error).splitlines()[0]}", flush=True)
+    add_gif(writer, tag, gif_bytes(replay.frames, fps), step)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Prompts and answers
 # ---------------------------------------------------------------------------------------------------------------------
@@ -870,16 +889,7 @@ class Supervisor:
             seed=args.seed + global_step, frames=self.frames,
         )  # fmt: skip
         self.steps += len(replay.rewards)
-        if replay.frames:
-            path = self.run_dir / "replays" / f"step_{global_step:08d}.mp4"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stride = replay.frame_steps[1] - replay.frame_steps[0] if len(replay.frames) > 1 else 1
-            fps = float(np.clip(self.replay_env.metadata.get("render_fps", 30) / stride, 5, 30))
-            try:
-                write_mp4(replay.frames, path, fps)
-            except OSError as error:  # a full disk or a broken encoder; moviepy's message is many lines long
-                print(f"supervisor: {path} could not be written: {str(error).splitlines()[0]}", flush=True)
-            add_gif(writer, "supervisor/replay", gif_bytes(replay.frames, fps), global_step)
+        save_video(replay, self.replay_env, self.run_dir, "supervisor/replay", global_step, writer)
         return replay
 
     def _decide(self, global_step, replay, recent_returns, writer) -> tuple[SandboxedPolicy | None, str]:
