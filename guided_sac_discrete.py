@@ -114,7 +114,7 @@ class Args(SupervisorArgs):
     guide_probability: float = 1.0
     """probability that the rule acts at a guided step; below 1 the learner's own mistakes enter the buffer"""
     guide_conservatism: float = 1.0
-    """weight of the conservative term on guided transitions while guidance lasts (`conservative_losses`); 0 = off"""
+    """weight of the conservative term on guided transitions (see `conservative_losses`); 0 = off"""
     exact_improvement: bool = True
     """policy in closed form, π = softmax(min Q / α); off: an actor network trained by gradient, as in the paper"""
     paper: bool = False
@@ -137,7 +137,7 @@ ENV_DEFAULTS = {
     "FrozenLake-v1": dict(
         guide_window=100, guide_end=5_000, batch_size=64, gamma=0.99, tau=0.005, autotune=False, alpha=0.01,
         learning_starts=0,
-        replay_episodes=20, replay_max_steps=2_000, audition_episodes=10, audition_max_steps=2_000,
+        replay_episodes=10, replay_max_steps=1_000, audition_episodes=5, audition_max_steps=1_000,
     ),
     "Taxi-v4": dict(
         guide_window=2_000, guide_end=5_000, batch_size=256, gamma=0.99, tau=0.005, autotune=False, alpha=0.01,
@@ -446,18 +446,28 @@ class DiscreteSoftQNetwork(StackedMLP):
         return torch.minimum(*self(obs)).argmax(dim=1) + self.first_action
 
 
-def distinct(obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def place_values(space: gym.Space) -> torch.Tensor | None:
+    """What each of a MultiDiscrete observation's k integers counts when they are read as one number, (k,) int64.
+
+    None for observations of floats, and where the number would not fit 63 bits.
+    """
+    if isinstance(space, gym.spaces.Box) or np.prod(space.nvec.astype(float)) >= 2.0**63:
+        return None
+    return torch.as_tensor(np.cumprod([1, *space.nvec[:0:-1]])[::-1].copy())
+
+
+def distinct(obs: torch.Tensor, places: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Each observation once: obs (B, *obs) → u (U, *obs) and index (B,) with obs = u[index].
 
-    A batch of a finite task holds few different states: the networks are evaluated once for each. Observations of
-    floats are practically never equal and are left as they are.
+    A batch of a finite task holds few different states: the networks are evaluated once for each. Without `places`
+    (see `place_values`) the observations are left as they are.
     """
-    if obs.is_floating_point():
+    if places is None:
         return obs, torch.arange(len(obs), device=obs.device)
-    if obs.shape[1] == 1:  # much faster than unique rows
-        u, index = obs[:, 0].unique(return_inverse=True)
-        return u[:, None], index
-    return obs.unique(dim=0, return_inverse=True)
+    numbers, index = (obs * places).sum(dim=1).unique(return_inverse=True)
+    u = obs.new_empty((len(numbers), *obs.shape[1:]))
+    u[index] = obs
+    return u, index
 
 
 # --- end ---
@@ -503,15 +513,14 @@ def intervene(actions: np.ndarray, guidance: np.ndarray, probability: float) -> 
     return np.where(guided, guidance, actions), guided
 
 
-def conservative_losses(q: torch.Tensor, actions: torch.Tensor, guided: torch.Tensor, alpha: torch.Tensor):
-    """E[1_guided (α log Σ_b exp(Q_i(s, b)/α) − Q_i(s, a))] of each critic: (2, B, |A|), (B,), (B,), () → (2,).
+def conservative_losses(q: torch.Tensor, actions: torch.Tensor, guided: torch.Tensor) -> torch.Tensor:
+    """E[1_guided (log Σ_b exp Q_i(s, b) − Q_i(s, a))] of each critic: (2, B, |A|), (B,), (B,) → (2,).
 
     Under substitution the buffer holds no action but the rule's, and the others keep whatever value the network
-    generalises to them. This is CQL's regulariser (Kumar et al. 2020, Eq. 4) at the policy's own temperature and on
-    guided transitions only: the rule's soft advantage, −α log π(a|s), is driven to 0, so that an action which was never
-    tried does not look better than the rule's.
+    generalises to them, +20 for a drop-off anywhere in Taxi. CQL's regulariser (Kumar et al. 2020, Eq. 4) keeps what
+    was never tried below what the rule did; here on guided transitions only, so that it fades as they become few.
     """
-    gap = alpha * (q / alpha).logsumexp(dim=2) - q.gather(2, actions.expand(2, -1)[..., None]).squeeze(2)  # (2, B)
+    gap = q.logsumexp(dim=2) - q.gather(2, actions.expand(2, -1)[..., None]).squeeze(2)  # (2, B)
     return (gap * guided).mean(dim=1)
 
 
@@ -682,6 +691,8 @@ if __name__ == "__main__":
         actor_groups.append({"params": [log_alpha], "lr": args.alpha_lr})
     q_optimizer = optim.Adam(critic_parameters, lr=args.q_lr, fused=True)
     actor_optimizer = optim.Adam(actor_groups, lr=args.policy_lr, fused=True) if actor_groups else None
+    obs_dtype, places = storage_dtype(envs.single_observation_space), place_values(envs.single_observation_space)
+    places = None if places is None else places.to(device)
     target_entropy = args.target_entropy_scale * float(np.log(envs.single_action_space.n))
     first_action = int(envs.single_action_space.start)
 
@@ -692,16 +703,22 @@ if __name__ == "__main__":
     @torch.no_grad()
     def act(obs: np.ndarray, deterministic: bool) -> np.ndarray:
         """Actions (N,) int64 of the unguided policy π_θ for observations (N, *obs)."""
-        log_pi = log_policy(torch.as_tensor(obs, dtype=rb.obs.dtype, device=device))
+        log_pi = log_policy(torch.as_tensor(obs, dtype=obs_dtype, device=device))
         indices = log_pi.argmax(dim=1) if deterministic else log_pi.exp().multinomial(1).squeeze(1)
         return (indices + first_action).cpu().numpy()
 
-    def update_critic(data: Batch, x: torch.Tensor, s: torch.Tensor, next_s: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One step on J_Q (and J_V); x (U, *obs) holds the batch's states, s and next_s (B,) are their places in it."""
+    def update_critic(
+        data: Batch, x: torch.Tensor, s: torch.Tensor, next_s: torch.Tensor, q: torch.Tensor, log_pi: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """One step on J_Q (and J_V).
+
+        Args:
+            data: the batch; its states s and s' are x[s] and x[next_s].
+            x: (U, *obs), the distinct observations. s, next_s: (B,) int64, places in x.
+            q: (2, U, |A|), the critics' values for x, with gradients. log_pi: (U, |A|), of the policy for x.
+        """
         alpha = log_alpha.detach().exp()
-        q = qf(x)  # (2, U, |A|)
         with torch.no_grad():
-            log_pi = improved_policy(q, alpha) if args.exact_improvement else actor(x)
             if args.value_network:
                 next_values, v_target = vf_target(x), expected_soft_value(q, log_pi, alpha)
             else:
@@ -711,8 +728,8 @@ if __name__ == "__main__":
         q_taken = q[:, s, actions]  # (2, B)
         losses = critic_losses(q_taken, target)  # (2,)
         loss, logs = losses.sum(), {"q": q_taken.detach(), "qf_losses": losses.detach()}
-        if args.guide_conservatism and global_step < args.guide_end:
-            conservative_loss = conservative_losses(q[:, s], actions, guided_rows[data.rows], alpha).sum()
+        if args.guide_conservatism and supervisor.mode != "none":
+            conservative_loss = conservative_losses(q[:, s], actions, guided_rows[data.rows]).sum()
             loss = loss + args.guide_conservatism * conservative_loss
             logs["conservative_loss"] = conservative_loss.detach()
         if args.value_network:
@@ -721,16 +738,17 @@ if __name__ == "__main__":
         minimise(loss, q_optimizer)
         return logs
 
-    def update_actor(x: torch.Tensor, s: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One step on J_π and on α, for the states x[s]; with the exact improvement only α is left to learn."""
-        log_pi, alpha = log_policy(x), log_alpha.detach().exp()
+    def update_actor(x: torch.Tensor, s: torch.Tensor, log_pi: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One step on J_π and on α for the states x[s], given log_pi (U, |A|) for x, with gradients where they exist.
+
+        With the exact improvement only α is left to learn.
+        """
         loss, logs = torch.zeros((), device=device), {}
         if not args.exact_improvement:
             with torch.no_grad():
                 q = qf(x)
-            loss = -expected_soft_value(q, log_pi, alpha)[
-                s
-            ].mean()  # J_π = E[Σ_a π (α log π − min_i Q_i)] (paper, Eq. 9)
+            # J_π = E[Σ_a π(a|s) (α log π(a|s) − min_i Q_i(s, a))] (paper, Eq. 9)
+            loss = -expected_soft_value(q, log_pi, log_alpha.detach().exp())[s].mean()
             logs["actor_loss"] = loss.detach()
         if args.autotune:
             entropy = -(log_pi.exp() * log_pi).sum(dim=1)[s].mean().detach()
@@ -841,12 +859,16 @@ if __name__ == "__main__":
         guided_rows[rb.last] = torch.as_tensor(guided)
         if global_step > args.learning_starts:
             data = rb.sample(args.batch_size)
-            x, index = distinct(torch.cat([data.observations, data.next_observations]))  # (U, *obs), (2B,)
+            x, index = distinct(torch.cat([data.observations, data.next_observations]), places)  # (U, *obs), (2B,)
             s, next_s = index.chunk(2)
-            logs = update_critic(data, x, s, next_s)
+            q = qf(x)  # (2, U, |A|)
+            # one policy for both updates: the critics' step leaves π_θ as it is, and the exact one follows at the next
+            log_pi = improved_policy(q.detach(), log_alpha.detach().exp()) if args.exact_improvement else actor(x)
+            logs = update_critic(data, x, s, next_s, q, log_pi.detach())
             if actor_optimizer is not None and iteration % args.policy_frequency == 0:
-                for _ in range(args.policy_frequency):  # make up for the delay, as CleanRL does
-                    logs |= update_actor(x, s)
+                logs |= update_actor(x, s, log_pi)
+                for _ in range(args.policy_frequency - 1):  # make up for the delay, as CleanRL does
+                    logs |= update_actor(x, s, log_policy(x))
             # --- shared: targets and losses ---
             if iteration % args.target_network_frequency == 0:
                 # Polyak averaging: lerp(φ̄, φ, τ) = (1 − τ) φ̄ + τ φ

@@ -512,18 +512,28 @@ class DiscreteSoftQNetwork(StackedMLP):
         return torch.minimum(*self(obs)).argmax(dim=1) + self.first_action
 
 
-def distinct(obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def place_values(space: gym.Space) -> torch.Tensor | None:
+    """What each of a MultiDiscrete observation's k integers counts when they are read as one number, (k,) int64.
+
+    None for observations of floats, and where the number would not fit 63 bits.
+    """
+    if isinstance(space, gym.spaces.Box) or np.prod(space.nvec.astype(float)) >= 2.0**63:
+        return None
+    return torch.as_tensor(np.cumprod([1, *space.nvec[:0:-1]])[::-1].copy())
+
+
+def distinct(obs: torch.Tensor, places: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Each observation once: obs (B, *obs) → u (U, *obs) and index (B,) with obs = u[index].
 
-    A batch of a finite task holds few different states: the networks are evaluated once for each. Observations of
-    floats are practically never equal and are left as they are.
+    A batch of a finite task holds few different states: the networks are evaluated once for each. Without `places`
+    (see `place_values`) the observations are left as they are.
     """
-    if obs.is_floating_point():
+    if places is None:
         return obs, torch.arange(len(obs), device=obs.device)
-    if obs.shape[1] == 1:  # much faster than unique rows
-        u, index = obs[:, 0].unique(return_inverse=True)
-        return u[:, None], index
-    return obs.unique(dim=0, return_inverse=True)
+    numbers, index = (obs * places).sum(dim=1).unique(return_inverse=True)
+    u = obs.new_empty((len(numbers), *obs.shape[1:]))
+    u[index] = obs
+    return u, index
 
 
 # --- end ---
@@ -815,6 +825,8 @@ if __name__ == "__main__":
         modules, actor_groups = [qf], []  # saved; the first one holds the policy, which has no network of its own
         target_entropy = args.target_entropy_scale * float(np.log(envs.single_action_space.n))
         first_action = int(envs.single_action_space.start)
+        places = place_values(envs.single_observation_space)
+        places = None if places is None else places.to(device)
     else:
         actor = Actor(envs).to(device)
         qf, qf_target = SoftQNetwork(envs).to(device), SoftQNetwork(envs).to(device)
@@ -831,7 +843,7 @@ if __name__ == "__main__":
     @torch.no_grad()
     def act(obs: np.ndarray, deterministic: bool) -> np.ndarray:
         """Actions (N, *action) of the policy π_θ for observations (N, *obs); discrete ones (N,) int64."""
-        x = torch.as_tensor(obs, dtype=rb.obs.dtype, device=device)
+        x = torch.as_tensor(obs, dtype=storage_dtype(envs.single_observation_space), device=device)
         if not discrete:
             return (actor.get_greedy_action(x) if deterministic else actor.get_action(x)[0]).cpu().numpy()
         log_pi = improved_policy(qf(x), log_alpha.exp())
@@ -846,18 +858,18 @@ if __name__ == "__main__":
 
     def update_discrete(data: Batch) -> dict[str, torch.Tensor]:
         """One step on J_Q and, every `policy_frequency` updates, as many on α."""
-        x, index = distinct(torch.cat([data.observations, data.next_observations]))  # (U, *obs), (2B,)
+        x, index = distinct(torch.cat([data.observations, data.next_observations]), places)  # (U, *obs), (2B,)
         s, next_s = index.chunk(2)
-        q = qf(x)  # (2, U, |A|)
+        q, alpha = qf(x), log_alpha.detach().exp()  # (2, U, |A|)
+        log_pi = improved_policy(q.detach(), alpha)  # (U, |A|): one policy for both steps
         with torch.no_grad():
-            alpha = log_alpha.exp()
-            next_values = expected_soft_value(qf_target(x), improved_policy(q, alpha), alpha)
-            target = td_target(data, next_values[next_s], args.gamma)
+            target = td_target(data, expected_soft_value(qf_target(x), log_pi, alpha)[next_s], args.gamma)
         logs = update_critic(q[:, s, data.actions - first_action], target)
-        for _ in range(args.policy_frequency if args.autotune and iteration % args.policy_frequency == 0 else 0):
-            with torch.no_grad():
-                log_pi = improved_policy(qf(x), log_alpha.exp())
-                entropy = -(log_pi.exp() * log_pi).sum(dim=1)[s].mean()
+        for i in range(args.policy_frequency if args.autotune and iteration % args.policy_frequency == 0 else 0):
+            if i > 0:
+                with torch.no_grad():
+                    log_pi = improved_policy(qf(x), log_alpha.exp())
+            entropy = -(log_pi.exp() * log_pi).sum(dim=1)[s].mean()
             alpha_loss = log_alpha.exp() * (entropy - target_entropy)
             minimise(alpha_loss, actor_optimizer)
             logs["alpha_loss"] = alpha_loss.detach()
