@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 
 import gymnasium as gym
@@ -72,8 +73,10 @@ class Contestant:
 
 def commands(args: Args, env_id: str) -> dict[str, list[str]]:
     """Each contestant's command line."""
+    ours = [sys.executable, str(PEER), "script", str(SCRIPT), env_id, *OURS]
     peers = {
-        "guided_sac_continuous.py": [sys.executable, str(PEER), "script", str(SCRIPT), env_id, *OURS],
+        "ours": ours,
+        "ours, --precision bf16": [*ours, "--precision", "bf16"],
         "Stable-Baselines3": [sys.executable, str(PEER), "stable_baselines3", env_id],
     }
     if args.sbx_python:
@@ -140,16 +143,17 @@ def peak_memory(command: list[str], folder: str, env: dict[str, str]) -> float:
     return int(subprocess.check_output(command, cwd=folder, env=env, text=True).splitlines()[-1]) / 1e9
 
 
-def versions() -> str:
-    """This interpreter's, CPU and threads."""
-    from importlib.metadata import version
-
-    names = ("torch", "stable-baselines3", "gymnasium", "mujoco")
+def versions(args: Args) -> str:
+    """What decides the figures besides the code: versions, CPU, threads, load."""
+    names = ["torch", "stable-baselines3", "gymnasium", "mujoco"]
+    words = [f"Python {platform.python_version()}", *(f"{name} {metadata.version(name)}" for name in names)]
+    if args.sbx_python:
+        show = "from importlib.metadata import version as v; print('SBX', v('sbx-rl'), 'with jax', v('jax'))"
+        words.append(subprocess.check_output([args.sbx_python, "-c", show], text=True).strip())
     cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE)
-    return ", ".join(
-        [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in names),
-         f"{os.cpu_count()} × {cpu[1] if cpu else platform.machine()}", f"load average {os.getloadavg()[0]:.1f}"]
-    )  # fmt: skip
+    words.append(f"{os.cpu_count()} × {cpu[1] if cpu else platform.machine()}, load average {os.getloadavg()[0]:.1f}")
+    threads = f"{torch.get_num_threads()} threads" if not args.threads else f"OMP_NUM_THREADS={args.threads}"
+    return ", ".join([*words, threads, f"{args.blocks} blocks of {args.steps} steps"])
 
 
 if __name__ == "__main__":
@@ -158,26 +162,27 @@ if __name__ == "__main__":
     if args.threads:
         env["OMP_NUM_THREADS"] = str(args.threads)
         torch.set_num_threads(args.threads)
-    print(f"{versions()}, torch threads {torch.get_num_threads()}, {args.blocks} blocks of {args.steps} steps\n")
-    print("| environment | contestant | steps/s, median | lowest | highest | of the floor | to the fastest other |")
+    print(f"{versions(args)}\n")
+    print("| environment | contestant | steps/s, median | lowest | highest | of the floor | to the fastest library |")
     print("|-|-|-|-|-|-|-|")
     with tempfile.TemporaryDirectory() as folder:
         for env_id in args.env_ids:
             floor_seconds, gflop = floor(env_id)
             contestants = race(args, env_id, folder, env)
             rates = {c.name: sorted(args.steps / s for s in c.seconds) for c in contestants if c.seconds}
+            best = max(statistics.median(r) for name, r in rates.items() if not name.startswith("ours"))
             for c in contestants:
                 if c.name not in rates:
                     print(f"| {env_id} | {c.name} | none: {c.error} | | | | |")
                     continue
                 rate = statistics.median(rates[c.name])
-                best_other = max((statistics.median(r) for name, r in rates.items() if name != c.name), default=rate)
                 low, high = rates[c.name][0], rates[c.name][-1]
                 note = f"; stopped: {c.error}" if c.error else ""
                 spread, part = f"{rate:.1f} | {low:.1f} | {high:.1f}", floor_seconds * rate
-                print(f"| {env_id} | {c.name}{note} | {spread} | {part:.0%} | {rate / best_other:.2f} × |", flush=True)
+                print(f"| {env_id} | {c.name}{note} | {spread} | {part:.0%} | {rate / best:.2f} × |", flush=True)
             print(f"| {env_id} | *matrix products alone: {gflop:.2f} GFLOP* | {1 / floor_seconds:.1f} | | | 100% | |")
         if args.memory:
             print("\n| environment | contestant | peak resident memory, buffer of 1M full |\n|-|-|-|")
-            for name, command in list(commands(args, args.env_ids[0]).items())[:2]:
+            for name in ("ours", "Stable-Baselines3"):
+                command = commands(args, args.env_ids[0])[name]
                 print(f"| {args.env_ids[0]} | {name} | {peak_memory(command, folder, env):.2f} GB |", flush=True)
