@@ -68,6 +68,6 @@ if __name__ == "__main__":
     fill = "--fill" in sys.argv
     buffer = script(rest[0], rest[1], rest[2:], fill) if kind == "script" else library(kind, rest[0], fill)
     for array in buffer.values():
-        if hasattr(array, "shape"):  # a NumPy array or a tensor: memory counts only once it is written
+        if hasattr(array, "__array__"):  # a NumPy array or a tensor: memory counts only once it is written
             array[...] = 1
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)  # in kB on Linux
