@@ -403,7 +403,7 @@ class Actor(nn.Module):
         """Mean and log standard deviation of u, both (B, dim(A)), for observations (B, *obs)."""
         x = self.fc1(obs.flatten(1)).relu_()
         x = self.fc2(x).relu_()
-        # with --precision bf16 the products end here: the density needs float32
+        # products in bfloat16, where they are wanted, end here: the density needs float32
         mean, log_std = self.fc_mean_logstd(x).to(self.action_scale.dtype).chunk(2, dim=1)
         return mean, log_std.clamp(-20, 2)  # differs from CleanRL (tanh to [-5, 2]): as in SAC and Stable-Baselines3
 

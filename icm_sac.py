@@ -405,8 +405,8 @@ class SoftQNetwork(nn.Module):
 
     def forward(self, obs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """Values (2, B) of observations (B, *obs) and actions (B, *action) in environment units."""
-        x = torch.baddbmm(self.biases[0], actions.flatten(1).expand(2, -1, -1), self.weights[1])  # (2, B, hidden)
-        x = x.baddbmm_(obs.flatten(1).expand(2, -1, -1), self.weights[0]).relu_()
+        x = torch.baddbmm(self.biases[0], obs.flatten(1).expand(2, -1, -1), self.weights[0])  # (2, B, hidden)
+        x = torch.baddbmm(x, actions.flatten(1).expand(2, -1, -1), self.weights[1]).relu_()
         x = torch.baddbmm(self.biases[1], x, self.weights[2]).relu_()
         # a matrix product with a single column is slow, its gradient slower: a row-wise scalar product instead
         return torch.linalg.vecdot(x, self.weights[3].mT) + self.biases[2].squeeze(-1)
@@ -435,7 +435,8 @@ class Actor(nn.Module):
         """Mean and log standard deviation of u, both (B, dim(A)), for observations (B, *obs)."""
         x = self.fc1(obs.flatten(1)).relu_()
         x = self.fc2(x).relu_()
-        mean, log_std = self.fc_mean_logstd(x).chunk(2, dim=1)
+        # products in bfloat16, where they are wanted, end here: the density needs float32
+        mean, log_std = self.fc_mean_logstd(x).to(self.action_scale.dtype).chunk(2, dim=1)
         return mean, log_std.clamp(-20, 2)  # differs from CleanRL (tanh to [-5, 2]): as in SAC and Stable-Baselines3
 
     def get_action(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -632,7 +633,8 @@ class FeatureNetwork(StackedMLP):
 
     def __init__(self, envs: gym.vector.VectorEnv):
         super().__init__(envs, networks=1, outputs=64, hidden=128)
-        # As CleanRL's RND. With StackedMLP's own initialisation the features of one-hot observations hardly differ.
+        # As CleanRL's RND. With StackedMLP's initialisation the features of 500 one-hot states would be nearly the
+        # same: 0.6 % of their power would be variance between states, here it is 57 %.
         for weight in self.weights:
             nn.init.orthogonal_(weight.view(-1, weight.shape[-1]), 2**0.5)
         for bias in self.biases:

@@ -59,6 +59,20 @@ def test_metrics_table_is_complete(run_here):
     assert set(scalars(run.run_name)) == documented - texts
 
 
+@pytest.mark.parametrize("name", ["rnd_sac", "icm_sac", "e3b_sac"])
+def test_metrics_table_of_a_baseline_is_complete(name, run_here):
+    """Each tag that its runs on discrete and on continuous actions log stands in the page's table, and no other."""
+    page = (ROOT / "docs" / f"{name}.md").read_text()
+    table = page.split("## Logged metrics")[1].split("## Implementation")[0]
+    documented = set(re.findall(r"`((?:charts|losses|eval)/\w+)`", table))
+    logged, flags = set(), ["--autotune", "--batch-size", "8", "--eval-frequency", "100", "--eval-episodes", "1"]
+    for env_id in ("Blackjack-v1", "Pendulum-v1"):
+        run = run_here("--env-id", env_id, "--total-timesteps", "300", "--learning-starts", "190", *flags,
+                       script=ROOT / f"{name}.py")  # fmt: skip
+        logged |= set(scalars(run.run_name))
+    assert logged == documented - {"eval/replay"}
+
+
 @pytest.mark.parametrize("script", [*SCRIPTS, ROOT / "llm_supervisor.py"], ids=lambda p: p.name)
 def test_every_flag_is_documented_and_used(script):
     source = script.read_text()
