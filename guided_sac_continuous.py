@@ -673,7 +673,6 @@ if __name__ == "__main__":
     rb = ReplayBuffer(args.buffer_size, envs, device)
     obs, _ = envs.reset(seed=args.seed)
     rb.reset(obs)
-    episode_steps = np.zeros(args.num_envs, dtype=np.int64)
     recent_returns, evaluations, logs = deque(maxlen=20), [], {}
     global_step, iteration = 0, 0
 
@@ -688,6 +687,7 @@ if __name__ == "__main__":
         evaluate_greedy()
     start_time = last_print = time.time()
     # --- end ---
+    episode_steps = np.zeros(args.num_envs, dtype=np.int64)
     while global_step < args.total_timesteps:
         # --- supervision ---
         if global_step >= next_consultation:
@@ -728,10 +728,10 @@ if __name__ == "__main__":
                 writer.add_scalar("charts/episodic_length", episode["l"][i], global_step + args.num_envs)
         rb.add(actions, rewards, terminations, dones, next_obs, final_obs)
         obs = next_obs
-        episode_steps = np.where(dones, 0, episode_steps + 1)
         global_step += args.num_envs
         iteration += 1
         # --- end ---
+        episode_steps = np.where(dones, 0, episode_steps + 1)
 
         if global_step > args.learning_starts:
             data = rb.sample(args.batch_size)

@@ -921,7 +921,6 @@ if __name__ == "__main__":
     rb = ReplayBuffer(args.buffer_size, envs, device)
     obs, _ = envs.reset(seed=args.seed)
     rb.reset(obs)
-    episode_steps = np.zeros(args.num_envs, dtype=np.int64)
     recent_returns, evaluations, logs = deque(maxlen=20), [], {}
     global_step, iteration = 0, 0
 
@@ -976,7 +975,6 @@ if __name__ == "__main__":
                 writer.add_scalar("charts/episodic_length", episode["l"][i], global_step + args.num_envs)
         rb.add(actions, rewards, terminations, dones, next_obs, final_obs)
         obs = next_obs
-        episode_steps = np.where(dones, 0, episode_steps + 1)
         global_step += args.num_envs
         iteration += 1
         # --- end ---
