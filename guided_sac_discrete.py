@@ -130,7 +130,7 @@ ENV_DEFAULTS = {
     "FrozenLake-v1": dict(
         guide_window=100, guide_end=5_000, batch_size=64, gamma=0.99, tau=0.005, autotune=False, alpha=0.01,
         learning_starts=0,
-        replay_episodes=20, replay_max_steps=2_000, audition_episodes=10, audition_max_steps=2_000,
+        replay_episodes=10, replay_max_steps=1_000, audition_episodes=5, audition_max_steps=1_000,
     ),
     "Taxi-v4": dict(
         guide_window=2_000, guide_end=5_000, batch_size=256, gamma=0.99, tau=0.005, autotune=False, alpha=0.01,
