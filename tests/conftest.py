@@ -101,7 +101,7 @@ class TabularEnv(gym.Env):
         rng = np.random.default_rng(seed)
         self.successors = rng.integers(5, size=(5, 3, 4))
         self.successors[rng.random((5, 3)) < 0.4, 0] = -1
-        self.reward = rng.uniform(-1.0, 2.0, (5, 3))
+        self.reward = rng.uniform(-1.0, 1.0, (5, 3))
         self.visits = np.zeros((5, 3), dtype=np.int64)
         self.observation_space, self.action_space = gym.spaces.Discrete(5), gym.spaces.Discrete(3)
 

@@ -331,8 +331,8 @@ def test_no_integers_for_other_spaces():
 def test_rules_get_the_environments_own_observation(kind, run, tmp_path):
     """Through a whole run with actions from −1 on: the stored action is the rule's answer to its own observation."""
     rules = {
-        "discrete": ("assert type(obs) is int\n    return obs % 3 - 1", lambda o: o[0] % 3 - 1),
-        "tuple": ("assert type(obs) is tuple\n    return (obs[0] + obs[1]) % 3 - 1", lambda o: (o[0] + o[1]) % 3 - 1),
+        "discrete": ("assert isinstance(obs, int)\n    return obs % 3 - 1", lambda o: o[0] % 3 - 1),
+        "tuple": ("assert isinstance(obs, tuple)\n    return sum(obs) % 3 - 1", lambda o: (o[0] + o[1]) % 3 - 1),
         "multi": ("assert obs.shape == (2,)\n    return int(obs[0] + obs[1]) % 3 - 1", lambda o: sum(o) % 3 - 1),
         "matrix": ("assert obs.shape == (2, 3)\n    return int(obs[1, 0] + obs[0, 2]) % 3 - 1",
                    lambda o: (o[3] + o[2]) % 3 - 1),
@@ -372,22 +372,22 @@ def test_large_integers_are_stored_exactly():
 def test_learned_q_is_the_exact_soft_q(run, flags):
     """On a random process with every pair in the data: within 2 % of soft value iteration."""
     run = run("--env-id", "Tabular-v0", "--env-kwargs", '{"seed": 1}', "--supervisor", "none", "--no-autotune",
-              "--alpha", "0.5", "--gamma", "0.8", "--learning-starts", "500", "--total-timesteps", "1500",
+              "--alpha", "0.5", "--gamma", "0.8", "--learning-starts", "3000", "--total-timesteps", "4000",
               "--batch-size", "4096", "--q-lr", "0.0005", "--tau", "0.05", *flags)  # fmt: skip
     env = TabularEnv(seed=1)
     transition = np.array([[[np.mean(env.successors[s, a] == s2) for s2 in range(5)] for a in range(3)]
                            for s in range(5)])  # fmt: skip
     best = optimal_q(Mdp(env.reward, transition, gamma=0.8, alpha=0.5))
     visited = np.zeros((5, 3))
-    np.add.at(visited, (run.rb.obs[run.rb.slots[:1500, 0], 0].numpy(), run.rb.actions[:1500].numpy()), 1)
-    assert visited.min() > 10
+    np.add.at(visited, (run.rb.obs[run.rb.slots[:4000, 0], 0].numpy(), run.rb.actions[:4000].numpy()), 1)
+    assert visited.min() > 100
     with torch.no_grad():
         q = run.qf(torch.arange(5)[:, None]).numpy()
     for i in range(2):
         assert np.abs(q[i] - best).max() < 0.02 * np.abs(best).max()
     with torch.no_grad():
         pi = run.log_policy(torch.arange(5)[:, None]).exp().numpy()
-    np.testing.assert_allclose(pi, softmax(best / 0.5), atol=0.03)
+    np.testing.assert_allclose(pi, softmax(best / 0.5), atol=0.05)
 
 
 # The fixed point of the conservative term by hand: one state, every step ends the episode, half of the data is guided
@@ -399,12 +399,14 @@ def test_conservative_term_shifts_the_fixed_point_by_hand():
     q = torch.full((2, 4, 2), 0.25, dtype=torch.float64, requires_grad=True)
     actions, guided = torch.tensor([0, 0, 1, 1]), torch.tensor([True, True, False, False])
     rewards = torch.tensor([0.0, 0.0, 0.5, 0.5], dtype=torch.float64)
-    taken = q.gather(2, actions.expand(2, -1)[..., None]).squeeze(2)
-    loss = (script.critic_losses(taken, rewards) + script.conservative_losses(q, actions, guided)).sum()
-    (gradient,) = torch.autograd.grad(loss, q)
+
+    def td_loss() -> torch.Tensor:
+        return script.critic_losses(q.gather(2, actions.expand(2, -1)[..., None]).squeeze(2), rewards).sum()
+
+    (gradient,) = torch.autograd.grad(td_loss() + script.conservative_losses(q, actions, guided).sum(), q)
     torch.testing.assert_close(gradient.sum(dim=1), torch.zeros(2, 2, dtype=torch.float64))  # all rows are one state
     # and without the term the same table is none: ∂/∂Q₀ = (¼ − 0), ∂/∂Q₁ = (¼ − ½)
-    (gradient,) = torch.autograd.grad(script.critic_losses(taken, rewards).sum(), q)
+    (gradient,) = torch.autograd.grad(td_loss(), q)
     torch.testing.assert_close(gradient.sum(dim=1), torch.tensor([[0.25, -0.25]] * 2, dtype=torch.float64))
 
 
@@ -434,9 +436,9 @@ def test_every_stored_transition_is_a_real_one(run, num_envs):
 
 @pytest.mark.parametrize("probability", [0.5, 1.0])
 def test_substituted_action_is_what_the_buffer_holds(run, tmp_path, probability):
-    """Among 1,000 actions only the rule plays 3 and 4; the rest is, row by row, what the unguided learner played."""
+    """Among 20,000 actions only the rule plays 3 and 4; the rest is, row by row, what the unguided learner played."""
     (tmp_path / "rule.py").write_text("def policy(obs, t):\n    assert t == obs[2]\n    return 3 + t % 2\n")
-    flags = ["--env-id", "DiscreteCounter-v0", "--env-kwargs", '{"n": 1000}', "--num-envs", "3", "--total-timesteps",
+    flags = ["--env-id", "DiscreteCounter-v0", "--env-kwargs", '{"n": 20000}', "--num-envs", "3", "--total-timesteps",
              "600", "--learning-starts", "600", "--buffer-size", "600", *QUIET]  # fmt: skip
     guided = run(*flags, "--guide-policy", "rule.py", "--advisor-always", "--guide-end", "450", "--guide-probability",
                  str(probability))  # fmt: skip
@@ -460,7 +462,7 @@ def test_substituted_action_is_what_the_buffer_holds(run, tmp_path, probability)
 def test_guided_rows_follow_the_ring(run, tmp_path):
     """A buffer of 40 steps of 3 environments, written four times over: the marks are those of the rows' last owners."""
     (tmp_path / "rule.py").write_text("def policy(obs, t):\n    return 3\n")
-    run = run("--env-id", "DiscreteCounter-v0", "--env-kwargs", '{"n": 1000}', "--num-envs", "3", "--total-timesteps",
+    run = run("--env-id", "DiscreteCounter-v0", "--env-kwargs", '{"n": 20000}', "--num-envs", "3", "--total-timesteps",
               "501", "--learning-starts", "501", "--buffer-size", "118", "--guide-policy", "rule.py",
               "--advisor-always", "--guide-end", "450", "--guide-probability", "0.5", *QUIET)  # fmt: skip
     assert run.rb.size == 120 and len(run.guided_rows) == 120
@@ -471,7 +473,7 @@ def test_guided_rows_follow_the_ring(run, tmp_path):
 
 def test_guidance_ends_at_guide_end(run, tmp_path):
     (tmp_path / "rule.py").write_text("def policy(obs, t):\n    return 7\n")
-    flags = ["--env-id", "DiscreteCounter-v0", "--env-kwargs", '{"n": 1000}', "--total-timesteps", "140",
+    flags = ["--env-id", "DiscreteCounter-v0", "--env-kwargs", '{"n": 20000}', "--total-timesteps", "140",
              "--learning-starts", "140", *QUIET]  # fmt: skip
     run = run(*flags, "--guide-policy", "rule.py", "--advisor-always", "--guide-start", "30", "--guide-window", "40",
               "--guide-end", "95", "--guide-probability", "1")  # fmt: skip
@@ -553,19 +555,20 @@ def test_same_seed_gives_the_same_weights_in_another_process(tmp_path):
 
 
 def test_rule_that_fails_while_training_only_ends_the_guidance(run, tmp_path):
-    (tmp_path / "rule.py").write_text("def policy(obs, t):\n    return 1 if t < 130 else [1] / 0\n")
+    (tmp_path / "rule.py").write_text("def policy(obs, t):\n    return 1 if t < 230 else [1] / 0\n")
     run = run("--env-id", "CliffWalking-v1", "--guide-policy", "rule.py", "--advisor-always", "--total-timesteps",
-              "150", "--learning-starts", "150", "--replay-max-steps", "100", *QUIET)  # fmt: skip
-    assert run.global_step == 150
+              "260", "--learning-starts", "260", "--replay-max-steps", "100", "--max-episode-steps", "1000",
+              *QUIET)  # fmt: skip
+    assert run.global_step == 260
     logged = scalars(run.run_name)
-    assert [active for _, active in logged["charts/guidance_active"]] == [1.0, 0.0, 0.0]
-    failed_at, failures = logged["supervisor/failures"][-1]
-    assert failures == 1.0 and not run.guided_rows[failed_at:].any() and run.guided_rows[:failed_at].all()
+    assert logged["charts/guidance_active"] == [(0, 1.0), (230, 0.0), (260, 0.0)]
+    assert logged["supervisor/failures"][-1] == (230, 1.0)
+    assert run.guided_rows[:230].all() and not run.guided_rows[230:].any()
     assert "TypeError" in texts(run.run_name, "supervisor/verdict")[-1]
 
 
 def test_alpha_is_learned_toward_the_target_entropy_and_can_be_fixed(run):
-    """Uniform at a high α, π has more entropy than 0.3 log|A|, so α falls; anything has less than log|A|, so α rises."""
+    """α falls where π, uniform at a high α, has more entropy than 0.3 log|A|; it rises toward the entropy log|A|."""
     flags = [*COUNTER, "--supervisor", "none", "--total-timesteps", "200", "--alpha-lr", "0.01", "--gamma", "0"]
     falls = run(*flags, "--autotune", "--target-entropy-scale", "0.3", "--alpha", "10")
     rises = run(*flags, "--autotune", "--target-entropy-scale", "1", "--alpha", "0.1")
@@ -707,6 +710,7 @@ def test_alpha_zero_is_possible_for_an_actor(run):
     run = run(*COUNTER, "--supervisor", "none", "--total-timesteps", "130", "--no-exact-improvement", "--no-autotune",
               "--alpha", "0")  # fmt: skip
     assert all(math.isfinite(value) for tag, values in scalars(run.run_name).items() for _, value in values)
+    assert "losses/actor_loss" in scalars(run.run_name)
 
 
 TAXI = ["--env-id", "Taxi-v4", "--supervisor", "none"]
@@ -719,6 +723,8 @@ BAD = {
     "paper and a gate": ([*TAXI, "--paper", "--guide-probability", "0.5"], "--paper"),
     "paper and exact improvement": ([*TAXI, "--paper", "--exact-improvement"], "--paper"),
     "paper without value network": ([*TAXI, "--paper", "--no-value-network"], "--paper"),
+    "paper and the default conservatism": ([*TAXI, "--paper", "--guide-conservatism",
+                                            str(script.Args().guide_conservatism)], "--paper"),
     "probability": ([*TAXI, "--guide-probability", "1.5"], "--guide-probability"),
     "negative probability": ([*TAXI, "--guide-probability", "-0.1"], "--guide-probability"),
     "entropy scale": ([*TAXI, "--target-entropy-scale", "2"], "--target-entropy-scale"),
