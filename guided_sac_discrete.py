@@ -465,18 +465,28 @@ class Actor(StackedMLP):
         return self(obs).argmax(dim=1) + self.first_action
 
 
-def distinct(obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def place_values(space: gym.Space) -> torch.Tensor | None:
+    """What each of a MultiDiscrete observation's k integers counts when they are read as one number, (k,) int64.
+
+    None for observations of floats, and where the number would not fit 63 bits.
+    """
+    if isinstance(space, gym.spaces.Box) or np.prod(space.nvec.astype(float)) >= 2.0**63:
+        return None
+    return torch.as_tensor(np.cumprod([1, *space.nvec[:0:-1]])[::-1].copy())
+
+
+def distinct(obs: torch.Tensor, places: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Each observation once: obs (B, *obs) → u (U, *obs) and index (B,) with obs = u[index].
 
-    A batch of a finite task holds few different states: the networks are evaluated once for each. Observations of
-    floats are practically never equal and are left as they are.
+    A batch of a finite task holds few different states: the networks are evaluated once for each. Without `places`
+    (see `place_values`) the observations are left as they are.
     """
-    if obs.is_floating_point():
+    if places is None:
         return obs, torch.arange(len(obs), device=obs.device)
-    if obs.shape[1] == 1:  # much faster than unique rows
-        u, index = obs[:, 0].unique(return_inverse=True)
-        return u[:, None], index
-    return obs.unique(dim=0, return_inverse=True)
+    numbers, index = (obs * places).sum(dim=1).unique(return_inverse=True)
+    u = obs.new_empty((len(numbers), *obs.shape[1:]))
+    u[index] = obs
+    return u, index
 
 
 # --- end ---
@@ -671,6 +681,8 @@ if __name__ == "__main__":
         actor_groups.append({"params": [log_alpha], "lr": args.alpha_lr})
     q_optimizer = optim.Adam(critic_parameters, lr=args.q_lr, fused=True)
     actor_optimizer = optim.Adam(actor_groups, lr=args.policy_lr, fused=True) if actor_groups else None
+    places = place_values(envs.single_observation_space)
+    places = None if places is None else places.to(device)
     target_entropy = args.target_entropy_scale * float(np.log(envs.single_action_space.n))
     first_action = int(envs.single_action_space.start)
 
@@ -685,12 +697,18 @@ if __name__ == "__main__":
         indices = log_pi.argmax(dim=1) if deterministic else log_pi.exp().multinomial(1).squeeze(1)
         return (indices + first_action).cpu().numpy()
 
-    def update_critic(data: Batch, x: torch.Tensor, s: torch.Tensor, next_s: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One step on J_Q (and J_V); x (U, *obs) holds the batch's states, s and next_s (B,) are their places in it."""
+    def update_critic(
+        data: Batch, x: torch.Tensor, s: torch.Tensor, next_s: torch.Tensor, q: torch.Tensor, log_pi: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """One step on J_Q (and J_V).
+
+        Args:
+            data: the batch; its states s and s' are x[s] and x[next_s].
+            x: (U, *obs), the distinct observations. s, next_s: (B,) int64, places in x.
+            q: (2, U, |A|), the critics' values for x, with gradients. log_pi: (U, |A|), of the policy for x.
+        """
         alpha = log_alpha.detach().exp()
-        q = qf(x)  # (2, U, |A|)
         with torch.no_grad():
-            log_pi = improved_policy(q, alpha) if args.exact_improvement else actor(x)
             if args.value_network:
                 next_values, v_target = vf_target(x), expected_soft_value(q, log_pi, alpha)
             else:
@@ -710,16 +728,17 @@ if __name__ == "__main__":
         minimise(loss, q_optimizer)
         return logs
 
-    def update_actor(x: torch.Tensor, s: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One step on J_π and on α, for the states x[s]; with the exact improvement only α is left to learn."""
-        log_pi, alpha = log_policy(x), log_alpha.detach().exp()
+    def update_actor(x: torch.Tensor, s: torch.Tensor, log_pi: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One step on J_π and on α for the states x[s], given log_pi (U, |A|) for x, with gradients where they exist.
+
+        With the exact improvement only α is left to learn.
+        """
         loss, logs = torch.zeros((), device=device), {}
         if not args.exact_improvement:
             with torch.no_grad():
                 q = qf(x)
-            loss = -expected_soft_value(q, log_pi, alpha)[
-                s
-            ].mean()  # J_π = E[Σ_a π (α log π − min_i Q_i)] (paper, Eq. 9)
+            # J_π = E[Σ_a π(a|s) (α log π(a|s) − min_i Q_i(s, a))] (paper, Eq. 9)
+            loss = -expected_soft_value(q, log_pi, log_alpha.detach().exp())[s].mean()
             logs["actor_loss"] = loss.detach()
         if args.autotune:
             entropy = -(log_pi.exp() * log_pi).sum(dim=1)[s].mean().detach()
@@ -830,12 +849,16 @@ if __name__ == "__main__":
         guided_rows[rb.last] = torch.as_tensor(guided)
         if global_step > args.learning_starts:
             data = rb.sample(args.batch_size)
-            x, index = distinct(torch.cat([data.observations, data.next_observations]))  # (U, *obs), (2B,)
+            x, index = distinct(torch.cat([data.observations, data.next_observations]), places)  # (U, *obs), (2B,)
             s, next_s = index.chunk(2)
-            logs = update_critic(data, x, s, next_s)
+            q = qf(x)  # (2, U, |A|)
+            # one policy for both updates: the critics' step leaves π_θ as it is, and the exact one follows at the next
+            log_pi = improved_policy(q.detach(), log_alpha.detach().exp()) if args.exact_improvement else actor(x)
+            logs = update_critic(data, x, s, next_s, q, log_pi.detach())
             if actor_optimizer is not None and iteration % args.policy_frequency == 0:
-                for _ in range(args.policy_frequency):  # make up for the delay, as CleanRL does
-                    logs |= update_actor(x, s)
+                logs |= update_actor(x, s, log_pi)
+                for _ in range(args.policy_frequency - 1):  # make up for the delay, as CleanRL does
+                    logs |= update_actor(x, s, log_policy(x))
             # --- shared: targets and losses ---
             if iteration % args.target_network_frequency == 0:
                 # Polyak averaging: lerp(φ̄, φ, τ) = (1 − τ) φ̄ + τ φ
