@@ -681,7 +681,7 @@ if __name__ == "__main__":
         actor_groups.append({"params": [log_alpha], "lr": args.alpha_lr})
     q_optimizer = optim.Adam(critic_parameters, lr=args.q_lr, fused=True)
     actor_optimizer = optim.Adam(actor_groups, lr=args.policy_lr, fused=True) if actor_groups else None
-    places = place_values(envs.single_observation_space)
+    obs_dtype, places = storage_dtype(envs.single_observation_space), place_values(envs.single_observation_space)
     places = None if places is None else places.to(device)
     target_entropy = args.target_entropy_scale * float(np.log(envs.single_action_space.n))
     first_action = int(envs.single_action_space.start)
@@ -693,7 +693,7 @@ if __name__ == "__main__":
     @torch.no_grad()
     def act(obs: np.ndarray, deterministic: bool) -> np.ndarray:
         """Actions (N,) int64 of the unguided policy π_θ for observations (N, *obs)."""
-        log_pi = log_policy(torch.as_tensor(obs, dtype=rb.obs.dtype, device=device))
+        log_pi = log_policy(torch.as_tensor(obs, dtype=obs_dtype, device=device))
         indices = log_pi.argmax(dim=1) if deterministic else log_pi.exp().multinomial(1).squeeze(1)
         return (indices + first_action).cpu().numpy()
 

@@ -94,11 +94,13 @@ def environment_summary(table: pd.DataFrame, study: Study, env: str) -> list[lis
     """The statistics of one environment: Markdown blocks, each a list of lines."""
     data = {arm: curves(table, env, arm, study.metric) for arm in study.arms}
     threshold = study.threshold
+    digits = 1 if max(np.abs(scores).max() for _, scores in data.values()) >= 10 else 3
     reaches = "" if threshold is None else f" seeds ≥ {threshold:g} |"
     rows = [f"| arm | step | IQM [95 % interval] | lowest | highest |{reaches}", "|-|-|-|-|-|" + "-|" * bool(reaches)]
     for arm, (steps, scores) in data.items():
         for step, values, *estimate in zip(steps, scores.T, *iqm(scores), strict=True):
-            row = f"| {arm} | {step:,} | {shown(*estimate)} | {values.min():z.1f} | {values.max():z.1f} |"
+            lowest, highest = f"{values.min():z.{digits}f}", f"{values.max():z.{digits}f}"
+            row = f"| {arm} | {step:,} | {shown(*estimate, digits)} | {lowest} | {highest} |"
             rows.append(row + (f" {(values >= threshold).sum()} of {len(values)} |" if reaches else ""))
     blocks = [[f"## {env}"], [f"`{study.metric}`, {counted(table, study, env)}:"], rows]
 
@@ -131,7 +133,7 @@ def counted(table: pd.DataFrame, study: Study, env: str) -> str:
     return ", ".join(parts)
 
 
-def shown(value: float, low: float, high: float, digits: int = 1) -> str:
+def shown(value: float, low: float, high: float, digits: int) -> str:
     return f"{value:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"  # z: no "-0.0"
 
 

@@ -52,6 +52,9 @@ def sample_efficiency(table: pd.DataFrame, study: Study) -> Figure:
         if study.threshold is not None:
             axes.axhline(study.threshold, color="grey", ls=":", lw=1)
         axes.set(xlabel="environment step", ylabel=study.metric, title=env)
+        low, high = axes.get_ylim()
+        if high - low > 1_000:  # falling off a cliff at every step must not flatten what happens near the optimum
+            axes.set_yscale("symlog", linthresh=20)
         axes.legend(frameon=False, fontsize="small")
     title = "interquartile mean and 95 % interval"
     if study.quick:
