@@ -111,7 +111,7 @@ class Observation(NamedTuple):
             return int(row[0])
         if self.kind == "tuple":
             return tuple(row.tolist())
-        return np.array(row, dtype=self.dtype).reshape(self.shape)
+        return np.array(row) if self.kind == "floats" else np.array(row).reshape(self.shape)
 
 
 class BoxAction(NamedTuple):
@@ -577,8 +577,8 @@ class SandboxedPolicy:
             first, last = int(action.start), int(action.start + action.n - 1)
             if not -(2**63) <= first <= last < 2**63:
                 raise ValueError(f"discrete actions need n >= 1 and 64-bit numbers, got {action}")
-            self._low = self._least = np.array(first, dtype=np.int64)
-            self._high = self._most = np.array(last, dtype=np.int64)
+            self._low = self._finite_low = self._least = np.array(first, dtype=np.int64)
+            self._high = self._finite_high = self._most = np.array(last, dtype=np.int64)
             expected = f"an int or a NumPy integer from {first} to {last}"
         else:
             self._low, self._high = (np.array(bound, dtype=np.float64) for bound in action)
@@ -586,6 +586,7 @@ class SandboxedPolicy:
                 raise ValueError(f"action bounds need equal shapes and low <= high, got {action.low} and {action.high}")
             # Clamped to the finite numbers, so that one comparison with them also refuses NaN and infinity.
             largest = np.finfo(np.float64).max
+            self._finite_low, self._finite_high = np.maximum(self._low, -largest), np.minimum(self._high, largest)
             self._least = np.maximum(self._low - TOLERANCE, -largest)
             self._most = np.minimum(self._high + TOLERANCE, largest)
             expected = f"an array of real numbers of shape {self._low.shape}"
@@ -652,20 +653,31 @@ class SandboxedPolicy:
         rows = t.size
         if t.shape != (rows,) or rows == 0 or t.dtype.kind not in "iu":
             raise ValueError(f"t must be integers of shape (N,), N > 0, got {t.dtype} of shape {t.shape}")
-        shape, numbers, kinds = (rows, *self._observation.row_shape), "real numbers", "biuf"
-        if self._observation.kind != "floats":
-            numbers, kinds = "integers", "iu"
-        if obs.shape != shape or obs.dtype.kind not in kinds:
-            raise ValueError(f"obs must be {numbers} of shape {shape}, got {obs.dtype} of shape {obs.shape}")
         if rows != self._rows:
             self._allocate(rows)
+        floats = self._observation.kind == "floats"
+        if obs.shape != self._obs.shape or obs.dtype.kind not in ("biuf" if floats else "iu"):
+            numbers = "real numbers" if floats else "integers"
+            raise ValueError(f"obs must be {numbers} of shape {self._obs.shape}, got {obs.dtype} of shape {obs.shape}")
         self._t[...] = t
         self._obs[...] = obs
         seconds = rows * self._call_timeout if self._called else max(FIRST_CALL_TIMEOUT, rows * self._call_timeout)
         self._called = True
+        allowed = () if _getcpu is None else os.sched_getaffinity(0)
+        several = len(allowed) > 1
         try:
-            with self._on_one_processor():
+            try:
+                if allowed:
+                    self._meet_on_one_processor(several)
                 self._ask(self._request, self._actions.nbytes, seconds, self._where)
+            finally:
+                # Without a call of our own, at which a second Ctrl-C could come in: a thread that is left on one
+                # processor would slow the learner for good.
+                if several:
+                    try:  # noqa: SIM105
+                        os.sched_setaffinity(0, allowed)
+                    except OSError:
+                        pass
             return self._checked(self._actions)
         except BaseException as error:  # Ctrl-C too: an answer that nobody read would be taken for the next one
             self._close(str(error))
@@ -685,27 +697,21 @@ class SandboxedPolicy:
         self._closed = self._closed or why or "interrupted"
         self._destroy()
 
-    @contextlib.contextmanager
-    def _on_one_processor(self) -> Iterator[None]:
-        """Keep this thread and the child on the processor where this thread is, for one exchange.
+    def _meet_on_one_processor(self, several: bool) -> None:
+        """Put this thread (where it has several to choose from) and the child on the processor where this thread is.
 
         They take turns, so they lose nothing by it, and neither has to wake another processor from its sleep: on an
         otherwise idle virtual machine that takes several times as long as the policy.
         """
-        if _getcpu is None:
-            yield
-            return
-        allowed, here = os.sched_getaffinity(0), _getcpu()
+        here = _getcpu()
         try:
-            with contextlib.suppress(OSError):  # not ours to choose here, or no child: the exchange reports that
+            if several:
                 os.sched_setaffinity(0, {here})  # of this thread alone, not of the learner's others
-                if here != self._processor:
-                    self._processor = here
-                    os.sched_setaffinity(self._process.pid, {here})
-            yield
-        finally:  # also after a Ctrl-C in between: a thread left on one processor would slow the learner for good
-            with contextlib.suppress(OSError):
-                os.sched_setaffinity(0, allowed)
+            if here != self._processor:
+                self._processor = here
+                os.sched_setaffinity(self._process.pid, {here})
+        except OSError:  # not ours to choose here, or no child: the exchange reports that
+            pass
 
     def _allocate(self, rows: int) -> None:
         """Lay out the request and answer buffers for this number of rows."""
@@ -721,7 +727,9 @@ class SandboxedPolicy:
         self._obs = self._obs.reshape(rows, *row_shape)
         self._actions = np.frombuffer(answer, self._low.dtype.newbyteorder("<"), rows * self._low.size, ANSWER.size)
         self._actions = self._actions.reshape(shape)
-        self._request, self._answer = memoryview(request), memoryview(answer)
+        inside = bytearray(2 * self._actions.size)
+        self._inside = np.frombuffer(inside, np.bool_).reshape(2, *shape)
+        self._request, self._answer, self._inside_bytes = memoryview(request), memoryview(answer), inside
         self._rows = rows
 
     def _ask(self, request: memoryview, expected: int, seconds: float, what: Callable[[], str]) -> None:
@@ -790,6 +798,11 @@ class SandboxedPolicy:
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
         """Return the actions, clipped to the bounds, as a new array; PolicyError for a bad one."""
+        # The usual case first, in two passes and without new memory: between processes that take turns caches are cold.
+        np.greater_equal(actions, self._finite_low, out=self._inside[0])
+        np.less_equal(actions, self._finite_high, out=self._inside[1])
+        if 0 not in self._inside_bytes:
+            return actions.copy()
         good = (actions >= self._least) & (actions <= self._most)
         if not good.all():
             row, *index = np.argwhere(~good)[0].tolist()
@@ -850,11 +863,14 @@ def _child_main() -> None:
     os.chdir(folder)
     os.rmdir(folder)
 
-    header = _read(requests, bytearray(REQUEST.size))
+    header = bytearray(REQUEST.size)
+    _read(requests, header)
     kind, _, size = REQUEST.unpack(header)
     if kind != SETUP:
         raise ValueError(f"expected a setup, got a request of kind {kind}")
-    setup = json.loads(_read(requests, bytearray(size)))
+    text = bytearray(size)
+    _read(requests, text)
+    setup = json.loads(text)
     layers, source = setup["layers"], setup["source"]
     warnings.simplefilter("ignore")
     # After _confine no file can be opened, so what honest code makes Python or numpy load lazily is loaded here:
@@ -951,26 +967,29 @@ def _serve(
         expected: what an action must be, for messages.
         cpu_limit: called before the rows of a request are computed, with their number.
     """
-    header, payload = bytearray(REQUEST.size), bytearray()
+    request = bytearray(REQUEST.size)
     known_rows, steps, obs, actions, answer = 0, None, None, None, None
     row_shape, discrete, shape = observation.row_shape, action_shape is None, tuple(action_shape or ())
+    obs_size, action_size = math.prod(row_shape), math.prod(shape)
     while True:
-        _read(requests, header)
-        kind, rows, size = REQUEST.unpack(header)
+        got = _read(requests, request, least=REQUEST.size)  # all of it at once, where the last one had as many rows
+        kind, rows, size = REQUEST.unpack_from(request)
         if rows != known_rows:
-            obs_size, action_size = math.prod(row_shape), math.prod(shape)
-            payload = bytearray(8 * rows * (1 + obs_size))
-            steps = np.frombuffer(payload, "<i8", rows)  # (N,)
-            obs = np.frombuffer(payload, observation.dtype, rows * obs_size, 8 * rows).reshape(rows, *row_shape)
+            begun = request[:got]
+            request = bytearray(REQUEST.size + 8 * rows * (1 + obs_size))
+            request[:got] = begun
+            steps = np.frombuffer(request, "<i8", rows, REQUEST.size)  # (N,)
+            obs = np.frombuffer(request, observation.dtype, rows * obs_size, REQUEST.size + 8 * rows)
+            obs = obs.reshape(rows, *row_shape)
             reply = bytearray(ANSWER.size + 8 * rows * action_size)
             ANSWER.pack_into(reply, 0, OK, 8 * rows * action_size)
             actions = np.frombuffer(reply, "<i8" if discrete else "<f8", rows * action_size, ANSWER.size)
             actions = actions.reshape(rows, *shape)
             answer = memoryview(reply)
             known_rows = rows
-        if kind != STEP or size != len(payload):
+        if kind != STEP or size != len(request) - REQUEST.size:
             raise ValueError(f"malformed request: kind {kind}, {rows} rows, {size} bytes")
-        _read(requests, payload)
+        _read(requests, request, got)
         cpu_limit(rows)
         row = 0
         try:
@@ -1033,15 +1052,18 @@ def _answer_error(answers: int, text: str) -> None:
     _write(answers, memoryview(ANSWER.pack(ERROR, len(payload)) + payload))
 
 
-def _read(descriptor: int, buffer: bytearray) -> bytearray:
-    """Fill the buffer and return it; EOFError when the pipe ends first."""
-    view = memoryview(buffer)
-    while view:
-        count = os.readv(descriptor, [view])
+def _read(descriptor: int, buffer: bytearray, filled: int = 0, least: int | None = None) -> int:
+    """Go on filling the buffer until at least `least` bytes (all, by default) are there; return how many are.
+
+    EOFError when the pipe ends first.
+    """
+    view, least = memoryview(buffer), len(buffer) if least is None else least
+    while filled < least:
+        count = os.readv(descriptor, [view[filled:]])
         if not count:
             raise EOFError
-        view = view[count:]
-    return buffer
+        filled += count
+    return filled
 
 
 def _write(descriptor: int, view: memoryview) -> None:

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -526,6 +527,42 @@ def test_a_run_under_models(run_here, monkeypatch, tmp_path, capsys):
     assert scalars(run.run_name)["charts/supervision_steps"][-1][1] == run.supervisor.steps > 0
     everything = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
     assert SECRET.encode() not in everything and SECRET not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("env_id", "prompt", "row"),
+    [
+        (
+            "Taxi-v4",
+            "learns Taxi-v4 with Soft Actor-Critic (SAC) for discrete actions",
+            r"t=0 obs=\d+ action=\d reward=-",
+        ),
+        ("Blackjack-v1", "One hand of Blackjack", r"t=0 obs=\(\d+, \d+, [01]\) action=[01] reward="),
+        ("CartPole-v1", "the rule's action replaces the agent's own", r"t=0 obs=\[[-0-9. ]+\] action=[01] reward=1"),
+    ],
+)
+def test_models_are_asked_about_discrete_actions(env_id, prompt, row, tmp_path):
+    """With the environment's own prompts or the default ones for substitution, and in its own numbers."""
+    rng, n = np.random.default_rng(0), gym.make(env_id).action_space.n
+    codes = iter([f"```python\ndef policy(obs, t):\n    return {answer}\n```" for answer in ("True", n, "1")])
+    args = sup.SupervisorArgs(supervisor="llm", replay_frames=0, audition_episodes=0, coder_model="a-coder")
+    args.env_id, args.seed, args.guide_window, args.guide_end = env_id, 0, 10, 20
+    with Endpoint(lambda body, _: next(codes) if body["model"] == "a-coder" else INTERVENE) as endpoint:
+        args.llm_base_url = endpoint.url
+        supervisor = sup.Supervisor(
+            args, env_fn=lambda mode: vectors(env_id, max_episode_steps=20), intervene=lambda a, g: g, run_dir=tmp_path,
+            act=lambda obs, deterministic: rng.integers(0, n, len(obs)),
+        )  # fmt: skip
+        supervisor.prepare()
+        writer = SummaryWriter(str(tmp_path))
+        guidance = supervisor.consult(0, [], writer)
+        assert guidance(supervisor.replay_env.reset(seed=0)[0][None], np.array([0])).tolist() == [1]
+        supervisor.end(20, writer)
+    advisor, *coder = endpoint.requests
+    assert prompt in advisor["messages"][0]["content"] and re.search(row, user_text(advisor))
+    assert f"from 0 to {n - 1}" in coder[0]["messages"][0]["content"] and re.search(row, user_text(coder[0]))
+    assert f"returned a bool, expected an int or a NumPy integer from 0 to {n - 1}" in user_text(coder[1])
+    assert f"returned action = {n} at t=0; it must be an integer from 0 to {n - 1}" in user_text(coder[2])
 
 
 def test_advisor_may_decline_or_keep_the_rule(run_here):

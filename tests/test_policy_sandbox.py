@@ -748,6 +748,61 @@ def test_a_call_leaves_the_thread_its_processors(monkeypatch):
         assert call(policy, 0).tolist() == [[0.0, 0.0]]
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
+def test_thread_and_child_meet_on_one_processor():
+    """A thread that may use one processor only is left alone; each of two policies follows the thread that calls it."""
+    allowed = sorted(os.sched_getaffinity(0))
+    failures = []
+
+    def work(policy: SandboxedPolicy, processor: int) -> None:
+        os.sched_setaffinity(0, {processor})  # of this thread alone
+        for t in range(200):
+            if call(policy, t).tolist() != [[t / 1000, 0.0]] or os.sched_getaffinity(0) != {processor}:
+                failures.append((processor, t))
+        if os.sched_getaffinity(pid_of(policy)) != {processor}:
+            failures.append(processor)
+
+    with make(body("return [t / 1000, 0.0]")) as first, make(body("return [t / 1000, 0.0]")) as second:
+        for processors in (allowed[:2], allowed[1::-1]):
+            threads = [
+                threading.Thread(target=work, args=pair) for pair in zip((first, second), processors, strict=True)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        for t in range(100):  # in turns, by a thread that may go where it likes
+            assert call(first, t)[0, 0] == call(second, t)[0, 0] == t / 1000
+            assert os.sched_getaffinity(0) == set(allowed)
+    assert failures == []
+
+
+INTERRUPTS = """
+import random, time
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+random.seed(0)
+before, left = os.sched_getaffinity(0), set()
+for trial in range(25):
+    policy, t = make("def policy(obs, t):\\n    return [0, 0]"), 0
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-4, 2e-3))
+        while True:
+            policy(np.zeros((1, 3)), np.array([t]))
+            t += 1
+    except KeyboardInterrupt:
+        pass
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    left.add(frozenset(os.sched_getaffinity(0)))
+    policy.close()
+print(left == {frozenset(before)})
+"""
+
+
+def test_interrupts_at_random_moments_leave_the_thread_its_processors():
+    with run_parent(INTERRUPTS) as parent:
+        assert parent.stdout.read() == "True\n"
+
+
 def test_killed_between_calls():
     with make(HARMLESS) as policy:
         call(policy, 0)
@@ -940,17 +995,22 @@ def test_the_child_dies_with_a_killed_parent(script):
 
 
 def test_ctrl_c_in_a_call_ends_the_child():
-    script = START + (
-        f"try:\n    {CALL}"
-        "except KeyboardInterrupt:\n    print(os.path.exists(f'/proc/{policy._process.pid}'))\n"
-        f"try:\n    {CALL}"
-        "except PolicyError as error:\n    print(error)\n"
+    script = (
+        "allowed = os.sched_getaffinity(0)\n"
+        + START
+        + (
+            f"try:\n    {CALL}"
+            "except KeyboardInterrupt:\n    print(os.path.exists(f'/proc/{policy._process.pid}'))\n"
+            "print(os.sched_getaffinity(0) == allowed)\n"
+            f"try:\n    {CALL}"
+            "except PolicyError as error:\n    print(error)\n"
+        )
     )
     with run_parent(script) as parent:
         pid = int(parent.stdout.readline())
         time.sleep(0.3)
         parent.send_signal(signal.SIGINT)
-        assert parent.stdout.read() == "False\nthe policy is closed: interrupted\n"
+        assert parent.stdout.read() == "False\nTrue\nthe policy is closed: interrupted\n"
         assert parent.wait() == 0
     assert dead(pid)
 
