@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -102,6 +102,8 @@ class Args(SupervisorArgs):
     guide_window: int = 1_000
     """environment steps between two consultations, for which a decision holds (paper, C.1 "Guided Window")"""
     # --- end ---
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """of the matrix products while learning; weights, targets, losses and acting are float32 with both"""
 
 
 # The paper's settings (table in C.1) are that environment's defaults; a flag on the command line still wins.
@@ -350,8 +352,8 @@ class SoftQNetwork(nn.Module):
 
     def forward(self, obs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """Values (2, B) of observations (B, *obs) and actions (B, *action) in environment units."""
-        x = torch.baddbmm(self.biases[0], actions.flatten(1).expand(2, -1, -1), self.weights[1])  # (2, B, hidden)
-        x = x.baddbmm_(obs.flatten(1).expand(2, -1, -1), self.weights[0]).relu_()
+        x = torch.baddbmm(self.biases[0], obs.flatten(1).expand(2, -1, -1), self.weights[0])  # (2, B, hidden)
+        x = torch.baddbmm(x, actions.flatten(1).expand(2, -1, -1), self.weights[1]).relu_()
         x = torch.baddbmm(self.biases[1], x, self.weights[2]).relu_()
         # a matrix product with a single column is slow, its gradient slower: a row-wise scalar product instead
         return torch.linalg.vecdot(x, self.weights[3].mT) + self.biases[2].squeeze(-1)
@@ -395,7 +397,8 @@ class Actor(nn.Module):
         """Mean and log standard deviation of u, both (B, dim(A)), for observations (B, *obs)."""
         x = self.fc1(obs.flatten(1)).relu_()
         x = self.fc2(x).relu_()
-        mean, log_std = self.fc_mean_logstd(x).chunk(2, dim=1)
+        # with --precision bf16 the products end here: the density needs float32
+        mean, log_std = self.fc_mean_logstd(x).to(self.action_scale.dtype).chunk(2, dim=1)
         return mean, log_std.clamp(-20, 2)  # differs from CleanRL (tanh to [-5, 2]): as in SAC and Stable-Baselines3
 
     def get_action(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -581,6 +584,8 @@ if __name__ == "__main__":
     actor_optimizer = optim.Adam(actor_groups, lr=args.policy_lr, fused=True)
     # --- end ---
     target_entropy = -float(np.prod(envs.single_action_space.shape))  # −dim(A)
+    # a decorator of the whole update: it casts each weight once per call, and must not outlive the optimiser's step
+    mixed_precision = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
 
     @torch.no_grad()
     def act(obs: np.ndarray, deterministic: bool) -> np.ndarray:
@@ -588,6 +593,9 @@ if __name__ == "__main__":
         x = torch.as_tensor(obs, dtype=torch.float32, device=device)
         return (actor.get_greedy_action(x) if deterministic else actor.get_action(x)[0]).cpu().numpy()
 
+    sample_actions = mixed_precision(actor.get_action)
+
+    @mixed_precision
     def update_critic(data: Batch, pi: torch.Tensor, log_pi: torch.Tensor) -> dict[str, torch.Tensor]:
         """One step on J_Q (and J_V), given actions pi (B, *action) for s with log_pi (B,)."""
         alpha = log_alpha.detach().exp()
@@ -608,6 +616,7 @@ if __name__ == "__main__":
         minimise(loss, q_optimizer)
         return logs
 
+    @mixed_precision
     def update_actor(data: Batch, pi: torch.Tensor, log_pi: torch.Tensor) -> dict[str, torch.Tensor]:
         """One step on J_π and on α, given actions pi (B, *action) for s with log_pi (B,), both with gradients."""
         # J_π = E[α log π(a~|s) − min_i Q_i(s, a~)] (paper, Eq. 9)
@@ -718,12 +727,12 @@ if __name__ == "__main__":
 
         if global_step > args.learning_starts:
             data = rb.sample(args.batch_size)
-            pi, log_pi = actor.get_action(data.observations)  # (B, *action), (B,): for both, as π_θ moves last
+            pi, log_pi = sample_actions(data.observations)  # (B, *action), (B,): for both, as π_θ moves last
             logs |= update_critic(data, pi, log_pi)
             if iteration % args.policy_frequency == 0:
                 logs |= update_actor(data, pi, log_pi)
                 for _ in range(args.policy_frequency - 1):  # make up for the delay, as CleanRL does
-                    logs |= update_actor(data, *actor.get_action(data.observations))
+                    logs |= update_actor(data, *sample_actions(data.observations))
             # --- shared: targets and losses ---
             if iteration % args.target_network_frequency == 0:
                 # Polyak averaging: lerp(φ̄, φ, τ) = (1 − τ) φ̄ + τ φ

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import ROOT, run_process, scalars, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -233,6 +234,67 @@ def test_critics_are_two_independent_networks():
     assert not torch.allclose(both[0], both[1])
     both[0].sum().backward()
     assert all(weight.grad[1].abs().max() == 0 < weight.grad[0].abs().max() for weight in qf.weights)
+
+
+@given(seed=st.integers(0, 10_000), obs_dim=st.integers(1, 9), act_dim=st.integers(1, 4), batch=st.integers(1, 7))
+@settings(max_examples=30, deadline=None)
+def test_critics_gradient_for_the_actions_is_that_of_one_joined_layer(seed, obs_dim, act_dim, batch):
+    torch.manual_seed(seed)
+    qf = script.SoftQNetwork(spaces(obs_dim, [-1.0] * act_dim, [1.0] * act_dim), hidden=8).double()
+    obs, actions = torch.randn(batch, obs_dim).double(), torch.randn(batch, act_dim).double().requires_grad_()
+    joined = torch.cat([*qf.weights[:2]], dim=1)  # (2, obs + action, hidden)
+    x = (torch.cat([obs, actions], dim=1) @ joined + qf.biases[0]).relu()
+    reference = ((x @ qf.weights[2] + qf.biases[1]).relu() @ qf.weights[3] + qf.biases[2]).squeeze(-1)
+    values = qf(obs, actions)
+    torch.testing.assert_close(values, reference)
+    weight = torch.randn(2, batch).double()
+    (ours,), (theirs,) = (torch.autograd.grad((weight * q).sum(), actions) for q in (values, reference))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_an_update_moves_only_its_own_networks(run_here):
+    """update_critic moves the critics; update_actor the actor and α, and leaves the critics' gradients alone, too."""
+    run = run_here(*COUNTER, "--supervisor", "none", "--total-timesteps", "60")
+    data = run.rb.sample(16)
+
+    def copies(*tensors: torch.Tensor) -> list[torch.Tensor]:
+        return [x.detach().clone() for x in tensors]
+
+    pi, log_pi = run.sample_actions(data.observations)
+    actor, critics = [*run.actor.parameters(), run.log_alpha], [*run.qf.parameters()]
+    before = copies(*actor, *critics)
+    run.update_critic(data, pi, log_pi)
+    after_critic = copies(*actor, *critics)
+    gradients = copies(*(p.grad for p in critics))
+    run.update_actor(data, pi, log_pi)
+    after_actor = copies(*actor, *critics)
+    n = len(actor)
+    assert all(torch.equal(a, b) for a, b in zip(before[:n], after_critic[:n], strict=True))
+    assert all((a != b).any() for a, b in zip(before[n:], after_critic[n:], strict=True))
+    assert all((a != b).any() for a, b in zip(after_critic[:n], after_actor[:n], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(after_critic[n:], after_actor[n:], strict=True))
+    assert all(torch.equal(p.grad, g) for p, g in zip(critics, gradients, strict=True))
+
+
+def test_bf16_rounds_the_products_and_nothing_else(run_here):
+    """Losses and gradients near those of float32, all in float32; the actor's loss sees the critics' new weights."""
+    runs = [run_here(*COUNTER, "--supervisor", "none", "--total-timesteps", "60", "--learning-starts", "60",
+                     "--q-lr", "0.05", "--precision", precision) for precision in ("fp32", "bf16")]  # fmt: skip
+    data = runs[0].rb.sample(512)
+    logs = []
+    for run in runs:  # both have the same weights: nothing was learned yet
+        torch.manual_seed(0)
+        pi, log_pi = run.sample_actions(data.observations)
+        assert pi.dtype == log_pi.dtype == torch.float32
+        logs.append(run.update_critic(data, pi, log_pi) | run.update_actor(data, pi, log_pi))
+        tensors = [*run.actor.parameters(), *run.qf.parameters(), run.log_alpha]
+        assert all(x.dtype == x.grad.dtype == torch.float32 for x in tensors)
+    for name, exact in logs[0].items():
+        assert logs[1][name].dtype == torch.float32
+        torch.testing.assert_close(logs[1][name], exact, rtol=0.02, atol=0.02 * exact.abs().max().item())
+        assert not torch.equal(logs[1][name], exact) or name == "alpha_loss"
+    for exact, rounded in zip(*([*run.actor.parameters(), *run.qf.parameters()] for run in runs), strict=True):
+        assert F.cosine_similarity(exact.grad.flatten(), rounded.grad.flatten(), dim=0) > 0.99
 
 
 # -- replay buffer ----------------------------------------------------------------------------------------------------
