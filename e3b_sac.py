@@ -53,9 +53,12 @@ class Args:
     """episodes of an evaluation, ≥ 1"""
     # --- end ---
 
-    # --- shared: algorithm flags ---
+    # --- shared: environment flag ---
     env_id: str = "MountainCarContinuous-v0"
     """the environment's Gymnasium id"""
+    # --- end ---
+
+    # --- shared: algorithm flags ---
     env_kwargs: str = "{}"
     """keyword arguments of the environment's constructor, as a JSON object"""
     max_episode_steps: int | None = None

@@ -55,9 +55,9 @@ class Args(SupervisorArgs):
     """episodes of an evaluation, ≥ 1"""
     # --- end ---
 
-    # --- shared: algorithm flags ---
     env_id: str = "MountainCarContinuous-v0"
     """the environment's Gymnasium id"""
+    # --- shared: algorithm flags ---
     env_kwargs: str = "{}"
     """keyword arguments of the environment's constructor, as a JSON object"""
     max_episode_steps: int | None = None

@@ -55,9 +55,9 @@ class Args(SupervisorArgs):
     """episodes of an evaluation, ≥ 1"""
     # --- end ---
 
-    # --- shared: algorithm flags ---
-    env_id: str = "MountainCarContinuous-v0"
+    env_id: str = "CliffWalking-v1"
     """the environment's Gymnasium id"""
+    # --- shared: algorithm flags ---
     env_kwargs: str = "{}"
     """keyword arguments of the environment's constructor, as a JSON object"""
     max_episode_steps: int | None = None
@@ -205,18 +205,20 @@ def apply_paper(args: Args, sources: dict[str, str]) -> None:
     Raises:
         ValueError: the command line gives one of `PAPER_SETTINGS` another value, or a number is out of its range.
     """
+    if args.paper:
+        asked = tyro.cli(Args, default=replace(args, **PAPER_SETTINGS))  # what differs was asked for
+        for name, value in PAPER_SETTINGS.items():
+            if getattr(asked, name) != value:
+                raise ValueError(f"--paper means --{name.replace('_', '-')} {value}: give one or the other")
+            setattr(args, name, value)
+            sources[name] = "paper"
     for name in ("guide_probability", "target_entropy_scale"):
         if not 0 <= getattr(args, name) <= 1:
             raise ValueError(f"--{name.replace('_', '-')} must lie in [0, 1], not {getattr(args, name)}")
-    if args.guide_conservatism < 0:
-        raise ValueError(f"--guide-conservatism must lie in [0, inf], not {args.guide_conservatism}")
+    if not 0 <= args.guide_conservatism < np.inf:  # NaN neither
+        raise ValueError(f"--guide-conservatism must lie in [0, inf), not {args.guide_conservatism}")
     if args.exact_improvement and args.alpha == 0:
         raise ValueError("--alpha is the temperature of the exact improvement: it must be above 0")
-    for name, value in PAPER_SETTINGS.items() if args.paper else ():
-        if sources[name] == "command line" and getattr(args, name) != value:
-            raise ValueError(f"--paper means --{name.replace('_', '-')} {value}: give one or the other")
-        setattr(args, name, value)
-        sources[name] = "paper"
 
 
 # --- shared: make_env with discrete observations ---

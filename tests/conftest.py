@@ -5,6 +5,7 @@ import runpy
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -49,7 +50,79 @@ class CounterEnv(gym.Env):
         return self._obs(float(action[0])), float(self.t), even and self.t == 5, not even and self.t == 7, {}
 
 
+class DiscreteCounterEnv(CounterEnv):
+    """CounterEnv with the integers 2, …, n + 1 as actions; any other is an error."""
+
+    def __init__(self, n: int = 3, render_mode: str | None = None):
+        super().__init__()
+        self.action_space = gym.spaces.Discrete(n, start=2)
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        return super().step([action])
+
+
+OBSERVATIONS = {
+    "discrete": gym.spaces.Discrete(7, start=-3),
+    "tuple": gym.spaces.Tuple([gym.spaces.Discrete(5), gym.spaces.Discrete(2, start=4)]),
+    "multi": gym.spaces.MultiDiscrete([3, 4], start=[2, -1]),
+    "matrix": gym.spaces.MultiDiscrete([[2, 3, 4], [5, 6, 7]], start=[[0, 1, 0], [-2, 0, 9]]),
+    "box": gym.spaces.Box(-1.0, 1.0, (2, 3), np.float32),
+    "dict": gym.spaces.Dict(x=gym.spaces.Discrete(2)),
+}
+
+
+class AnyObservationEnv(gym.Env):
+    """Random observations of any kind, three actions from −1 on, episodes of six steps."""
+
+    def __init__(self, kind: str, render_mode: str | None = None):
+        self.observation_space, self.action_space = deepcopy(OBSERVATIONS[kind]), gym.spaces.Discrete(3, start=-1)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.t, self.last = 0, self.observation_space.sample()
+        return self.last, {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.t, self.last = self.t + 1, self.observation_space.sample()
+        return self.last, float(action), self.t == 6, False, {}
+
+
+class TabularEnv(gym.Env):
+    """A random process whose data have no sampling error: each pair (s, a) goes to its successors in turn.
+
+    `successors` (S, A, 4) are equally likely; −1 ends the episode. `reward` is (S, A).
+    """
+
+    def __init__(self, seed: int, render_mode: str | None = None):
+        rng = np.random.default_rng(seed)
+        self.successors = rng.integers(5, size=(5, 3, 4))
+        self.successors[rng.random((5, 3)) < 0.4, 0] = -1
+        self.reward = rng.uniform(-1.0, 1.0, (5, 3))
+        self.visits = np.zeros((5, 3), dtype=np.int64)
+        self.observation_space, self.action_space = gym.spaces.Discrete(5), gym.spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state = int(self.np_random.integers(5))
+        return self.state, {}
+
+    def step(self, action):
+        pair = (self.state, action)
+        following = int(self.successors[pair][self.visits[pair] % 4])
+        self.visits[pair] += 1
+        ended = following < 0
+        self.state = self.state if ended else following
+        return self.state, float(self.reward[pair]), ended, False, {}
+
+
 gym.register("Counter-v0", entry_point=CounterEnv)
+gym.register("DiscreteCounter-v0", entry_point=DiscreteCounterEnv)
+gym.register("AnyObservation-v0", entry_point=AnyObservationEnv)
+gym.register("Tabular-v0", entry_point=TabularEnv, max_episode_steps=20)
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,11 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SCRIPTS = sorted(ROOT.glob("*_sac*.py"))
 
 
+def arguments(script: Path) -> type:
+    """A script's command line."""
+    return runpy.run_path(str(script), run_name="imported")["Args"]
+
+
 def commands(page: Path) -> list[str]:
     blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
@@ -37,25 +42,33 @@ def test_documented_commands_parse(page):
         elif words[:2] == ["python", "-m"]:
             assert words[2] == "cleanrl_utils.benchmark", command
             script, *flags = shlex.split(words[words.index("--command") + 1])[1:]
-            tyro.cli(runpy.run_path(str(ROOT / script), run_name="imported")["Args"], args=flags)
+            tyro.cli(arguments(ROOT / script), args=flags)
         elif words[0] == "python":
-            args = runpy.run_path(str(ROOT / words[1]), run_name="imported")["Args"]
-            tyro.cli(args, args=words[2:])
+            tyro.cli(arguments(ROOT / words[1]), args=words[2:])
         else:
             assert words[0] in ("pip", "ray", "tensorboard"), command
             if words[0] == "pip":
                 assert (ROOT / words[-1]).is_file(), command
 
 
-def test_metrics_table_is_complete(run_here):
+RUNS = {  # short runs in which everything is on that a script can log
+    "guided_sac_continuous": ["--env-id", "MountainCarContinuous-v0", "--total-timesteps", "500", "--learning-starts",
+                              "390", "--eval-frequency", "500"],
+    "guided_sac_discrete": ["--env-id", "CliffWalking-v1", "--total-timesteps", "250", "--learning-starts", "90",
+                            "--eval-frequency", "250", "--no-exact-improvement", "--autotune", "--guide-conservatism",
+                            "1"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_metrics_table_is_complete(run_here, name):
     """Each tag that a run logs stands in the page's table, and each scalar of the table is logged."""
-    page = (ROOT / "docs" / "guided_sac_continuous.md").read_text()
+    page = (ROOT / "docs" / f"{name}.md").read_text()
     table = page.split("## Logged metrics")[1].split("## Implementation")[0]
     documented = set(re.findall(r"`((?:charts|losses|eval|supervisor)/\w+)`", table))
     texts = {"supervisor/advice", "supervisor/code", "supervisor/verdict", "supervisor/replay"}
-    run = run_here("--env-id", "MountainCarContinuous-v0", "--supervisor", "bundled", "--total-timesteps", "500",
-                   "--learning-starts", "390", "--eval-frequency", "500", "--eval-episodes", "1",
-                   "--value-network")  # fmt: skip
+    run = run_here(*RUNS[name], "--supervisor", "bundled", "--eval-episodes", "1", "--value-network",
+                   script=ROOT / f"{name}.py")  # fmt: skip
     assert set(scalars(run.run_name)) == documented - texts
 
 
@@ -73,6 +86,18 @@ def test_metrics_table_of_a_baseline_is_complete(name, run_here):
     assert logged == documented - {"eval/replay"}
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
+def test_every_script_has_a_page_and_a_row_in_the_readme(script):
+    assert re.search(rf"\(docs/{script.stem}\.md\)", (ROOT / "README.md").read_text())
+    page = (ROOT / "docs" / f"{script.stem}.md").read_text()
+    assert f"(../{script.name})" in page and f"docs/{script.stem}.md" in script.read_text()
+    known = {
+        f.name for path in (script, ROOT / "benchmark" / "results.py") for f in dataclasses.fields(arguments(path))
+    }
+    for name in re.findall(r"`--(?:no-)?([\w-]+)", page):
+        assert name.replace("-", "_") in known, name
+
+
 @pytest.mark.parametrize("script", [*SCRIPTS, ROOT / "llm_supervisor.py"], ids=lambda p: p.name)
 def test_every_flag_is_documented_and_used(script):
     source = script.read_text()
@@ -85,9 +110,9 @@ def test_every_flag_is_documented_and_used(script):
         assert re.search(rf"args\.{name}\b|\"{name}\"", source), f"--{name} is never read in {script.name}"
 
 
-def test_the_hyperparameter_names_are_cleanrls():
-    args = runpy.run_path(str(ROOT / "guided_sac_continuous.py"), run_name="imported")["Args"]
-    names = {field.name for field in dataclasses.fields(args)}
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
+def test_the_hyperparameter_names_are_cleanrls(script):
+    names = {field.name for field in dataclasses.fields(arguments(script))}
     common = """exp_name seed torch_deterministic cuda track wandb_project_name wandb_entity capture_video save_model
                 env_id total_timesteps num_envs buffer_size gamma tau batch_size learning_starts policy_lr q_lr
                 policy_frequency target_network_frequency alpha autotune"""

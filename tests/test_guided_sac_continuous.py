@@ -24,9 +24,10 @@ def policy(obs, t):
 """
 
 
-def spaces(obs_dim: int, low: list[float], high: list[float]) -> SimpleNamespace:
-    """What the networks ask of a vector environment."""
+def spaces(obs_dim: int, low: list[float], high: list[float], num_envs: int = 1) -> SimpleNamespace:
+    """What the networks and the replay buffer ask of a vector environment."""
     return SimpleNamespace(
+        num_envs=num_envs,
         single_observation_space=gym.spaces.Box(-np.inf, np.inf, (obs_dim,)),
         single_action_space=gym.spaces.Box(np.array(low, np.float32), np.array(high, np.float32)),
     )
@@ -40,7 +41,8 @@ def test_losses_by_hand():
     value = script.soft_value(q, log_pi=torch.tensor([-0.5, 2.0]), alpha=torch.tensor(0.1))
     torch.testing.assert_close(value, torch.tensor([1.0 + 0.05, 3.0 - 0.2]))
     # one terminated transition and one that goes on (a truncated one is stored with terminations 0)
-    data = script.Batch(None, None, None, rewards=torch.tensor([1.0, -1.0]), terminations=torch.tensor([1.0, 0.0]))
+    rewards, terminations = torch.tensor([1.0, -1.0]), torch.tensor([1.0, 0.0])
+    data = script.Batch(None, None, None, rewards=rewards, terminations=terminations, rows=None)
     target = script.td_target(data, value, gamma=0.9)
     torch.testing.assert_close(target, torch.tensor([1.0, -1.0 + 0.9 * 2.8]))
     losses = script.critic_losses(q, torch.tensor([1.0, 2.0]))
@@ -167,7 +169,7 @@ def test_log_probability_and_targets_equal_stable_baselines3(run_here, env_id):
         module.double()
     torch.manual_seed(0)
     both = torch.randn(128, *run.envs.single_observation_space.shape, dtype=torch.float64)
-    data = script.Batch(both[:64], both[64:], None, torch.randn(64).double(), (torch.rand(64) < 0.5).double())
+    data = script.Batch(both[:64], both[64:], None, torch.randn(64).double(), (torch.rand(64) < 0.5).double(), None)
     tolerance = dict(rtol=1e-5, atol=1e-5)
     torch.manual_seed(1)
     pi, log_pi = run.actor.get_action(both)
@@ -306,7 +308,8 @@ def test_bf16_rounds_the_products_and_nothing_else(run_here):
 def test_replay_buffer_equals_a_plain_list(num_envs, buffer_size, steps, ends, seed):
     """Against a list of (s, a, r, d, s'): whatever is drawn is intact, and what a place was left for is kept."""
     rng = np.random.default_rng(seed)
-    buffer = script.ReplayBuffer(buffer_size, num_envs, (2,), (1,), torch.device("cpu"))
+    buffer = script.ReplayBuffer(buffer_size, spaces(2, [-1.0], [1.0], num_envs), torch.device("cpu"))
+    notes = torch.full((buffer.size,), -1.0)  # what a script keeps beside each transition
     fresh = iter(range(10**9))
 
     def new_obs(n: int) -> np.ndarray:
@@ -321,6 +324,7 @@ def test_replay_buffer_equals_a_plain_list(num_envs, buffer_size, steps, ends, s
         final_obs = new_obs(num_envs)
         next_obs = np.where(dones[:, None], new_obs(num_envs), final_obs)
         buffer.add(actions, rewards, terminations, dones, next_obs, final_obs)
+        notes[buffer.last] = torch.as_tensor(actions[:, 0])
         everything += list(zip(obs[:, 0], actions[:, 0], rewards, terminations, final_obs[:, 0], strict=True))
         observations_since.append(num_envs + int(dones.sum()))
         obs = next_obs
@@ -331,6 +335,7 @@ def test_replay_buffer_equals_a_plain_list(num_envs, buffer_size, steps, ends, s
     assert len(buffer) >= min(fitting, len(everything))
     alive = {row[1]: row for row in everything[-len(buffer) :]}
     batch = buffer.sample(500)
+    assert (notes[batch.rows] == batch.actions[:, 0]).all()
     drawn = set()
     for s, a, r, d, s2 in zip(batch.observations[:, 0], batch.actions[:, 0], batch.rewards, batch.terminations,
                               batch.next_observations[:, 0], strict=True):  # fmt: skip
@@ -341,7 +346,7 @@ def test_replay_buffer_equals_a_plain_list(num_envs, buffer_size, steps, ends, s
 
 
 def test_replay_buffer_draws_uniformly():
-    buffer = script.ReplayBuffer(10, 1, (1,), (1,), torch.device("cpu"))
+    buffer = script.ReplayBuffer(10, spaces(1, [-1.0], [1.0]), torch.device("cpu"))
     buffer.reset(np.zeros((1, 1)))
     for i in range(25):
         o = np.full((1, 1), i + 1.0)
@@ -354,7 +359,7 @@ def test_replay_buffer_draws_uniformly():
 
 
 def test_a_million_humanoid_transitions_fit_in_1_6_gigabytes():
-    buffer = script.ReplayBuffer(1_000_000, 1, (348,), (17,), torch.device("cpu"))
+    buffer = script.ReplayBuffer(1_000_000, spaces(348, [-0.4] * 17, [0.4] * 17), torch.device("cpu"))
     tensors = [v for v in vars(buffer).values() if isinstance(v, torch.Tensor)]
     assert sum(t.numel() * t.element_size() for t in tensors) <= 1.6e9
     assert buffer.size == 1_000_000 and buffer.obs.shape[1] == 348  # and it is that many transitions
@@ -562,6 +567,34 @@ def test_greedy_returns_by_hand():
     assert script.greedy_returns(envs[:2], policy, seed=0) == [15.0, 15.0]
     assert script.greedy_returns(envs, policy, seed=0) == [28.0, 28.0, 15.0]
     assert sizes == [2] * 5 + [3] * 5 + [2] * 2  # ended ones are no longer stepped
+
+
+def shared_blocks(source: str) -> dict[str, str]:
+    """The text of each shared block of a script, indentation included."""
+    blocks = re.findall(r"^ *# --- shared: (.*?) ---\n(.*?)^ *# --- end ---\n", source, flags=re.DOTALL | re.MULTILINE)
+    assert len(dict(blocks)) == len(blocks)
+    return dict(blocks)
+
+
+def differing_blocks(sources: list[str]) -> set[str]:
+    """Names of the shared blocks that do not have one text in all the scripts that have them."""
+    scripts = [shared_blocks(source) for source in sources]
+    return {name for blocks in scripts for name in blocks if len({b[name] for b in scripts if name in b}) > 1}
+
+
+def test_shared_blocks_are_the_same_in_all_scripts():
+    """Byte for byte; and one changed, lost or shifted character in any line of a block would be noticed."""
+    sources = [path.read_text() for path in sorted(ROOT.glob("*_sac*.py"))]
+    assert len(sources) > 1 and differing_blocks(sources) == set()
+    in_common = set.intersection(*(set(shared_blocks(source)) for source in sources))
+    assert in_common >= {"experiment flags", "algorithm flags", "settings", "env kwargs", "replay buffer", "losses",
+                         "evaluation", "setup", "logging", "start", "act", "step", "evaluate", "finish"}  # fmt: skip
+    for name in in_common:
+        block = shared_blocks(sources[0])[name]
+        for line in block.splitlines(keepends=True):
+            for changed in (line.rstrip("\n") + " \n", " " + line, line * 2, ""):
+                other = sources[0].replace(block, block.replace(line, changed, 1), 1)
+                assert differing_blocks([sources[0], other]) == {name}
 
 
 def test_shared_blocks_are_well_formed():

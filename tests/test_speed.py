@@ -2,6 +2,7 @@
 
 import subprocess
 
+import discrete_speed
 import pytest
 from speed import Args, Contestant, commands, products
 
@@ -20,10 +21,14 @@ def test_products_are_those_of_one_update():
     assert ours == 256 * expected
 
 
-@pytest.mark.parametrize("name", ["ours", "ours, --precision bf16", "Stable-Baselines3"])
+CONTESTANTS = commands(Args(), "MountainCarContinuous-v0") | {
+    f"discrete: {name}": discrete_speed.command(discrete_speed.Args(), name) for name in discrete_speed.FLAGS
+}
+
+
+@pytest.mark.parametrize("name", CONTESTANTS)
 def test_a_contestant_answers_each_block_with_its_seconds(name, tmp_path):
-    command = commands(Args(), "MountainCarContinuous-v0")[name]
-    peer = Contestant(name, command, str(tmp_path), {"OMP_NUM_THREADS": "1", "PATH": ""})
+    peer = Contestant(name, CONTESTANTS[name], str(tmp_path), {"OMP_NUM_THREADS": "1", "PATH": ""})
     try:
         seconds = [peer.run(110), peer.run(5), peer.run(50)]
         assert all(s is not None for s in seconds), peer.error

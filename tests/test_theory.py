@@ -588,3 +588,148 @@ def test_appendix_b_soft_gate_scales_the_policy_gradient(case: Case, openness: f
     assert 0.0 < share <= 1.0
     score = np.eye(case.learned.shape[1])[0] - case.learned[0]  # (A,)
     np.testing.assert_allclose(logits.grad.numpy()[0], share * score, atol=1e-12)
+
+
+# -- what guided_sac_discrete.py adds to the paper --------------------------------------------------------------------
+#
+# Exact improvement is Lemma 2's projection itself, a stochastic gate leaves every action some probability: both keep
+# the limit of Theorem 1. The conservative term does not while it counts. With d (S, A) the shares of the pairs in the
+# data, g <= d those of the guided ones, and T the term's temperature, the critic minimises per state
+#   sum_a d (Q - y)^2 + lambda (sum_a g) T log sum_b exp(Q_b / T) - lambda sum_a g Q.
+# Setting the gradient to zero, with p = softmax(Q / T):  Q + lambda / (2 d) ((sum_b g_b) p - g) = y.
+
+
+def conservative_q(y: Array, data: Array, guided: Array, weight: float, temperature: float = 1.0) -> Array:
+    """The minimiser Q (S, A) of the critic's loss with the conservative term for targets y, by damped Newton steps."""
+
+    def loss(q: Array) -> Array:
+        lse = temperature * np.logaddexp.reduce(q / temperature, axis=1)
+        return (data * (q - y) ** 2).sum(1) + weight * (guided.sum(1) * lse - (guided * q).sum(1))  # (S,)
+
+    q, share = y.copy(), guided.sum(axis=1)
+    for _ in range(200):
+        p = boltzmann(q, temperature)
+        gradient = 2 * data * (q - y) + weight * (share[:, None] * p - guided)
+        if np.abs(gradient).max() < 1e-14:
+            break
+        curvature = [
+            np.diag(2 * d) + weight * g / temperature * (np.diag(row) - np.outer(row, row))
+            for d, g, row in zip(data, share, p, strict=True)
+        ]
+        step = np.linalg.solve(np.array(curvature), gradient[:, :, None])[:, :, 0]
+        damping, slope = np.ones((len(q), 1)), (gradient * step).sum(1)
+        while (flat := loss(q - damping * step) > loss(q) - 0.1 * damping[:, 0] * slope + 1e-15).any():
+            damping[flat] /= 2
+        q = q - damping * step
+    return q
+
+
+def conservative_limit(mdp: Mdp, start: Array, data: Array, guided: Array, weight: float) -> Array:
+    """Alternate the optimal backup and the conservative fit until nothing moves, (S, A)."""
+    q = start
+    for _ in range(math.ceil(math.log(1e-11) / math.log(mdp.gamma))):
+        q = conservative_q(optimal_backup(mdp, q), data, guided, weight)
+    return q
+
+
+def shares(case: Case) -> tuple[Array, Array]:
+    """A data distribution with full support, (S, A), and its guided part: the rule's action where the gate is open."""
+    data = case.learned / case.learned.sum()
+    return data, 0.5 * data * (case.gate[:, None] * one_hot(case.guide.argmax(axis=1), data.shape[1]))
+
+
+@examples
+@given(cases(), st.integers(0, 2**32 - 1))
+def test_exact_improvement_is_the_actors_best(case: Case, seed: int) -> None:
+    """Eq. 9 is minimised by the Boltzmann policy of the twin critics' minimum; its gradient is zero there."""
+    low = np.minimum(case.q1, case.q2)
+    logits = torch.tensor(low / case.mdp.alpha, requires_grad=True)  # (S, A)
+    log_pi = torch.log_softmax(logits, dim=1)
+    loss = (log_pi.exp() * (case.mdp.alpha * log_pi - torch.tensor(low))).sum()
+    loss.backward()
+    np.testing.assert_allclose(logits.grad.numpy(), 0.0, atol=1e-12)
+    np.testing.assert_allclose(log_pi.exp().detach().numpy(), boltzmann(low, case.mdp.alpha), atol=1e-12)
+    assert loss.item() == pytest.approx(-best_value(low, case.mdp.alpha).sum())
+
+    other = np.random.default_rng(seed).dirichlet(np.ones(low.shape[1]), len(low))
+    assert -soft_value(low, other, case.mdp.alpha).sum() > loss.item()
+
+
+@examples
+@given(cases())
+def test_exact_improvement_keeps_the_limit_with_twin_critics(case: Case) -> None:
+    """Two critics that share the target of their minimum, each at its own pace, both end at the optimal soft Q."""
+    mdp, best = case.mdp, optimal_q(case.mdp)
+    q1, q2 = case.q1, case.q2
+    for _ in range(math.ceil(math.log(1e-12) / math.log(0.5 + 0.5 * mdp.gamma))):
+        low = np.minimum(q1, q2)
+        target = backup(mdp, low, boltzmann(low, mdp.alpha))
+        q1, q2 = target, 0.5 * q2 + 0.5 * target
+    np.testing.assert_allclose(q1, best, atol=TOLERANCE)
+    np.testing.assert_allclose(q2, best, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("probability", [0.5, 0.9])
+@few_examples
+@given(case=learnable_cases())
+def test_stochastic_gate_keeps_the_limit(probability: float, case: Case) -> None:
+    """--guide-probability below 1: even the worst deterministic rule in every state, for ever, leaves Q* the limit."""
+    best = optimal_q(case.mdp)
+    worst = one_hot(best.argmin(axis=1), best.shape[1])
+    q = guided_learning(case.mdp, case.q1, worst, np.full(len(best), probability), sweeps=1)
+    np.testing.assert_allclose(q, best, atol=1e-7)
+
+
+# One state, every action ends the episode, so y = r. Half of the data is guided and plays 0, the other half is the
+# learner's and plays 1: Q_0 = r_0 + lambda p_1 / 2, Q_1 = r_1 - lambda p_1 / 2. With lambda = 1 and r = (0, 1/2) this
+# is solved by p_1 = 1/2 at every temperature: Q = (1/4, 1/4). The rule's action is held as good as one better by 1/2.
+@pytest.mark.parametrize("temperature", [0.01, 0.5, 1.0])
+def test_conservative_shift_by_hand(temperature: float) -> None:
+    data, guided = np.array([[0.5, 0.5]]), np.array([[0.5, 0.0]])
+    rewards = np.array([[0.0, 0.5]])
+    shifted = conservative_q(rewards, data, guided, 1.0, temperature)
+    np.testing.assert_allclose(shifted, [[0.25, 0.25]], atol=1e-12)
+    np.testing.assert_allclose(conservative_q(rewards, data, guided, 0.0, temperature), rewards, atol=1e-12)
+
+
+@few_examples
+@given(cases(gammas=(0.5, 0.9)), st.floats(0.1, 2.0))
+def test_conservative_term_shifts_the_limit_by_a_bounded_amount(case: Case, weight: float) -> None:
+    """While it is on: one limit from any start, not Q*, no further away than max |shift of a fit| / (1 - gamma).
+
+    The fit is nonexpansive in the sup norm (the Jacobian of its inverse is an M-matrix with row sums one), so fit after
+    backup is a gamma-contraction. In the first fit of Q* the rule's action rises and the others fall, and a guided pair
+    moves by at most lambda g / (2 d).
+    """
+    mdp, best = case.mdp, optimal_q(case.mdp)
+    data, guided = shares(case)
+    fit = [conservative_q(q, data, guided, weight) for q in (case.q1, case.q2, best)]
+    assert np.abs(fit[0] - fit[1]).max() <= np.abs(case.q1 - case.q2).max() + 1e-10
+
+    limits = [conservative_limit(mdp, start, data, guided, weight) for start in (case.q1, case.q2)]
+    np.testing.assert_allclose(limits[0], limits[1], atol=1e-7)
+    share = guided.sum(axis=1, keepdims=True)
+    residual = limits[0] + weight / (2 * data) * (share * boltzmann(limits[0], 1.0) - guided)
+    np.testing.assert_allclose(residual, optimal_backup(mdp, limits[0]), atol=1e-7)
+
+    shift = fit[2] - best
+    assert (shift[guided > 0.0] > 0.0).all() and (shift[(guided == 0.0) & (share > 0.0)] < 0.0).all()
+    assert (shift[np.broadcast_to(share, shift.shape) == 0.0] == 0.0).all()
+    assert np.abs(shift).max() <= weight * (share / (2 * data)).max() + 1e-12
+    assert np.abs(limits[0] - best).max() <= np.abs(shift).max() / (1.0 - mdp.gamma) + TOLERANCE
+    assert (np.abs(limits[0] - best).max() > 1e-6) == (guided.max() > 0.0)
+
+
+@few_examples
+@given(cases(gammas=(0.5, 0.9)))
+def test_conservative_term_is_forgotten(case: Case) -> None:
+    """Once it is off the limit is Q* again, from wherever it led; and the shift fades with the guided share."""
+    mdp, best = case.mdp, optimal_q(case.mdp)
+    data, guided = shares(case)
+    shifted = conservative_limit(mdp, case.q1, data, guided, weight=1.0)
+    np.testing.assert_allclose(conservative_limit(mdp, shifted, data, guided, weight=0.0), best, atol=TOLERANCE)
+
+    for fraction in (1e-2, 1e-4):
+        faded = conservative_limit(mdp, shifted, data, fraction * guided, weight=1.0)
+        bound = fraction * (guided.sum(axis=1, keepdims=True) / (2 * data)).max() / (1.0 - mdp.gamma)
+        assert np.abs(faded - best).max() <= bound + TOLERANCE
