@@ -44,6 +44,18 @@ def curves(table: pd.DataFrame, env: str, arm: str, metric: str) -> Curves:
     return Curves(wide.columns.to_numpy(), wide.to_numpy())
 
 
+def finished_arms(table: pd.DataFrame, study: Study, env: str) -> list[str]:
+    """The arms of which at least two seeds have the metric; of the others nothing can be said yet.
+
+    Raises:
+        ValueError: there is no such arm.
+    """
+    rows = table[(table.env == env) & (table.tag == study.metric)]
+    if arms := [arm for arm in study.arms if rows[rows.arm == arm].seed.nunique() >= 2]:
+        return arms
+    raise ValueError(f"no arm has 2 finished runs on {env} with {study.metric}: an interval needs 2 seeds")
+
+
 def interval(scores: np.ndarray | list[np.ndarray], statistic: Callable[..., np.ndarray]) -> Interval:
     """The statistic of scores (runs, tasks, …) with its stratified bootstrap interval, the same at every call."""
     # rliable 1.2 draws from numpy's global generator, whatever its `random_state` is given
@@ -92,7 +104,7 @@ def summary(table: pd.DataFrame, study: Study) -> str:
 
 def environment_summary(table: pd.DataFrame, study: Study, env: str) -> list[list[str]]:
     """The statistics of one environment: Markdown blocks, each a list of lines."""
-    data = {arm: curves(table, env, arm, study.metric) for arm in study.arms}
+    data = {arm: curves(table, env, arm, study.metric) for arm in finished_arms(table, study, env)}
     threshold = study.threshold
     digits = 1 if max(np.abs(scores).max() for _, scores in data.values()) >= 10 else 3
     reaches = "" if threshold is None else f" seeds ≥ {threshold:g} |"
@@ -106,7 +118,7 @@ def environment_summary(table: pd.DataFrame, study: Study, env: str) -> list[lis
 
     if threshold is not None:
         rows = ["| arm | median | lowest | highest | never | median with supervision |", "|-|-|-|-|-|-|"]
-        for arm in study.arms:
+        for arm in data:
             steps, total = steps_to(table, env, arm, study.metric, threshold).T
             numbers = [steps_shown(x) for x in (np.median(steps), steps.min(), steps.max())]
             never = f"{np.isinf(steps).sum()} of {len(steps)}"
@@ -115,7 +127,7 @@ def environment_summary(table: pd.DataFrame, study: Study, env: str) -> list[lis
                     "counted too):"], rows]  # fmt: skip
 
     rows = ["| | step | probability of improvement [95 % interval] |", "|-|-|-|"]
-    for arm, other in combinations(study.arms, 2):
+    for arm, other in combinations(data, 2):
         step = np.intersect1d(data[arm].steps, data[other].steps)[-1]
         last = [data[name].scores[:, data[name].steps == step][:, 0] for name in (arm, other)]
         estimate = (x[0] for x in probability_of_improvement(*last))

@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
-from analysis import curves, iqm
+from analysis import curves, finished_arms, iqm
 from matplotlib.figure import Figure
 from sweep import Study
 from table import GUIDANCE_ACTIVE
@@ -40,7 +40,7 @@ def sample_efficiency(table: pd.DataFrame, study: Study) -> Figure:
     count = len(study.environments)
     figure = Figure(figsize=(1.5 + 5.5 * count, 3.8), layout="constrained")
     for axes, env in zip(figure.subplots(1, count, squeeze=False)[0], study.environments, strict=True):
-        for number, arm in enumerate(study.arms):
+        for number, arm in enumerate(finished_arms(table, study, env)):
             steps, scores = curves(table, env, arm, study.metric)
             estimate = iqm(scores)
             axes.fill_between(steps, estimate.low, estimate.high, color=f"C{number}", alpha=0.25, lw=0)

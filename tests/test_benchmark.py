@@ -157,7 +157,12 @@ def test_curves_keep_the_steps_of_all_seeds():
 
 def test_one_seed_gives_no_statistic():
     with pytest.raises(ValueError, match=r"A on E-v0 has 1 finished runs .* an interval needs 2 seeds"):
-        analysis.summary(scored(A=[[1, 2]], B=[[1, 2], [3, 4]]), STUDY)
+        analysis.curves(scored(A=[[1, 2]]), "E-v0", "A", STUDY.metric)
+    text = analysis.summary(scored(A=[[1, 2]], B=[[1, 2], [3, 4]]), STUDY)
+    assert "A 1 seeds (missing: 2), B 2 seeds:" in text and "| B |" in text and "| A |" not in text
+    assert " over " not in text
+    with pytest.raises(ValueError, match=r"no arm has 2 finished runs on E-v0"):
+        analysis.summary(scored(A=[[1, 2]], B=[[3, 4]]), STUDY)
 
 
 def test_summary_by_hand():
