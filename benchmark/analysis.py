@@ -81,6 +81,11 @@ def probability_of_improvement(scores: np.ndarray, others: np.ndarray) -> Interv
     )
 
 
+def reaches(values: np.ndarray | pd.Series, threshold: float) -> np.ndarray:
+    """Which values are at the threshold or above, in the float32 of event files: 0.7 is logged as 0.69999999."""
+    return np.asarray(values, np.float32) >= np.float32(threshold)
+
+
 def steps_to(table: pd.DataFrame, env: str, arm: str, metric: str, threshold: float) -> np.ndarray:
     """(seeds, 2): a seed's first step with the metric at the threshold, inf for never; without and with supervision.
 
@@ -89,7 +94,7 @@ def steps_to(table: pd.DataFrame, env: str, arm: str, metric: str, threshold: fl
     rows = table[(table.env == env) & (table.arm == arm)]
     result = []
     for _, run in rows.groupby("seed"):
-        reached = run[(run.tag == metric) & (run.value >= threshold)]
+        reached = run[(run.tag == metric) & reaches(run.value, threshold)]
         step = reached.step.min() if len(reached) else np.inf
         supervision = run[(run.tag == SUPERVISION_STEPS) & (run.step <= step)]
         result.append((step, step + (supervision.value.max() if len(supervision) else 0)))
@@ -107,13 +112,13 @@ def environment_summary(table: pd.DataFrame, study: Study, env: str) -> list[lis
     data = {arm: curves(table, env, arm, study.metric) for arm in finished_arms(table, study, env)}
     threshold = study.threshold
     digits = 1 if max(np.abs(scores).max() for _, scores in data.values()) >= 10 else 3
-    reaches = "" if threshold is None else f" seeds ≥ {threshold:g} |"
-    rows = [f"| arm | step | IQM [95 % interval] | lowest | highest |{reaches}", "|-|-|-|-|-|" + "-|" * bool(reaches)]
+    seeds = "" if threshold is None else f" seeds ≥ {threshold:g} |"
+    rows = [f"| arm | step | IQM [95 % interval] | lowest | highest |{seeds}", "|-|-|-|-|-|" + "-|" * bool(seeds)]
     for arm, (steps, scores) in data.items():
         for step, values, *estimate in zip(steps, scores.T, *iqm(scores), strict=True):
             lowest, highest = f"{values.min():z.{digits}f}", f"{values.max():z.{digits}f}"
             row = f"| {arm} | {step:,} | {shown(*estimate, digits)} | {lowest} | {highest} |"
-            rows.append(row + (f" {(values >= threshold).sum()} of {len(values)} |" if reaches else ""))
+            rows.append(row + (f" {reaches(values, threshold).sum()} of {len(values)} |" if seeds else ""))
     blocks = [[f"## {env}"], [f"`{study.metric}`, {counted(table, study, env)}:"], rows]
 
     if threshold is not None:

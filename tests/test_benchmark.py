@@ -149,6 +149,13 @@ def test_steps_to_a_threshold_by_hand():
     assert steps.tolist() == [[10, 14], [np.inf, np.inf], [20, 29]]
 
 
+def test_threshold_is_reached_by_its_own_float32():
+    """140 successes of 200 are 0.7; an event file holds 0.699999988, a table's nine digits of it."""
+    assert analysis.reaches(np.array([0.695, 0.699999988, 0.7, 0.705]), 0.7).tolist() == [False, True, True, True]
+    data = tidy({("A", 1, STUDY.metric): [(0, 0.695), (10, 0.699999988)]})
+    assert analysis.steps_to(data, "E-v0", "A", STUDY.metric, 0.7).tolist() == [[10, 10]]
+
+
 def test_curves_keep_the_steps_of_all_seeds():
     data = scored(A=[[1, 2, 3], [4, 5]])
     steps, scores = analysis.curves(data, "E-v0", "A", STUDY.metric)

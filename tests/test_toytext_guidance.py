@@ -5,6 +5,7 @@ Every rule is asked through the real sandbox, in every state that there is.
 
 import functools
 import re
+import runpy
 import tomllib
 from collections.abc import Callable
 
@@ -253,17 +254,21 @@ def test_threshold_lies_between_chance_and_the_rule(env_id):
     assert chance < threshold <= rule + 1e-9
 
 
+# the script's own numbers of episodes and steps
 SETTINGS = {
-    "CliffWalking-v1": {},
-    "Taxi-v4": dict(replay_episodes=50),
-    "FrozenLake-v1": dict(replay_episodes=20, audition_episodes=10),
-    "Blackjack-v1": dict(replay_episodes=500, audition_episodes=100, audition_max_steps=2_000),
+    env_id: {name: value for name, value in defaults.items() if name.startswith(("replay_", "audition_"))}
+    for env_id, defaults in runpy.run_path(str(ROOT / "guided_sac_discrete.py"))["ENV_DEFAULTS"].items()
+    if env_id in ENVS
 }
 
 
 @pytest.mark.parametrize("env_id", ENVS)
 def test_bundled_supervisor_guides_chance_and_lets_a_good_agent_alone(env_id, tmp_path):
-    """First a random agent, then one that plays the rule itself; steps of supervision within their bounds."""
+    """First a random agent, then one that plays the rule itself; steps of supervision within their bounds.
+
+    The thresholds are the rules' own values. So where a return is random, a replay of the rule falls below about every
+    other time: ten consultations leave the agent alone between one and nine times (but for 2 cases in 1,024).
+    """
     n = gym.make(env_id).action_space.n
     table = dict(zip(map(tuple, observations(env_id).tolist()), answers(env_id, source_of(env_id)), strict=True))
     rng, good = np.random.default_rng(0), False
@@ -278,7 +283,7 @@ def test_bundled_supervisor_guides_chance_and_lets_a_good_agent_alone(env_id, tm
         return gym.wrappers.TransformObservation(env, as_vector, gym.spaces.MultiDiscrete(sizes))
 
     args = sup.SupervisorArgs(supervisor="bundled", replay_frames=0, **SETTINGS[env_id])
-    args.env_id, args.seed, args.guide_window, args.guide_end = env_id, 1, 100, 1_000
+    args.env_id, args.seed, args.guide_window, args.guide_end = env_id, 1, 100, 1_100
     supervisor = sup.Supervisor(args, env_fn=make, act=act, intervene=lambda a, g: g, run_dir=tmp_path)
     supervisor.prepare()
     writer = SummaryWriter(str(tmp_path))
@@ -287,9 +292,11 @@ def test_bundled_supervisor_guides_chance_and_lets_a_good_agent_alone(env_id, tm
     assert "audition passed" in supervisor.history[-1]
     assert supervisor.steps - before <= args.replay_max_steps + args.audition_max_steps
     good = True
-    assert supervisor.consult(100, [], writer) is None
-    assert "not intervening" in supervisor.history[-1]
-    supervisor.end(200, writer)
+    for step in range(100, 1_100, 100):
+        supervisor.consult(step, [], writer)
+    alone = sum("not intervening" in line for line in supervisor.history)
+    assert alone == 10 if env_id == "CliffWalking-v1" else 1 <= alone <= 9
+    supervisor.end(1_100, writer)
     assert supervisor.failures == 0
 
 
