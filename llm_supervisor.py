@@ -18,14 +18,19 @@ import json
 import math
 import os
 import re
+import runpy
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import redirect_stdout
+from copy import deepcopy
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -353,6 +358,11 @@ def save_video(replay: Replay, env: gym.Env, run_dir: str | Path, tag: str, step
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def default_prompts(action: BoxAction | DiscreteAction) -> Path:
+    """The folder of prompts for any environment with such actions: a residual for a Box, else a substitute."""
+    return PROMPTS / ("default" if isinstance(action, BoxAction) else "default-discrete")
+
+
 def load_prompt(path: Path, headings: Sequence[str], values: dict[str, str]) -> str:
     """Read a prompt file, check its headings and fill its {{placeholders}}.
 
@@ -607,15 +617,72 @@ def rule_spaces(env: gym.Env) -> tuple[Observation, BoxAction | DiscreteAction]:
             raise ValueError(f"a rule needs actions of a Box or a Discrete, not {space}")
 
 
-def _describe_env(env: gym.Env, env_id: str) -> dict[str, str]:
-    """Values of the placeholders that prompt files may use."""
+DOC_CHARACTERS = 8_000  # of an environment's documentation; Humanoid's has 30,000
+RANDOM_STEPS = 200  # of the rollout that measures rewards for the prompts
+
+
+def _numbers(value: Any) -> str:
+    """Numbers as text: four significant digits, of more than a hundred the first and last three of each axis."""
+    if not isinstance(value, np.ndarray):
+        return str(value)
+    return np.array2string(
+        value, threshold=100, edgeitems=3, max_line_width=10_000, formatter={"float_kind": "{:.4g}".format}
+    )
+
+
+def _bounds(space: gym.Space) -> str:
+    """The smallest and the largest element of a space, in words."""
+    match space:
+        case spaces.Box(low=low, high=high):
+            if np.isinf(low).all() and np.isinf(high).all():
+                return "every component unbounded"
+            if (low == low.flat[0]).all() and (high == high.flat[0]).all():
+                return f"every component from {low.flat[0]:.4g} to {high.flat[0]:.4g}"
+        case spaces.Tuple(spaces=parts):
+            low, high = tuple(int(p.start) for p in parts), tuple(int(p.start + p.n - 1) for p in parts)
+        case spaces.MultiDiscrete(start=low, nvec=n) | spaces.Discrete(start=low, n=n):
+            high = low + n - 1
+    return f"from {_numbers(low)} to {_numbers(high)}"
+
+
+def _action_literal(bound: np.ndarray) -> str:
+    """A bound of a Box of actions as an expression for a rule's source: exact, one number where all are equal."""
+    if (bound == bound.flat[0]).all():
+        return repr(bound.flat[0])
+    return f"np.{bound.dtype}({np.array2string(bound, separator=', ', threshold=bound.size, max_line_width=100)})"
+
+
+def _rollout_facts(env: gym.Env, observation: Observation, seed: int) -> tuple[str, str]:
+    """Range of the rewards and first transition of `RANDOM_STEPS` uniformly random steps, in words."""
+    actions = deepcopy(env.action_space)  # the environment's own may belong to its class: leave its random numbers be
+    actions.seed(seed + 1)
+
+    def own(obs: Any) -> np.ndarray | int | tuple[int, ...]:
+        return observation.own(np.asarray(obs).reshape(observation.row_shape))
+
+    rewards, first, (obs, _) = [], "", env.reset(seed=seed)
+    for _ in range(RANDOM_STEPS):
+        action = actions.sample()
+        before, (obs, reward, terminated, truncated, _) = own(obs), env.step(action)
+        rewards.append(float(reward))
+        first = first or (
+            f"observation {_numbers(before)}, action {_numbers(action)}, reward {reward:.4g}, next observation "
+            f"{_numbers(own(obs))}, terminated {terminated}, truncated {truncated}"
+        )
+        if terminated or truncated:
+            obs, _ = env.reset()
+    return f"{min(rewards):.4g} to {max(rewards):.4g} in {RANDOM_STEPS} steps of a uniformly random policy", first
+
+
+def _describe_env(env: gym.Env, env_id: str, seed: int = 0) -> dict[str, str]:
+    """Values of the placeholders that prompt files may use. Takes `RANDOM_STEPS` steps in the environment."""
     observation, action = rule_spaces(env)
     if isinstance(action, BoxAction):
-        actions = f"{env.action_space}, low {action.low.tolist()}, high {action.high.tolist()}"
         returned = f"a NumPy array of shape {action.low.shape}, finite in every component and within the bounds"
+        shape, low, high = action.low.shape, _action_literal(action.low), _action_literal(action.high)
     else:
-        actions = str(env.action_space)
-        returned = f"an int from {action.start} to {action.start + action.n - 1}"
+        shape, low, high = (), action.start, action.start + action.n - 1
+        returned = f"an int from {low} to {high}"
     given = {
         "floats": f"a float64 NumPy array of shape {observation.shape}",
         "int": "an int",
@@ -623,14 +690,24 @@ def _describe_env(env: gym.Env, env_id: str) -> dict[str, str]:
         "ints": f"an int64 NumPy array of shape {observation.shape}",
     }
     limit = env.spec.max_episode_steps if env.spec else None
+    doc = inspect.getdoc(env.unwrapped) or "(the environment has no documentation)"
+    if len(doc) > DOC_CHARACTERS:
+        doc = f"{doc[:DOC_CHARACTERS]}\n[cut here: {DOC_CHARACTERS:,} of {len(doc):,} characters]"
+    reward_range, transition = _rollout_facts(env, observation, seed)
     return {
         "env_id": env_id,
-        "env_doc": (inspect.getdoc(env.unwrapped) or "(the environment has no documentation)")[:8_000],
+        "env_doc": doc,
         "observation_space": str(_own_space(env)),
-        "action_space": actions,
+        "observation_bounds": _bounds(_own_space(env)),
+        "action_space": f"{env.action_space}: {_bounds(env.action_space)}",
+        "action_shape": str(shape),
+        "action_low": str(low),
+        "action_high": str(high),
+        "reward_range": reward_range,
+        "sample_transition": transition,
+        "max_episode_steps": str(limit or "none"),
         "rule_is_given": given[observation.kind],
         "rule_returns": returned,
-        "max_episode_steps": str(limit or "none"),
     }
 
 
@@ -719,13 +796,9 @@ class Supervisor:
         env = self.env_fn(None)
         try:
             self.observation, self.action = rule_spaces(env)
-            values = _describe_env(env, args.env_id)
             if self.mode == "llm":
-                default = PROMPTS / ("default" if isinstance(self.action, BoxAction) else "default-discrete")
-                folder = self.prompt_dir if args.prompt_dir or self.prompt_dir.is_dir() else default
                 self.chat = ChatModel(args.llm_base_url, args.llm_timeout, self.run_dir / "llm")
-                self.advisor_prompt = load_prompt(folder / "advisor.md", ADVISOR_HEADINGS, values)
-                self.coder_prompt = load_prompt(folder / "coder.md", CODER_HEADINGS, values)
+                self.load_prompts(env)
             elif self.judged:
                 self.bundled = self._read_bundled()
             self.fixed_source = self._read_fixed_source()
@@ -733,6 +806,15 @@ class Supervisor:
                 self._dry_run_fixed(env)
         finally:
             env.close()
+
+    def load_prompts(self, env: gym.Env) -> None:
+        """Read the prompt files and fill them with the environment's facts."""
+        self.observation, self.action = rule_spaces(env)
+        folder = self.prompt_dir if self.args.prompt_dir or self.prompt_dir.is_dir() else default_prompts(self.action)
+        values = _describe_env(env, self.args.env_id, self.args.seed)
+        self.steps += RANDOM_STEPS
+        self.advisor_prompt = load_prompt(folder / "advisor.md", ADVISOR_HEADINGS, values)
+        self.coder_prompt = load_prompt(folder / "coder.md", CODER_HEADINGS, values)
 
     def _choose(self) -> tuple[str, str]:
         args = self.args
@@ -935,6 +1017,16 @@ class Supervisor:
             return Advice(
                 f"{because} {self.bundled['analysis']}", True, self.bundled["advice"], self.policy is not None
             )
+        text, images = self.advisor_question(global_step, replay, recent_returns)
+        answer = self.chat.ask("advisor", self.args.advisor_model, self.advisor_prompt, text, global_step, images)
+        advice = parse_advice(answer)
+        advice.keep_current_policy &= self.policy is not None
+        return advice
+
+    def advisor_question(
+        self, global_step: int, replay: Replay, recent_returns: Sequence[float]
+    ) -> tuple[str, list[bytes]]:
+        """The text and the JPEGs that the advisor is sent."""
         text = (
             f"Training step {global_step}; guidance may go on until step {self.args.guide_end}; your decision holds "
             f"for {self.args.guide_window} steps.\n\nReplay of the current policy, greedy and without guidance: "
@@ -947,21 +1039,21 @@ class Supervisor:
         shown = np.unique(np.linspace(0, len(replay.frames) - 1, 8).astype(int)) if replay.frames else []
         if len(shown):
             text += f"\n\nFrames of the replay at steps {[replay.frame_steps[i] for i in shown]}:"
-        images = [jpeg_bytes(replay.frames[i]) for i in shown]
-        answer = self.chat.ask("advisor", self.args.advisor_model, self.advisor_prompt, text, global_step, images)
-        advice = parse_advice(answer)
-        advice.keep_current_policy &= self.policy is not None
-        return advice
+        return text, [jpeg_bytes(replay.frames[i]) for i in shown]
 
     def _write_policy(self, global_step, advice, replay, feedback, attempt) -> SandboxedPolicy:
         """One answer of the coder, checked; PolicyError where it is unusable."""
         if self.fixed_source is not None:
             return self._start(self.fixed_source, replay.obs, replay.steps)
-        text = f"The advisor says:\n{advice.advice}\n\nStates of the replay:\n{_table(replay, self.observation)}"
+        text = self.coder_question(advice.advice, replay)
         if attempt:
             text += f"\n\nYour last answer was refused. Mend it. The reason:\n{feedback}"
         source = parse_code(self.chat.ask("coder", self.args.coder_model, self.coder_prompt, text, global_step))
         return self._start(source, replay.obs, replay.steps)
+
+    def coder_question(self, advice: str, replay: Replay) -> str:
+        """The text that the coder is sent first."""
+        return f"The advisor says:\n{advice}\n\nStates of the replay:\n{_table(replay, self.observation)}"
 
     def _audition(self, policy: SandboxedPolicy, global_step: int, writer: SummaryWriter) -> str:
         """Let the rule through only when the guided behaviour does at least as well; AuditionFailed otherwise."""
@@ -985,3 +1077,236 @@ class Supervisor:
 
 class AuditionFailed(PolicyError):
     """The guided behaviour did worse than the unguided one."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Command line: the tools for writing prompts (docs/supervisor.md)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class Setting:
+    """An environment as training makes it: the training script's settings are the defaults."""
+
+    env_id: str
+    """the environment's Gymnasium id"""
+    env_kwargs: str = "{}"
+    """keyword arguments of the environment's constructor, as a JSON object"""
+    max_episode_steps: int | None = None
+    """time limit of an episode in steps; None: the environment's own"""
+    seed: int = 1
+    """seed of everything that is random, ≥ 0"""
+
+
+@dataclass(kw_only=True)
+class NewPrompt(Setting):
+    """Write advisor.md and coder.md for an environment, filled with its facts and ready to be edited."""
+
+    prompt_dir: str | None = None
+    """folder to write them to; None: `prompts/<env-id>`. Files that are there already are never overwritten"""
+
+
+@dataclass(kw_only=True)
+class Trial(SupervisorArgs, Setting):
+    """A run's first consultation, with a learner that has learned nothing."""
+
+    learner: Literal["random", "zero"] = "random"
+    """whose replay is shown: uniformly random actions, or always the action zero (of discrete ones the first)"""
+    guide_start: int = 0
+    """environment step of the consultation"""
+    guide_end: int = 10_000
+    """environment step at which all guidance is off"""
+    guide_window: int = 1_000
+    """environment steps for which a decision holds"""
+
+
+@dataclass(kw_only=True)
+class ShowPrompt(Trial):
+    """Print what the first consultation of a run would send to a model. Asks nobody and needs no key."""
+
+    role: Literal["advisor", "coder"]
+    """who is asked"""
+    advice: str = "(the advisor's advice stands here)"
+    """the advice that the coder is sent"""
+
+
+@dataclass(kw_only=True)
+class Consult(Trial):
+    """Make one full consultation and show advice, code, check and audition. Exit status 1 if nothing usable came."""
+
+
+Command = NewPrompt | ShowPrompt | Consult
+
+
+def training_script(setting: Setting) -> SimpleNamespace:
+    """The names of the script that trains in this environment, so that its settings and wrappers are in force here."""
+
+    def names(actions: str) -> SimpleNamespace:  # run, not imported: the scripts know this module, it knows none
+        return SimpleNamespace(**runpy.run_path(str(PROMPTS.parent / f"guided_sac_{actions}.py")))
+
+    script = names("continuous")
+    env = script.make_env(setting.env_id, 0, 0, False, "", script.parse_env_kwargs(setting.env_kwargs))()
+    env.close()
+    return script if isinstance(env.action_space, spaces.Box) else names("discrete")
+
+
+def parse_command(argv: Sequence[str]) -> tuple[Command, SimpleNamespace]:
+    """Read a command; what it leaves open is as in a training run of its environment.
+
+    Returns:
+        The command, and the training script's names with `env_fn`, which makes its environment.
+
+    Raises:
+        ValueError: the environment cannot be made or has spaces in which no script trains.
+    """
+    import tyro
+
+    command = tyro.cli(Command, args=argv, prog="llm_supervisor.py", description="The tools for writing prompts (docs/supervisor.md).")
+    script = training_script(command)
+    training = {**asdict(script.Args()), **script.ENV_DEFAULTS.get(command.env_id, {}), "env_id": command.env_id}
+    default = replace(command, **{f.name: training[f.name] for f in fields(command) if f.name in training})
+    command = tyro.cli(type(command), args=argv[1:], default=default, prog="llm_supervisor.py")
+    if command.seed < 0:
+        raise ValueError(f"--seed must be at least 0, not {command.seed}")
+    make_env, env_kwargs = script.make_env, script.parse_env_kwargs(command.env_kwargs)
+    script.env_fn = lambda mode: make_env(
+        command.env_id, command.seed, 0, False, "", env_kwargs, command.max_episode_steps, mode
+    )()
+    env = script.env_fn(None)
+    env.close()
+    script.check_spaces(env)
+    return command, script
+
+
+def new_prompt(command: NewPrompt, script: SimpleNamespace) -> None:
+    """Write the default prompts with the environment's facts; what a run's flags may change stays a placeholder."""
+    folder = Path(command.prompt_dir) if command.prompt_dir else PROMPTS / command.env_id
+    paths = {folder / "advisor.md": ADVISOR_HEADINGS, folder / "coder.md": CODER_HEADINGS}
+    if present := [str(path) for path in paths if path.exists()]:
+        raise ValueError(f"{' and '.join(present)} would be overwritten: move them, or give another --prompt-dir")
+    env = script.env_fn(None)
+    default, values = default_prompts(rule_spaces(env)[1]), _describe_env(env, command.env_id, command.seed)
+    env.close()
+    values = {name: value.replace("{{", "{ {") for name, value in values.items()}  # LaTeX is no placeholder
+    values |= {name: f"{{{{{name}}}}}" for name in ("max_episode_steps", "rule_is_given", "rule_returns")}
+    texts = {path: load_prompt(default / path.name, headings, values) for path, headings in paths.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+        print(f"written: {path}")
+
+
+def trial_supervisor(
+    kind: type[Supervisor], command: Trial, script: SimpleNamespace, run_dir: str | Path
+) -> Supervisor:
+    """A run's supervisor before its first consultation."""
+    env = script.env_fn(None)
+    env.close()
+    space = env.action_space  # seeded
+    zero = np.clip(0, space.low, space.high) if isinstance(space, spaces.Box) else space.start
+
+    def act(obs: np.ndarray, deterministic: bool) -> np.ndarray:
+        return np.array([space.sample() if command.learner == "random" else zero for _ in obs])
+
+    def intervene(actions: np.ndarray, guidance: np.ndarray) -> np.ndarray:
+        return script.intervene(actions, guidance, space) if isinstance(space, spaces.Box) else guidance
+
+    return kind(command, env_fn=script.env_fn, act=act, intervene=intervene, run_dir=run_dir)
+
+
+def first_question(command: ShowPrompt, script: SimpleNamespace) -> tuple[str, str, list[bytes]]:
+    """System text, user text and JPEGs of the first question to a role."""
+    with tempfile.TemporaryDirectory() as folder, SummaryWriter(folder) as writer:
+        supervisor = trial_supervisor(Supervisor, command, script, folder)
+        env = script.env_fn(None)
+        supervisor.load_prompts(env)
+        env.close()
+        with redirect_stdout(sys.stderr):  # what it says is no part of the question
+            replay = supervisor._record(command.guide_start, writer)
+        supervisor.replay_env.close()
+    if command.role == "coder":
+        return supervisor.coder_prompt, supervisor.coder_question(command.advice, replay), []
+    return supervisor.advisor_prompt, *supervisor.advisor_question(command.guide_start, replay, [])
+
+
+def show_prompt(command: ShowPrompt, script: SimpleNamespace) -> None:
+    """Print a question, with its images by their sizes."""
+    from PIL import Image
+
+    system, text, images = first_question(command, script)
+    print(f"--- system ---\n{system}\n--- user ---\n{text}")
+    for number, image in enumerate(images, 1):
+        width, height = Image.open(io.BytesIO(image)).size
+        print(f"--- image {number}: JPEG, {width} × {height} pixels, {len(image):,} bytes ---")
+
+
+class SpeakingSupervisor(Supervisor):
+    """A supervisor that shows each step of its consultation."""
+
+    advice: Advice | None = None
+
+    def _advise(self, *args) -> Advice:
+        self.advice = super()._advise(*args)
+        decision = "intervene" if self.advice.intervene else "do not intervene"
+        print(f"--- advisor: {decision} ---\n{self.advice.analysis}\n\n{self.advice.advice}")
+        return self.advice
+
+    def _start(self, source: str, obs: np.ndarray, t: np.ndarray) -> SandboxedPolicy:
+        if self.advice:  # else it is a fixed rule's trial before the consultation
+            print(f"--- code ---\n{source}")
+        return super()._start(source, obs, t)
+
+    def _write_policy(self, *args) -> SandboxedPolicy:
+        try:
+            policy = super()._write_policy(*args)
+        except PolicyError as error:
+            print(f"--- check: refused ---\n{error}")
+            raise
+        print("--- check: passed ---")
+        return policy
+
+    def _audition(self, *args) -> str:
+        try:
+            verdict = super()._audition(*args)
+        except PolicyError as error:
+            print(f"--- audition: refused ---\n{error}")
+            raise
+        print(f"--- audition ---\n{verdict}")
+        return verdict
+
+
+def consult(command: Consult, script: SimpleNamespace) -> int:
+    """One consultation as in training; its exit status."""
+    run_dir = f"runs/{command.env_id}__consult__{command.seed}__{int(time.time())}"
+    supervisor = trial_supervisor(SpeakingSupervisor, command, script, run_dir)
+    supervisor.prepare()
+    if supervisor.mode == "none":
+        raise ValueError("--supervisor none consults nobody: choose llm or bundled")
+    print(f"supervisor: {supervisor.description}")
+    with SummaryWriter(run_dir) as writer:
+        policy = supervisor.consult(command.guide_start, [], writer)
+        supervisor.end(command.guide_start, writer)
+    declined = supervisor.advice is not None and not supervisor.advice.intervene
+    return 0 if policy is not None or declined else 1
+
+
+def main(argv: Sequence[str]) -> int:
+    """Carry a command out and return its exit status; what bad input raises becomes one line and status 1."""
+    try:
+        command, script = parse_command(argv)
+        match command:
+            case NewPrompt():
+                new_prompt(command, script)
+            case ShowPrompt():
+                show_prompt(command, script)
+            case Consult():
+                return consult(command, script)
+    except (ValueError, OSError, ImportError, gym.error.Error) as error:
+        message = "; ".join(line.strip() for line in str(error).splitlines())
+        print(f"llm_supervisor.py: error: {message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

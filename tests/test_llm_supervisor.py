@@ -242,6 +242,12 @@ class OddEnv(gym.Env):
 
     action_space = gym.spaces.Discrete(2, start=3)
 
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, False, {}
+
 
 def test_the_spaces_of_a_rule():
     env = OddEnv()
