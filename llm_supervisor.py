@@ -622,12 +622,11 @@ RANDOM_STEPS = 200  # of the rollout that measures rewards for the prompts
 
 
 def _numbers(value: Any) -> str:
-    """Numbers as text: four significant digits, of more than a hundred the first and last three of each axis."""
+    """Numbers as text, to four significant digits; of more than a hundred the first and the last three."""
     if not isinstance(value, np.ndarray):
         return str(value)
-    return np.array2string(
-        value, threshold=100, edgeitems=3, max_line_width=10_000, formatter={"float_kind": "{:.4g}".format}
-    )
+    value = value.ravel() if value.size > 100 else value
+    return np.array2string(value, threshold=100, max_line_width=10_000, formatter={"float_kind": "{:.4g}".format})
 
 
 def _bounds(space: gym.Space) -> str:
@@ -649,7 +648,8 @@ def _action_literal(bound: np.ndarray) -> str:
     """A bound of a Box of actions as an expression for a rule's source: exact, one number where all are equal."""
     if (bound == bound.flat[0]).all():
         return repr(bound.flat[0])
-    return f"np.{bound.dtype}({np.array2string(bound, separator=', ', threshold=bound.size, max_line_width=100)})"
+    text = np.array2string(bound, separator=", ", threshold=bound.size, max_line_width=100, formatter={"all": str})
+    return f"np.{bound.dtype}({text})"
 
 
 def _rollout_facts(env: gym.Env, observation: Observation, seed: int) -> tuple[str, str]:
@@ -787,6 +787,11 @@ class Supervisor:
                             ("coder_attempts", 1), ("audition_episodes", 0), ("audition_max_steps", 1)):  # fmt: skip
             if getattr(args, name) < least:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(args, name)}")
+        if args.audition_max_steps < 2 * args.audition_episodes:
+            raise ValueError(
+                f"--audition-max-steps must give each of the 2 · {args.audition_episodes} episodes of a round a step, "
+                f"not {args.audition_max_steps} to all"
+            )
         self.mode, reason = self._choose()
         self.description = f"{self.mode} ({reason})"
         if self.mode == "none":
@@ -1142,7 +1147,7 @@ def training_script(setting: Setting) -> SimpleNamespace:
     """The names of the script that trains in this environment, so that its settings and wrappers are in force here."""
 
     def names(actions: str) -> SimpleNamespace:  # run, not imported: the scripts know this module, it knows none
-        return SimpleNamespace(**runpy.run_path(str(PROMPTS.parent / f"guided_sac_{actions}.py")))
+        return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name(f"guided_sac_{actions}.py"))))
 
     script = names("continuous")
     env = script.make_env(setting.env_id, 0, 0, False, "", script.parse_env_kwargs(setting.env_kwargs))()
@@ -1161,7 +1166,8 @@ def parse_command(argv: Sequence[str]) -> tuple[Command, SimpleNamespace]:
     """
     import tyro
 
-    command = tyro.cli(Command, args=argv, prog="llm_supervisor.py", description="The tools for writing prompts (docs/supervisor.md).")
+    tools = "The tools for writing prompts (docs/supervisor.md)."
+    command = tyro.cli(Command, args=argv, prog="llm_supervisor.py", description=tools)
     script = training_script(command)
     training = {**asdict(script.Args()), **script.ENV_DEFAULTS.get(command.env_id, {}), "env_id": command.env_id}
     default = replace(command, **{f.name: training[f.name] for f in fields(command) if f.name in training})

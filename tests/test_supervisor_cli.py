@@ -1,0 +1,388 @@
+"""Prompts for any environment, and the commands new-prompt, show-prompt and consult of llm_supervisor.py."""
+
+import base64
+import io
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import ROOT, run_process, texts
+from PIL import Image
+from test_llm_supervisor import BRAKE, CONTENT, INTERVENE, PUSH, Endpoint, user_text
+
+import llm_supervisor as sup
+from policy_sandbox import check_source
+
+CLASSIC = ["CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0"]
+TOY_TEXT = [
+    "Blackjack-v1",
+    "CliffWalking-v1",
+    "CliffWalkingSlippery-v1",
+    "FrozenLake-v1",
+    "FrozenLake8x8-v1",
+    "Taxi-v4",
+]
+MUJOCO = [f"{name}-v5" for name in (
+    "Ant", "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "InvertedDoublePendulum", "InvertedPendulum",
+    "Pusher", "Reacher", "Swimmer", "Walker2d",
+)]  # fmt: skip
+
+
+def filled(env: gym.Env, env_id: str, seed: int = 0) -> tuple[dict[str, str], str, str]:
+    """The placeholders' values and the default advisor and coder prompts of an environment."""
+    values = sup._describe_env(env, env_id, seed)
+    folder = sup.default_prompts(sup.rule_spaces(env)[1])
+    return values, *(
+        sup.load_prompt(folder / name, headings, values)
+        for name, headings in (("advisor.md", sup.ADVISOR_HEADINGS), ("coder.md", sup.CODER_HEADINGS))
+    )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("env_id", [*CLASSIC, *TOY_TEXT, *MUJOCO])
+def test_default_prompts_hold_the_facts_of_every_environment(env_id):
+    """Against a second environment of its own, stepped here; the code template is a valid rule as it stands."""
+    env, twin = gym.make(env_id), gym.make(env_id)
+    values, advisor, coder = filled(env, env_id, seed=7)
+    twin.action_space.seed(8)
+    (obs, _), action, rewards = twin.reset(seed=7), twin.action_space.sample(), []
+    for step in range(200):
+        _, reward, terminated, truncated, _ = twin.step(twin.action_space.sample() if step else action)
+        rewards.append(float(reward))
+        if step == 0:
+            first = f", reward {reward:.4g}, next observation "
+        if terminated or truncated:
+            twin.reset()
+    limit = gym.spec(env_id).max_episode_steps
+    for text in (advisor, coder):
+        assert f"Environment: {env_id}\n" in text and first in text
+        assert f"Time limit of an episode in steps: {limit or 'none'}\n" in text
+        assert f"measured: {min(rewards):.4g} to {max(rewards):.4g} in 200 steps of a uniformly random policy" in text
+        assert f"Bounds of an observation: {values['observation_bounds']}\n" in text
+        assert str(env.unwrapped.observation_space) in text and str(env.action_space) in text
+        assert "{{" not in text.replace(values["env_doc"], "") and len(values["env_doc"]) < 8_100
+    template = sup.parse_code(coder.partition("## Code template")[2])
+    check_source(template)
+    names: dict = {}
+    exec(template, names)
+    answer = names["policy"](np.asarray(obs, dtype=np.float64), 0)
+    assert env.action_space.contains(np.asarray(answer, dtype=env.action_space.dtype)[()])
+
+
+@pytest.mark.parametrize(
+    ("env_id", "options", "bounds"),
+    [
+        ("MountainCarContinuous-v0", {}, "from [-1.2 -0.07] to [0.6 0.07]"),
+        ("CartPole-v1", {}, "from [-4.8 -inf -0.4189 -inf] to [4.8 inf 0.4189 inf]"),
+        ("Hopper-v5", {}, "every component unbounded"),
+        ("Taxi-v4", {}, "from 0 to 499"),
+        ("Blackjack-v1", {}, "from (0, 0, 0) to (31, 10, 1)"),
+        ("AnyObservation-v0", {"kind": "discrete"}, "from -3 to 3"),
+        ("AnyObservation-v0", {"kind": "tuple"}, "from (0, 4) to (4, 5)"),
+        ("AnyObservation-v0", {"kind": "multi"}, "from [ 2 -1] to [4 2]"),
+        ("AnyObservation-v0", {"kind": "box"}, "every component from -1 to 1"),
+    ],
+)
+def test_bounds_by_hand(env_id, options, bounds):
+    assert sup._describe_env(gym.make(env_id, **options), env_id)["observation_bounds"] == bounds
+
+
+def test_facts_of_an_environment_by_hand():
+    """Rewards 1, …, 5 and 1, …, 7; the first observation is [id, 0, 0, 0], the next [id, 0, 1, action]."""
+    env = gym.make("Counter-v0")
+    number = env.unwrapped.id
+    values = sup._describe_env(env, "Counter-v0", seed=3)
+    action = gym.spaces.Box(-0.5, 0.5, (1,), np.float32, seed=4).sample()
+    assert values["reward_range"] == "1 to 7 in 200 steps of a uniformly random policy"
+    assert values["sample_transition"] == (
+        f"observation [{number} 0 0 0], action [{action[0]:.4g}], reward 1, next observation [{number} 0 1 "
+        f"{action[0]:.4g}], terminated False, truncated False"
+    )
+    assert values["max_episode_steps"] == "none" and values["action_shape"] == "(1,)"
+    assert (values["action_low"], values["action_high"]) == ("np.float32(-0.5)", "np.float32(0.5)")
+
+
+class PictureEnv(gym.Env):
+    """Observations of 28,224 numbers, actions with bounds of their own for each component."""
+
+    observation_space = gym.spaces.Box(np.arange(28_224, dtype=np.float32).reshape(84, 84, 4) - 1, 1e6)
+    action_space = gym.spaces.Box(np.float32([-0.1, 0.2]), np.float32([0.7, 1e6 + 0.1]))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.low, {}
+
+    def step(self, action):
+        return self.observation_space.low, 0.0, False, False, {}
+
+
+def test_huge_spaces_are_shortened_and_action_bounds_are_exact():
+    env = PictureEnv()
+    state = env.action_space.np_random.bit_generator.state
+    values, _, _ = filled(env, "Picture")
+    assert env.action_space.np_random.bit_generator.state == state  # a space of the class may be training's
+    assert len(values["observation_bounds"]) < 2_000 and len(values["sample_transition"]) < 4_000
+    assert values["env_doc"].startswith("Observations of 28,224 numbers")
+    for name, bound in (("action_low", env.action_space.low), ("action_high", env.action_space.high)):
+        literal = eval(values[name], {"np": np})
+        assert literal.dtype == bound.dtype and (literal == bound).all()
+    assert values["action_high"].startswith("np.float32([0.7, ")
+
+
+THIRD_PARTY = '''
+import gymnasium as gym
+import numpy as np
+
+class Plain(gym.Env):
+    observation_space = gym.spaces.Box(-1.0, 1.0, (2,))
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,))
+
+    def __init__(self, goal=0.0, render_mode=None):
+        self.goal = goal
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.array([action[0], self.goal], np.float32), -float(abs(action[0] - self.goal)), False, False, {}
+
+class Named(Plain):
+    """A goal at {{x}}_{t}, as LaTeX writes it."""
+    observation_space = gym.spaces.Dict(x=gym.spaces.Box(-1.0, 1.0, (2,)))
+
+class Braces(Plain):
+    """A goal at {{x}}_{t}, as LaTeX writes it."""
+
+gym.register("Plain-v0", entry_point=Plain)
+gym.register("Named-v0", entry_point=Named)
+gym.register("Braces-v0", entry_point=Braces)
+'''
+
+
+@pytest.fixture
+def third_party(tmp_path, monkeypatch):
+    """A package that registers environments: without documentation and time limit, and with Dict observations."""
+    (tmp_path / "some_package.py").write_text(THIRD_PARTY)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_a_package_s_environment(third_party, capsys):
+    """Its module is named before the colon; what it does not say is said to be missing."""
+    command = [
+        "show-prompt",
+        "--env-id",
+        "some_package:Plain-v0",
+        "--env-kwargs",
+        '{"goal": 0.25}',
+        "--replay-max-steps",
+    ]
+    assert sup.main([*command, "20", "--role", "advisor"]) == 0
+    output = capsys.readouterr()
+    assert "Environment: some_package:Plain-v0\n\n- Time limit of an episode in steps: none\n" in output.out
+    assert "(the environment has no documentation)" in output.out and "next observation [" in output.out
+    rows = re.findall(r"^t=(\d+) obs=\[(\S+) +(\S+) *\] action=\[(.*?)\]", output.out, flags=re.MULTILINE)
+    assert len(rows) == 20 and {row[2] for row in rows[1:]} == {"0.25"}
+    assert "replays without pictures: the environment has no render mode rgb_array" in output.err
+    assert "without pictures" not in output.out and "--- image" not in output.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["show-prompt", "--role", "coder", "--env-id", "some_package:Named-v0"], "must be a Box, that of .* is Dict"),
+        (
+            ["new-prompt", "--env-id", "AnyObservation-v0", "--env-kwargs", '{"kind": "dict"}'],
+            "must be a Box, a Discrete",
+        ),
+        (["consult", "--env-id", "CartPole-v99"], "CartPole"),
+        (["consult", "--env-id", "no_such_package:X-v0"], "no_such_package"),
+        (["consult", "--env-id", "Pendulum-v1", "--env-kwargs", '{"mass": 2}'], "does not accept --env-kwargs"),
+        (["consult", "--env-id", "Pendulum-v1", "--seed", "-1"], "--seed must be at least 0"),
+        (["consult", "--env-id", "Pendulum-v1"], "nobody can supervise Pendulum-v1"),
+        (["consult", "--env-id", "Pendulum-v1", "--supervisor", "none"], "consults nobody"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_1(flags, message, third_party, capsys):
+    assert sup.main(flags) == 1
+    output = capsys.readouterr()
+    assert re.fullmatch(rf"llm_supervisor.py: error: .*{message}.*\n", output.err) and not output.out
+    assert not Path("runs").exists()
+
+
+def test_new_prompts_are_filled_editable_and_never_overwritten(third_party, tmp_path, capsys):
+    """With the facts as text; what a run's flags change is left to the run; a second time is an error."""
+    command = ["new-prompt", "--env-id", "some_package:Braces-v0", "--prompt-dir", "own"]
+    assert sup.main(command) == 0
+    advisor, coder = Path("own/advisor.md"), Path("own/coder.md")
+    assert capsys.readouterr().out == f"written: {advisor}\nwritten: {coder}\n"
+    assert "A goal at { {x}}_{t}, as LaTeX writes it." in advisor.read_text()
+    assert "Box(-1.0, 1.0, (1,), float32): every component from -1 to 1" in coder.read_text()
+    assert set(re.findall(r"\{\{(\w+)\}\}", coder.read_text())) == {
+        "max_episode_steps",
+        "rule_is_given",
+        "rule_returns",
+    }
+    advisor.write_text(advisor.read_text() + "- Edited by hand.\n")
+    coder.unlink()
+    assert sup.main(command) == 1
+    assert capsys.readouterr().err == (
+        f"llm_supervisor.py: error: {advisor} would be overwritten: move them, or give another --prompt-dir\n"
+    )
+    assert not coder.exists() and advisor.read_text().endswith("- Edited by hand.\n")
+    show = ["show-prompt", "--env-id", "some_package:Braces-v0", "--prompt-dir", "own", "--role", "advisor"]
+    assert sup.main([*show, "--max-episode-steps", "30"]) == 1  # a run needs both files
+    advisor.rename("advisor.md")
+    assert sup.main(command) == 0
+    Path("advisor.md").rename(advisor)
+    capsys.readouterr()
+    assert sup.main([*show, "--max-episode-steps", "30"]) == 0
+    output = capsys.readouterr().out
+    assert "- Edited by hand.\n\n--- user ---\n" in output and "Time limit of an episode in steps: 30\n" in output
+
+
+def test_new_prompts_go_to_the_folder_in_which_a_run_finds_them(monkeypatch, tmp_path, capsys):
+    shutil.copytree(ROOT / "prompts" / "default-discrete", tmp_path / "default-discrete")
+    monkeypatch.setattr(sup, "PROMPTS", tmp_path)
+    assert sup.main(["new-prompt", "--env-id", "CartPole-v1"]) == 0
+    assert sorted(path.name for path in (tmp_path / "CartPole-v1").iterdir()) == ["advisor.md", "coder.md"]
+    (tmp_path / "CartPole-v1" / "coder.md").write_text("".join(f"## {h}\nmine\n" for h in sup.CODER_HEADINGS))
+    capsys.readouterr()
+    assert sup.main(["show-prompt", "--env-id", "CartPole-v1", "--role", "coder", "--replay-frames", "0"]) == 0
+    assert capsys.readouterr().out.startswith("--- system ---\n## Task definition\nmine\n")
+
+
+def shown(request: dict) -> str:
+    """What show-prompt must print for a request that a server received."""
+    system, user = (message["content"] for message in request["messages"])
+    lines = [f"--- system ---\n{system}\n--- user ---\n{user_text(request)}"]
+    for number, part in enumerate(user[1:] if isinstance(user, list) else [], 1):
+        jpeg = base64.b64decode(part["image_url"]["url"].partition(",")[2])
+        width, height = Image.open(io.BytesIO(jpeg)).size
+        lines.append(f"--- image {number}: JPEG, {width} × {height} pixels, {len(jpeg):,} bytes ---")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("env_id", "flags"),
+    [("MountainCarContinuous-v0", []), ("Blackjack-v1", ["--replay-frames", "0", "--audition-episodes", "10"])],
+)
+def test_what_is_shown_is_what_a_server_receives(env_id, flags, capsys):
+    """To the last character, for both roles, images included; another seed gives another replay."""
+    flags = ["--env-id", env_id, "--seed", "5", "--guide-end", "77", "--replay-max-steps", "60", *flags]
+    code = PUSH if env_id.startswith("Mountain") else "def policy(obs, t):\n    return 1\n"
+    models = ["--supervisor", "llm", "--coder-model", "a-coder", "--audition-max-steps", "60", "--guide-start", "3"]
+    with Endpoint(lambda body, n: code if body["model"] == "a-coder" else INTERVENE) as endpoint:
+        sup.main(["consult", *flags, *models, "--llm-base-url", endpoint.url])
+    capsys.readouterr()
+    advisor, coder = endpoint.requests[:2]
+    outputs = []
+    for role in (["advisor"], ["coder", "--advice", "pump energy"], ["advisor", "--seed", "6"]):
+        assert sup.main(["show-prompt", *flags, *models, "--role", *role]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == shown(advisor) and outputs[1] == shown(coder) and outputs[2] != outputs[0]
+    assert "Training step 3; guidance may go on until step 77" in outputs[0] and "\npump energy\n" in outputs[1]
+    assert not list(Path("runs").glob("*show*")) and len(list(Path("runs").iterdir())) == 1
+
+
+def test_what_is_shown_is_what_a_training_run_sends(run_here, capsys):
+    """The same prompts and the same words, with the environment's settings of the script; only the replay differs."""
+    flags = ["--env-id", "CliffWalking-v1", "--replay-frames", "0", "--audition-episodes", "2"]
+    with Endpoint(lambda body, n: CONTENT) as endpoint:
+        run_here(*flags, "--total-timesteps", "5", "--supervisor", "llm", "--llm-base-url", endpoint.url,
+                 script=ROOT / "guided_sac_discrete.py")  # fmt: skip
+    capsys.readouterr()
+    (request,) = endpoint.requests
+    assert sup.main(["show-prompt", *flags, "--role", "advisor"]) == 0
+    system, _, user = capsys.readouterr().out.removeprefix("--- system ---\n").partition("\n--- user ---\n")
+    assert system == request["messages"][0]["content"] and "after 200 steps" in system
+    mine, sent = (re.sub(r"(returns|lengths|Frames).*|t=\d.*\n|--- image.*\n", "", text)
+                  for text in (user, user_text(request)))  # fmt: skip
+    assert mine.rstrip("\n") == sent.rstrip("\n")
+    assert "until step 10000; your decision holds for 2000 steps" in mine and "Returns of the last training" in mine
+
+
+@pytest.mark.parametrize(
+    ("env_id", "actions"), [("Pendulum-v1", {"[0.]"}), ("DiscreteCounter-v0", {"2"}), ("AnyObservation-v0", {"-1"})]
+)
+def test_the_zero_learner(env_id, actions, capsys):
+    """The action zero, or the first of discrete ones, at every step of the replay."""
+    flags = ["--env-id", env_id, "--learner", "zero", "--replay-frames", "0", "--replay-max-steps", "9"]
+    flags += ["--env-kwargs", '{"kind": "tuple"}'] if env_id.startswith("Any") else []
+    assert sup.main(["show-prompt", *flags, "--role", "coder"]) == 0
+    rows = re.findall(r"^t=.* action=(.*) reward", capsys.readouterr().out, flags=re.MULTILINE)
+    assert set(rows) == actions and 5 <= len(rows) <= 9
+
+
+# -- consult ----------------------------------------------------------------------------------------------------------
+
+CONSULT = ["consult", "--env-id", "MountainCarContinuous-v0", "--replay-frames", "0", "--replay-max-steps", "50"]
+LONG_ENOUGH = ["--audition-max-steps", "2500", "--audition-episodes", "1"]
+NO_FUNCTION = "I would push the car."
+WRONG_SHAPE = PUSH.replace("np.array([1.0 if obs[1] >= 0 else -1.0])", "np.zeros(2)")
+
+
+@pytest.mark.parametrize(
+    ("answers", "status", "expected"),
+    [
+        ([CONTENT], 0, ["--- advisor: do not intervene ---\nfine\n"]),
+        (
+            [INTERVENE, WRONG_SHAPE, PUSH],
+            0,
+            ["--- advisor: intervene ---\nit stands still\n\npump energy\n", "return np.zeros(2)", "refused ---\n",
+             "obs[1] >= 0", "--- check: passed ---\n--- audition ---\nguiding, audition passed: return 9"],
+        ),
+        ([INTERVENE, BRAKE, BRAKE], 1, ["obs[1] < 0", "check: passed ---\n--- audition: refused ---\naudition failed"]),
+        ([INTERVENE, *[NO_FUNCTION] * 3], 1, ["--- check: refused ---\n"]),
+        (["I cannot help."] * 3, 1, ["unguided: the advisor"]),
+    ],
+    ids=["declines", "repaired", "harmful", "no function", "no advice"],
+)  # fmt: skip
+def test_a_consultation_is_shown_step_by_step(answers, status, expected, capsys):
+    """Advice, each answer's code, its check and its audition, in this order; the status says whether it is usable."""
+    with Endpoint(lambda body, n: answers[min(n, len(answers) - 1)]) as endpoint:
+        assert sup.main([*CONSULT, *LONG_ENOUGH, "--supervisor", "llm", "--llm-base-url", endpoint.url]) == status
+    output = capsys.readouterr().out
+    places = [output.index(text) for text in expected]
+    assert places == sorted(places)
+    (run,) = Path("runs").iterdir()
+    assert len(list((run / "llm").glob("*.json"))) == len(endpoint.requests) and run.name in output
+    assert texts(run.name, "supervisor/verdict")
+
+
+def test_no_server_is_status_1(capsys):
+    assert (
+        sup.main([*CONSULT, "--supervisor", "llm", "--llm-base-url", "http://127.0.0.1:9/v1", "--llm-timeout", "1"])
+        == 1
+    )
+    assert "unguided: the advisor" in capsys.readouterr().out
+
+
+def test_the_bundled_supervisor_is_consulted(capsys):
+    """Of both kinds of actions; a rule of a person's own can take the coder's place."""
+    assert sup.main([*CONSULT, *LONG_ENOUGH, "--supervisor", "bundled"]) == 0
+    output = capsys.readouterr().out
+    assert "threshold 90" in output and output.count("def policy(obs, t)") == 1 and "audition passed" in output
+    assert sup.main(["consult", "--env-id", "CliffWalking-v1", "--learner", "zero", "--replay-frames", "0"]) == 0
+    assert "threshold" in capsys.readouterr().out
+    Path("rule.py").write_text("def policy(obs, t):\n    return 0.0\n")
+    assert sup.main([*CONSULT, "--supervisor", "bundled", "--advisor-always", "--guide-policy", "rule.py"]) == 0
+    assert "guiding, not judged" in capsys.readouterr().out
+
+
+def test_the_commands_cost_a_training_script_nothing(capsys):
+    """Importing the module brings in nothing for them; --help names the three commands."""
+    code = "import llm_supervisor, sys; print(sorted({'tyro', 'guided_sac_continuous', 'openai'} & {*sys.modules}))"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert process.stdout == "[]\n", process.stderr
+    process = run_process("consult", "--env-id", "Taxi-v4", "--supervisor", "none", script="llm_supervisor.py")
+    assert process.returncode == 1 and process.stderr.startswith("llm_supervisor.py: error: --supervisor none")
+    with pytest.raises(SystemExit, match="0"):
+        sup.main(["--help"])
+    output = capsys.readouterr().out
+    assert all(f"• {name} " in output for name in ("new-prompt", "show-prompt", "consult"))
