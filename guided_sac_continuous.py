@@ -690,7 +690,7 @@ if __name__ == "__main__":
     episode_steps = np.zeros(args.num_envs, dtype=np.int64)
     while global_step < args.total_timesteps:
         # --- supervision ---
-        if global_step >= next_consultation:
+        if global_step >= next_consultation or supervisor.waiting:
             # the advisor's decision holds for a whole window, w = 1 (guidance) or w = 0 (None); after guide_end w = 0
             if global_step < args.guide_end:
                 guidance = supervisor.consult(global_step, list(recent_returns), writer)

@@ -814,7 +814,7 @@ if __name__ == "__main__":
     guided_rows = torch.zeros(rb.size, dtype=torch.bool, device=device)  # transitions on which the rule acted
     while global_step < args.total_timesteps:
         # --- supervision ---
-        if global_step >= next_consultation:
+        if global_step >= next_consultation or supervisor.waiting:
             # the advisor's decision holds for a whole window, w = 1 (guidance) or w = 0 (None); after guide_end w = 0
             if global_step < args.guide_end:
                 guidance = supervisor.consult(global_step, list(recent_returns), writer)

@@ -10,10 +10,12 @@ Paper: "Efficient Soft Actor-Critic with LLM-Based Action-Level Guidance for Con
 """
 
 import base64
+import difflib
 import functools
 import hashlib
 import inspect
 import io
+import itertools
 import json
 import math
 import os
@@ -25,10 +27,11 @@ import tempfile
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from contextlib import redirect_stdout, suppress
 from copy import deepcopy
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -58,9 +61,10 @@ CODER_HEADINGS = (*ADVISOR_HEADINGS, "Code template")  # the paper's five compon
 class SupervisorArgs:
     """The supervisor's part of a script's command line."""
 
-    supervisor: Literal["auto", "llm", "bundled", "none"] = "auto"
-    """who supervises: `llm` (an OpenAI-compatible endpoint), `bundled` (offline: the environment's bundled rule),
-    `none` (plain SAC); `auto`: `llm` where a key or base URL is set, else `bundled` where the environment has it"""
+    supervisor: Literal["auto", "llm", "replay", "bundled", "none"] = "auto"
+    """who supervises: `llm` (an OpenAI-compatible endpoint), `replay` (the recorded answers of `llm_log`), `bundled`
+    (offline: the environment's bundled rule), `none` (plain SAC); `auto`: `llm` where a key or base URL is set, else
+    `bundled` where the environment has it"""
     guide_policy: str | None = None
     """file with a rule `policy(obs, t)` of your own, instead of a coder's"""
     advisor_always: bool = False
@@ -87,7 +91,18 @@ class SupervisorArgs:
     llm_base_url: str | None = None
     """base URL of an OpenAI-compatible endpoint; None: OPENAI_BASE_URL. The key comes from OPENAI_API_KEY only"""
     llm_timeout: float = 120.0
-    """deadline of one question to a model, with its retries, in seconds"""
+    """deadline of one question to a model, with its retries, in seconds, > 0"""
+    llm_async: bool = False
+    """train on unguided while a model thinks, and begin the window when its answer is there; such a run cannot be
+    repeated exactly"""
+    llm_max_calls: int | None = None
+    """questions to models in a run, ≥ 1; when they are spent, the run goes on unguided. None: no limit"""
+    llm_max_tokens: int | None = None
+    """tokens of a run, of questions and answers together, ≥ 1; checked before each question. None: no limit"""
+    llm_log: str | None = None
+    """with `--supervisor replay`: the folder `runs/<run>/llm` whose exchanges are repeated"""
+    advisor_vision: Literal["auto", "on", "off"] = "auto"
+    """pictures for the advisor: `on`, `off` (states only), or `auto`: until the server refuses them"""
     sandbox: Literal["auto", "strict"] = "auto"
     """where the machine cannot confine a rule's process as docs/sandbox.md describes: `auto` says so once at the start
     and goes on with what there is, `strict` refuses to run"""
@@ -229,8 +244,9 @@ def _choose_mujoco_gl() -> str | None:
     Tried in child processes: a failed OpenGL start can abort the whole process at the next one.
     """
     configured = os.environ.get("MUJOCO_GL")
+    keyless = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
     for backend in [configured] if configured else ["egl", "osmesa", "glfw"]:
-        env = {**os.environ, "MUJOCO_GL": backend}
+        env = {**keyless, "MUJOCO_GL": backend}
         if subprocess.run([sys.executable, "-c", GL_PROBE], env=env, capture_output=True).returncode == 0:
             os.environ["MUJOCO_GL"] = backend  # read by the first render(), not at import
             return None
@@ -393,37 +409,52 @@ class Advice:
     keep_current_policy: bool = False
 
 
+ADVICE_TYPES = {"analysis": "string", "intervene": "boolean", "advice": "string", "keep_current_policy": "boolean"}
+ADVICE_SCHEMA = {
+    "type": "object", "properties": {key: {"type": kind} for key, kind in ADVICE_TYPES.items()},
+    "required": list(ADVICE_TYPES), "additionalProperties": False,
+}  # fmt: skip
+MAX_ANSWER_CHARS = 400_000  # of an answer, thoughts included; a longer one is refused
+MAX_OBJECTS = 200  # of an answer that are tried as the advisor's: each trial may read the answer to its end
+MAX_QUOTED_CHARS = 20_000  # of an unusable answer that its author is shown again
+
+
+def without_thoughts(answer: str) -> str:
+    """What a model says behind its think-block, whose opening tag may stand in the prompt; "" where it never ends."""
+    return re.split(r"<think(?:ing)?>", re.split(r"</think(?:ing)?>", answer)[-1])[0]
+
+
 def parse_advice(answer: str) -> Advice:
     """Read the advisor's JSON object, alone or inside prose or a fence; SupervisionError where there is none."""
-    text = re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL)
-    decoder, problem = json.JSONDecoder(), "it holds no JSON object"
-    for start in (m.start() for m in re.finditer(r"\{", text)):
+    text, decoder, problem = without_thoughts(answer), json.JSONDecoder(), ""
+    for match in itertools.islice(re.finditer(r'\{\s*"', text), MAX_OBJECTS):
         try:
-            data = decoder.raw_decode(text, start)[0]
-        except json.JSONDecodeError:
+            data = decoder.raw_decode(text, match.start())[0]
+        except (ValueError, RecursionError):  # no JSON; a number of thousands of digits; nested too deeply
             continue
-        if problem := _advice_problem(data):
-            continue
-        return Advice(
-            str(data.get("analysis", "")), data["intervene"], str(data.get("advice", "")),
-            data.get("keep_current_policy", False),
-        )  # fmt: skip
-    raise SupervisionError(f"the advisor's answer is unusable: {problem}")
+        found = _advice_problem(data)
+        if not found:
+            return Advice(**{key: data[key] for key in ADVICE_TYPES})
+        problem = problem or found
+    raise SupervisionError(f"the advisor's answer is unusable: {problem or 'it holds no complete JSON object'}")
 
 
-def _advice_problem(data: dict) -> str | None:
-    if not isinstance(data.get("intervene"), bool):
-        return '"intervene" must be true or false'
-    if not isinstance(data.get("keep_current_policy", False), bool):
-        return '"keep_current_policy" must be true or false'
-    return None
+def _advice_problem(data: dict) -> str:
+    """What ADVICE_SCHEMA has against an object; keys beside those of the schema are passed over."""
+    problems = []
+    for key, kind in ADVICE_TYPES.items():
+        if key not in data:
+            problems.append(f'"{key}" is missing')
+        elif not isinstance(data[key], str if kind == "string" else bool):
+            problems.append(f'"{key}" must be {"a string" if kind == "string" else "true or false"}')
+    return "; ".join(problems)
 
 
 def parse_code(answer: str) -> str:
     """The coder's Python: the one fenced block that defines `policy`, or the whole answer where there is no fence."""
-    text = re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL)
-    blocks = re.findall(r"^```[a-zA-Z]*[ \t]*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
-    usable = [block for block in blocks if re.search(r"^def policy\(", block, flags=re.MULTILINE)]
+    text = without_thoughts(answer)
+    blocks = re.findall(r"^```[^\n`]*\n(.*?)(?:^```|\Z)", text, flags=re.DOTALL | re.MULTILINE)
+    usable = [block for block in blocks if re.search(r"^def +policy *\(", block, flags=re.MULTILINE)]
     if len(usable) > 1:
         raise PolicyError("the answer holds more than one code block that defines policy(obs, t); give exactly one")
     if usable:
@@ -433,83 +464,442 @@ def parse_code(answer: str) -> str:
     return text
 
 
-class ChatModel:
-    """Questions to an OpenAI-compatible endpoint, with one deadline for each and a log of all.
+def _gist(text: str, width: int = 200) -> str:
+    """A text on one line of at most `width` printable characters."""
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Questions to models
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Question:
+    """A conversation whose next turn is a model's."""
+
+    role: Literal["advisor", "coder"]
+    model: str
+    step: int  # global step of the consultation
+    prompt_sha256: str  # of the prompt file
+    messages: list[dict[str, str]]  # text turns: system, user, then assistant and user in turn
+    pictures: list[tuple[int, bytes]] = field(default_factory=list)  # (step of the replay, JPEG), for the first turn
+
+    def answered(self, answer: str, reply: str) -> "Question":
+        """The conversation after an answer that was not usable and our reply to it."""
+        said = without_thoughts(answer).strip()[:MAX_QUOTED_CHARS] or "(nothing)"  # servers refuse empty turns
+        turns = [{"role": "assistant", "content": said}, {"role": "user", "content": reply}]
+        return replace(self, messages=self.messages + turns)
+
+    def request(self, schema: bool, pictures: bool) -> dict[str, Any]:
+        """The arguments of a chat completion, with or without what not every server takes."""
+        messages: list[dict[str, Any]] = list(self.messages)
+        if pictures and self.pictures:
+            text = f"{messages[1]['content']}\n\nFrames of the replay at steps {[step for step, _ in self.pictures]}:"
+            urls = [f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" for _, jpeg in self.pictures]
+            messages[1] = {"role": "user", "content": [{"type": "text", "text": text}]
+                           + [{"type": "image_url", "image_url": {"url": url}} for url in urls]}  # fmt: skip
+        request = {"model": self.model, "messages": messages}
+        if schema and self.role == "advisor":
+            named = {"name": "advice", "strict": True, "schema": ADVICE_SCHEMA}
+            request["response_format"] = {"type": "json_schema", "json_schema": named}
+        return request
+
+    def transcript(self) -> list[str]:
+        """The text of the question, line by line; pictures differ from machine to machine and are left out."""
+        turns = "\n".join(f"[{turn['role']}]\n{turn['content']}" for turn in self.messages)
+        return f"{self.role} at step {self.step}\n{turns}".split("\n")
+
+
+@dataclass
+class Result:
+    """What became of a question: an answer or an error."""
+
+    answer: str | None = None
+    error: str | None = None
+    usage: dict[str, Any] | None = None  # prompt_tokens, completion_tokens, and whether they are our estimate
+    refused: list[str] = field(default_factory=list)  # "schema", "pictures": what the server would not have
+    calls: int = 1  # 0 for a question that was not asked
+    seconds: float = 0.0
+    final: bool = False  # whether no further question will be asked in the run
+
+
+class Exchange:
+    """A question on its way to a model; it is over when there is a result or the deadline has passed."""
+
+    def __init__(self, question: Question, timeout: float):
+        self.question, self.timeout = question, timeout
+        self.started = time.monotonic()
+        self.done = threading.Event()
+        self.result = Result()
+
+    def resolve(self, result: Result) -> None:
+        """Bring the result."""
+        self.result = result
+        self.done.set()
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to wait for."""
+        return self.done.is_set() or time.monotonic() - self.started > self.timeout
+
+    def wait(self) -> None:
+        """Block until it is over."""
+        self.done.wait(self.started + self.timeout - time.monotonic())
+
+
+@dataclass
+class Cost:
+    """What the questions to one role took so far."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    estimated: bool = False  # whether a server did not count its tokens, so that ours are in the sums
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        about = "about " if self.estimated else ""
+        return (f"{self.calls} calls, {about}{self.prompt_tokens:,} + {self.completion_tokens:,} tokens, "
+                f"{self.seconds / max(self.calls, 1):.1f} s a call")  # fmt: skip
+
+
+LATE, REFUSED, IN_AUDITION = "took longer than", "refused: ", "in the audition: "  # words of verdicts
+
+
+class Chat:
+    """The questions of a run: what they cost, and one JSON file an exchange, its pictures beside it.
 
     Args:
-        log_dir: one JSON file an exchange goes there, its images beside it.
-
-    Raises:
-        ValueError: neither a key nor a base URL is set.
+        log_dir: the folder of these files.
     """
 
-    def __init__(self, base_url: str | None, timeout: float, log_dir: Path):
-        base_url = base_url or os.environ.get("OPENAI_BASE_URL") or None
-        key = os.environ.get("OPENAI_API_KEY")
-        if not key and not base_url:
+    timeout = math.inf
+
+    def __init__(self, log_dir: Path, asynchronous: bool = False):
+        self.log_dir, self.asynchronous = log_dir, asynchronous
+        self.costs = {"advisor": Cost(), "coder": Cost()}
+        self.closed = ""  # why no further question is asked
+        self.path, self.record = log_dir, {}  # of the last exchange
+
+    def ask(self, question: Question) -> Exchange:
+        """Send a question on its way."""
+        exchange = Exchange(question, self.timeout)
+        self._send(exchange)
+        return exchange
+
+    def open(self) -> None:
+        """Make ready before training."""
+
+    def close(self) -> None:
+        """No further question will come."""
+
+    def _send(self, exchange: Exchange) -> None:
+        """See to it that the exchange is resolved, now or from another thread."""
+        raise NotImplementedError
+
+    def scalars(self) -> dict[str, float]:
+        """The costs so far, for TensorBoard."""
+        return {
+            f"llm/{role}_{name}": value
+            for role, cost in self.costs.items()
+            for name, value in (
+                ("calls", cost.calls), ("prompt_tokens", cost.prompt_tokens),
+                ("completion_tokens", cost.completion_tokens), ("seconds", cost.seconds / max(cost.calls, 1)),
+            )
+        }  # fmt: skip
+
+    def finish(self, exchange: Exchange) -> str:
+        """Book and log an exchange that is over (or given up), and return its answer.
+
+        Raises:
+            SupervisionError: there is none: a failure of the server, a passed deadline, a spent budget.
+        """
+        result, question = exchange.result, exchange.question
+        if not exchange.done.is_set():
+            result = Result(error=self._silence(exchange), seconds=time.monotonic() - exchange.started)
+        cost = self.costs[question.role]
+        cost.calls += result.calls
+        cost.seconds += result.seconds
+        if result.usage:
+            cost.prompt_tokens += result.usage["prompt_tokens"]
+            cost.completion_tokens += result.usage["completion_tokens"]
+            cost.estimated |= result.usage["estimated"]
+        if result.final:
+            self.closed = str(result.error)
+        self._log(question, result)
+        if result.answer is None:
+            raise SupervisionError(f"the {question.role} ({question.model}): {result.error}")
+        return result.answer
+
+    def _silence(self, exchange: Exchange) -> str:
+        return f"no answer within {exchange.timeout:g} s" if exchange.over else "given up: the guided time was over"
+
+    def _log(self, question: Question, result: Result) -> None:
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        name = f"{len(list(self.log_dir.glob('*.json'))):04d}-{question.role}"
+        names = [f"{name}-frame-{step:06d}.jpg" for step, _ in question.pictures]
+        for image_name, (_, jpeg) in zip(names, question.pictures, strict=True):
+            (self.log_dir / image_name).write_bytes(jpeg)
+        self.path = self.log_dir / f"{name}.json"
+        self.record = {
+            "role": question.role, "model": question.model, "global_step": question.step,
+            "asynchronous": self.asynchronous, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "prompt_sha256": question.prompt_sha256, "messages": question.messages, "images": names,
+            **asdict(result), "verdict": None,
+        }  # fmt: skip
+        self._write()
+
+    def _write(self) -> None:
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(self.record, indent=1, ensure_ascii=False), encoding="utf-8")
+        part.replace(self.path)  # whole or not at all
+
+    def note(self, key: str, value: str) -> None:
+        """Add to the record of the last exchange what became of its answer."""
+        self.record[key] = value
+        self._write()
+
+    def missed_deadline(self) -> str | None:
+        """In a repeated run: why the rule of the last answer was refused, where the reason was its slowness."""
+        return None
+
+
+PROBE_SECONDS = 5.0
+# what servers say of pictures that they do not take: llama.cpp and Ollama "image input", vLLM "not a multimodal model",
+# DeepSeek "unknown variant `image_url`", Groq "content must be a string"
+NO_PICTURES = re.compile(r"\bimage|\bvision\b|\bvisual|multi-?modal|content.?type|content\W+must be a string", re.I)
+NO_SCHEMA = re.compile(r"response_?format|json_?schema|grammar|structured", re.I)
+
+
+def in_thread(function: Callable[[], None]) -> threading.Thread:
+    """Start a function in a thread that nobody has to wait for: the client's time-out is per read, ours for all."""
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    return thread
+
+
+class ChatModel(Chat):
+    """Questions to an OpenAI-compatible endpoint, with one deadline for each.
+
+    Args:
+        args: the flags of SupervisorArgs.
+
+    Raises:
+        ValueError: neither a key nor a base URL is set, or one of them cannot be.
+    """
+
+    def __init__(self, args: Any, log_dir: Path):
+        super().__init__(log_dir, args.llm_async)
+        base_url = args.llm_base_url or os.environ.get("OPENAI_BASE_URL") or None
+        self.key = os.environ.get("OPENAI_API_KEY", "").strip()
+        if not self.key and not base_url:
             raise ValueError(
                 "--supervisor llm needs a key in OPENAI_API_KEY, or the address of a server that wants none in "
                 "--llm-base-url or OPENAI_BASE_URL"
             )
+        if not re.fullmatch(r"[!-~]*", self.key):
+            raise ValueError("OPENAI_API_KEY must be one word of ASCII characters; it holds a space or another sign")
+        if base_url:
+            check_base_url(base_url)
         import openai  # 1 s of import, only where a model is asked
 
-        self.client = openai.OpenAI(api_key=key or "none", base_url=base_url, timeout=timeout)
-        self.failures = (openai.OpenAIError, ValueError, AttributeError, TypeError, IndexError)
-        self.timeout, self.log_dir = timeout, log_dir
+        self.timeout, self.vision = args.llm_timeout, args.advisor_vision
+        self.max_calls, self.max_tokens = args.llm_max_calls, args.llm_max_tokens
+        self.schema = True  # until the server refuses it
+        self.status = 0  # HTTP status of the server's last response, that of a retried one included
+        self.openai, self.hidden = openai, None
+        self.client = openai.OpenAI(
+            api_key=self.key or "none", base_url=base_url, timeout=self.timeout,
+            max_retries=int(math.log2(1 + self.timeout)),  # waits of 0.5, 1, 2, … s: at most half the deadline
+            http_client=openai.DefaultHttpxClient(event_hooks={"response": [self._note_status]}),
+        )  # fmt: skip
 
-    def ask(self, role: str, model: str, system: str, text: str, step: int, images: Sequence[bytes] = ()) -> str:
-        """One question, one answer.
+    def _note_status(self, response: Any) -> None:
+        self.status = response.status_code
 
-        Args:
-            role: "advisor" or "coder", for the log.
-            images: JPEGs to show behind the text.
+    def open(self) -> None:
+        """Ask for the list of models, which costs nothing, to learn of a wrong key before training; hide the key.
 
         Raises:
-            SupervisionError: no answer within the deadline, a failure of the server, or an empty answer.
+            ValueError: the server refuses the key. Any other failure is passed over: many servers lack the list, and
+                one that is not up yet may come up later.
         """
-        pictures = [f"data:image/jpeg;base64,{base64.b64encode(image).decode()}" for image in images]
-        content: list[dict[str, Any]] = [{"type": "text", "text": text}]
-        content += [{"type": "image_url", "image_url": {"url": picture}} for picture in pictures]
-        messages = [
-            {"role": "system", "content": system},
-            {"role": "user", "content": content if images else text},
-        ]
-        result: dict[str, Any] = {}
+        refusals: list[str] = []
 
-        def call() -> None:
+        def ask() -> None:
             try:
-                response = self.client.chat.completions.create(model=model, messages=messages)
-                result["answer"] = response.choices[0].message.content
-                result["usage"] = response.usage.model_dump() if response.usage else None
-            except self.failures as error:  # incl. what the client does not wrap: an HTML page, a body without choices
-                result["error"] = f"{type(error).__name__}: {error}"
+                self.client.with_options(timeout=PROBE_SECONDS, max_retries=0).models.list()
+            except (self.openai.AuthenticationError, self.openai.PermissionDeniedError) as error:
+                refusals.append(self._clean(str(error)))
+            except Exception:  # see above; a server may make the client raise anything
+                return
 
-        started = time.time()
-        thread = threading.Thread(target=call, daemon=True)  # the client's time-out is per read, not for the whole
-        thread.start()
-        thread.join(self.timeout)
-        if thread.is_alive():
-            result = {"error": f"no answer within {self.timeout:g} s"}
-        if not result.get("error") and not result.get("answer"):
-            result["error"] = "an empty answer"
-        self._log(role, model, system, text, images, step, result, time.time() - started)
-        if "error" in result:
-            raise SupervisionError(f"the {role} ({model}): {result['error']}")
-        return result["answer"]
+        in_thread(ask).join(PROBE_SECONDS)
+        if refusals:
+            what = "refuses the key in OPENAI_API_KEY" if self.key else "wants a key: set OPENAI_API_KEY"
+            raise ValueError(f"the model server {what}: {_gist(refusals[0])}")
+        self.hidden = os.environ.pop("OPENAI_API_KEY", None)  # no process that this one starts inherits it
 
-    def _log(self, role, model, system, text, images, step, result, seconds) -> None:
-        self.log_dir.mkdir(parents=True, exist_ok=True)
-        name = f"{len(list(self.log_dir.glob('*.json'))):04d}-{role}"
-        names = [f"{name}-{i}.jpg" for i in range(len(images))]
-        for image_name, image in zip(names, images, strict=True):
-            (self.log_dir / image_name).write_bytes(image)
-        exchange = {
-            "role": role, "model": model, "global_step": step, "seconds": round(seconds, 3), "system": system,
-            "system_sha256": hashlib.sha256(system.encode()).hexdigest(), "user": text, "images": names, **result,
-        }  # fmt: skip
-        part = self.log_dir / f"{name}.part"
-        part.write_text(json.dumps(exchange, indent=1, ensure_ascii=False), encoding="utf-8")
-        part.replace(self.log_dir / f"{name}.json")  # whole or not at all
+    def close(self) -> None:
+        """Put the key back, for the next run in this process."""
+        if self.hidden is not None:
+            os.environ["OPENAI_API_KEY"] = self.hidden
+
+    def _send(self, exchange: Exchange) -> None:
+        calls = sum(cost.calls for cost in self.costs.values())
+        tokens = sum(cost.prompt_tokens + cost.completion_tokens for cost in self.costs.values())
+        for spent, budget, what in ((calls, self.max_calls, "calls"), (tokens, self.max_tokens, "tokens")):
+            if budget is not None and spent >= budget:
+                error = f"the budget is spent ({spent:,} {what}, --llm-max-{what} {budget})"
+                exchange.resolve(Result(error=error, calls=0, final=True))
+                return
+        if self.vision == "off":
+            exchange.question.pictures = []
+
+        def answer() -> None:
+            try:
+                result = self._answer(exchange.question)
+            except (self.openai.AuthenticationError, self.openai.PermissionDeniedError) as error:
+                result = Result(error=f"{type(error).__name__}: {error}", final=True)
+            except Exception as error:  # whatever a server makes the client raise, no failure of it may end the run
+                cause = f" ({error.__cause__})" if error.__cause__ else ""
+                result = Result(error=f"{type(error).__name__}: {error}{cause}")
+            if result.error:
+                result.error = _gist(self._clean(result.error), 500)
+            result.seconds = time.monotonic() - exchange.started
+            exchange.resolve(result)
+
+        self.status = 0
+        in_thread(answer)
+
+    def _answer(self, question: Question) -> Result:
+        """Ask, and ask again in a plainer way where the server refuses the JSON schema or the pictures."""
+        schema, pictures = self.schema and question.role == "advisor", bool(question.pictures)
+        while True:
+            try:
+                response = self.client.chat.completions.create(**question.request(schema, pictures))
+                break
+            except self.openai.APIStatusError as error:
+                about_schema, about_pictures = NO_SCHEMA.search(str(error)), NO_PICTURES.search(str(error))
+                if error.status_code in (401, 403, 408, 409, 429):
+                    raise
+                if schema and (about_schema or not (pictures and about_pictures)):
+                    schema = False
+                elif pictures and self.vision == "auto" and (about_pictures or error.status_code in (400, 413, 422)):
+                    pictures = False
+                else:
+                    raise
+        result = self._read(response, question, pictures)
+        if question.role == "advisor" and not schema:
+            self.schema = False
+            result.refused.append("schema")
+        if question.pictures and not pictures:
+            self.vision = "off"
+            result.refused.append("pictures")
+            print(f"supervisor: {question.model} takes no pictures: states only from now on", flush=True)
+        return result
+
+    def _read(self, response: Any, question: Question, pictures: bool) -> Result:
+        """The text of a response, whose parts may all be missing or of another type than documented."""
+        try:
+            choice = response.choices[0]
+            content, refusal = choice.message.content, getattr(choice.message, "refusal", None)
+        except (AttributeError, IndexError, KeyError, TypeError):
+            return Result(error=f"the response is no chat completion: {response}")
+        if isinstance(content, list):  # of parts
+            texts = [part.get("text") for part in content if isinstance(part, dict)]
+            content = "".join(text for text in texts if isinstance(text, str))
+        answer = self._clean(content) if isinstance(content, str) else ""
+        usage = getattr(response, "usage", None)
+        tokens = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+        estimated = not all(isinstance(n, int) and n >= 0 for n in tokens)
+        if estimated:  # four characters a token; 300 for a picture of 512 pixels
+            asked = sum(len(turn["content"]) for turn in question.messages) // 4
+            tokens = [asked + 300 * pictures * len(question.pictures), len(answer) // 4]
+        result = Result(usage={"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens),
+                               "estimated": estimated})  # fmt: skip
+        if not answer.strip():
+            reason = f"refused: {refusal}" if refusal else f"finish reason: {getattr(choice, 'finish_reason', None)}"
+            result.error = f"an empty answer ({reason})"
+        elif len(answer) > MAX_ANSWER_CHARS:
+            result.error = f"an answer of {len(answer):,} characters, more than {MAX_ANSWER_CHARS:,}: {answer[:100]}"
+        else:
+            result.answer = answer
+        return result
+
+    def _clean(self, text: str) -> str:
+        """A server's text without the key, which it may echo, and without what is no Unicode."""
+        if len(self.key) >= 8:  # a shorter one ("none", "EMPTY") is a placeholder, and may be a word of a rule
+            text = text.replace(self.key, "[key]")
+        return text.encode("utf-8", "replace").decode("utf-8")
+
+    def _silence(self, exchange: Exchange) -> str:
+        status = f"; the last response was HTTP {self.status}" if self.status not in (0, 200) else ""
+        return super()._silence(exchange) + status
+
+
+def check_base_url(url: str) -> None:
+    """Raise ValueError for a base URL that is none or holds a secret."""
+    if any(sign in url for sign in "@?#"):
+        raise ValueError(
+            "--llm-base-url (or OPENAI_BASE_URL) must hold no user name, password or query: give the key in "
+            "OPENAI_API_KEY"
+        )
+    if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", url):
+        raise ValueError(f"--llm-base-url (or OPENAI_BASE_URL) must look like http://127.0.0.1:8000/v1, not {url}")
+
+
+class RecordedChat(Chat):
+    """The exchanges of an earlier run, in their order; recorded failures fail again.
+
+    Args:
+        folder: that run's `llm` folder.
+
+    Raises:
+        ValueError: the folder holds no record that can be repeated exactly.
+    """
+
+    def __init__(self, folder: Path, log_dir: Path):
+        super().__init__(log_dir)
+        self.folder, self.used = folder, 0
+        try:
+            self.records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+            causes = [cause for record in self.records if (cause := self._unrepeatable(record))]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise ValueError(f"--llm-log {folder} cannot be read: {type(error).__name__}: {error}") from None
+        if not self.records:
+            raise ValueError(f"--llm-log {folder} holds no exchanges; give the folder runs/<run>/llm of a run")
+        if causes:
+            raise ValueError(f"--llm-log {folder} cannot be repeated exactly: {causes[0]}")
+
+    @staticmethod
+    def _unrepeatable(record: dict[str, Any]) -> str | None:
+        """What in an exchange depended on the clock and cannot be made up for."""
+        if record["asynchronous"]:
+            return "it was recorded with --llm-async, where the time that an answer takes decides when a window begins"
+        failure = record.get("rule_failed") or record["verdict"] or ""
+        return _gist(failure) if LATE in failure and ("rule_failed" in record or IN_AUDITION in failure) else None
+
+    def _send(self, exchange: Exchange) -> None:
+        if self.used == len(self.records):
+            raise SystemExit(f"error: the run asks more than the {self.used} questions of --llm-log {self.folder}")
+        record = self.records[self.used]
+        self.used += 1
+        asked = exchange.question
+        recorded = replace(asked, role=record["role"], step=record["global_step"], messages=record["messages"])
+        if recorded.transcript() != asked.transcript():
+            diff = difflib.unified_diff(recorded.transcript(), asked.transcript(), "recorded", "now", n=1, lineterm="")
+            raise SystemExit(
+                f"error: question {self.used} is not the one of --llm-log {self.folder}; flags, prompts or code "
+                "are others than in that run:\n" + "\n".join(diff)
+            )
+        exchange.resolve(Result(**{f.name: record[f.name] for f in fields(Result)}))
+
+    def missed_deadline(self) -> str | None:
+        verdict = self.records[self.used - 1]["verdict"] or ""
+        return verdict.removeprefix(REFUSED) if LATE in verdict else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -739,6 +1129,19 @@ def _table(replay: Replay, observation: Observation, rows: int = 24) -> str:
     )
 
 
+MEMORY = 8  # past consultations that the advisor is told of, each in at most 900 characters
+
+
+@dataclass
+class Decision:
+    """What a consultation ended with."""
+
+    replay: Replay
+    policy: SandboxedPolicy | None
+    verdict: str
+    advice: str = ""
+
+
 class Supervisor:
     """Decides, window by window, whether a rule guides the agent, and provides the rule.
 
@@ -768,7 +1171,11 @@ class Supervisor:
         self.ended = False
         self.failures = 0  # windows that went unguided because of a failure
         self.policy: SandboxedPolicy | None = None  # the last rule that was accepted
-        self.history: list[str] = []  # what was tried, for the advisor
+        self.consultations = 0
+        self.history: deque[str] = deque(maxlen=MEMORY)  # what was tried lately, for the advisor
+        self.chat: Chat | None = None  # where models are asked
+        self.consultation: Generator[Exchange, None, Decision] | None = None  # the one that is going on
+        self.exchange: Exchange | None = None  # for which it waits
         self.replay_env: gym.Env | None = None
         self.frames = 0  # key frames of a replay; 0 where nothing can be rendered
         self.audition_envs: list[gym.Env] = []
@@ -784,14 +1191,21 @@ class Supervisor:
         """
         args = self.args
         for name, least in (("replay_episodes", 1), ("replay_max_steps", 1), ("replay_frames", 0), ("guide_window", 1),
-                            ("coder_attempts", 1), ("audition_episodes", 0), ("audition_max_steps", 1)):  # fmt: skip
-            if getattr(args, name) < least:
+                            ("coder_attempts", 1), ("audition_episodes", 0), ("audition_max_steps", 1),
+                            ("llm_max_calls", 1), ("llm_max_tokens", 1)):  # fmt: skip
+            if getattr(args, name) is not None and getattr(args, name) < least:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(args, name)}")
         if args.audition_max_steps < 2 * args.audition_episodes:
             raise ValueError(
                 f"--audition-max-steps must give each of the 2 · {args.audition_episodes} episodes of a round a step, "
                 f"not {args.audition_max_steps} to all"
             )
+        if not 0 < args.llm_timeout <= threading.TIMEOUT_MAX:
+            raise ValueError(f"--llm-timeout must be a number of seconds above 0, not {args.llm_timeout}")
+        if (args.supervisor == "replay") != (args.llm_log is not None):
+            raise ValueError("--supervisor replay and --llm-log runs/<run>/llm belong together: give both or neither")
+        if args.llm_base_url:
+            check_base_url(args.llm_base_url)
         self.mode, reason = self._choose()
         self.description = f"{self.mode} ({reason})"
         if self.mode == "none":
@@ -801,14 +1215,17 @@ class Supervisor:
         env = self.env_fn(None)
         try:
             self.observation, self.action = rule_spaces(env)
-            if self.mode == "llm":
-                self.chat = ChatModel(args.llm_base_url, args.llm_timeout, self.run_dir / "llm")
+            if self.mode in ("llm", "replay"):
                 self.load_prompts(env)
+                log_dir = self.run_dir / "llm"
+                self.chat = RecordedChat(Path(args.llm_log), log_dir) if args.llm_log else ChatModel(args, log_dir)
             elif self.judged:
                 self.bundled = self._read_bundled()
             self.fixed_source = self._read_fixed_source()
             if self.fixed_source is not None:
                 self._dry_run_fixed(env)
+            if self.chat is not None:
+                self.chat.open()
         finally:
             env.close()
 
@@ -818,8 +1235,13 @@ class Supervisor:
         folder = self.prompt_dir if self.args.prompt_dir or self.prompt_dir.is_dir() else default_prompts(self.action)
         values = _describe_env(env, self.args.env_id, self.args.seed)
         self.steps += RANDOM_STEPS
-        self.advisor_prompt = load_prompt(folder / "advisor.md", ADVISOR_HEADINGS, values)
-        self.coder_prompt = load_prompt(folder / "coder.md", CODER_HEADINGS, values)
+        self.prompts = {
+            "advisor": load_prompt(folder / "advisor.md", ADVISOR_HEADINGS, values),
+            "coder": load_prompt(folder / "coder.md", CODER_HEADINGS, values),
+        }
+        self.prompt_hashes = {
+            role: hashlib.sha256((folder / f"{role}.md").read_bytes()).hexdigest() for role in self.prompts
+        }
 
     def _choose(self) -> tuple[str, str]:
         args = self.args
@@ -881,9 +1303,11 @@ class Supervisor:
     def _start(self, source: str, obs: np.ndarray, t: np.ndarray) -> SandboxedPolicy:
         """Check a rule: static check, sandbox, and a dry run on states (T, *obs) at steps (T,)."""
         check_source(source)
+        # a rule that was in time in the recorded run may take longer on this machine
+        deadlines = {"call_timeout": 10.0, "start_timeout": 60.0} if self.mode == "replay" else {}
         policy = SandboxedPolicy(
             source, observation=self.observation, action=self.action, seed=self.args.seed,
-            strict=self.args.sandbox == "strict",
+            strict=self.args.sandbox == "strict", **deadlines,
         )  # fmt: skip
         try:
             for i in range(len(t)):  # one by one, as in training, so that the deadline is tested as it will be there
@@ -894,6 +1318,11 @@ class Supervisor:
         return policy
 
     # -- in training --------------------------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> bool:
+        """Whether training goes on while a consultation waits for an answer (--llm-async): call `consult` again."""
+        return self.consultation is not None
 
     def consult(
         self, global_step: int, recent_returns: Sequence[float], writer: SummaryWriter
@@ -906,38 +1335,65 @@ class Supervisor:
             recent_returns: of the last training episodes, for the advisor.
 
         Returns:
-            The rule that guides the window, or None: do not intervene. No failure of a model, a server or a rule
-            leaves this method; it is printed, logged and answered with None.
+            The rule that guides the window, or None: do not intervene, or not yet (`waiting`). No failure of a model,
+            a server or a rule leaves this method; it is printed, logged and answered with None.
         """
-        if self.mode == "none":
+        if self.mode == "none" or (self.chat is not None and self.chat.closed):
+            return None
+        if self.exchange is not None and not self.exchange.over:
             return None
         started = time.time()
+        if self.consultation is None:
+            self.consultation = self._consultation(global_step, recent_returns, writer)
+        self.now = global_step
         with torch.random.fork_rng():
             torch.manual_seed(self.args.seed + global_step)
-            replay = self._record(global_step, writer)
-            try:
-                policy, verdict = self._decide(global_step, replay, recent_returns, writer)
-            except SupervisionError as error:
-                self.failures += 1
-                policy, verdict = None, f"unguided: {error}"
+            decision = self._advance()
         self.seconds += time.time() - started
-        self.history.append(f"step {global_step}: greedy return {np.mean(replay.returns):.4g}; {verdict}")
-        print(f"step {global_step:,}: supervisor: greedy return {np.mean(replay.returns):.4g}; {verdict}", flush=True)
-        writer.add_text("supervisor/verdict", verdict, global_step)
+        if decision is not None:
+            self._report(decision, writer)
+        writer.add_scalar("charts/guidance_active", float(decision is not None and decision.policy is not None),
+                          global_step)  # fmt: skip
+        return decision and decision.policy
+
+    def _advance(self) -> Decision | None:
+        """Go on with the consultation until it is decided, or with --llm-async until it has asked a question."""
+        try:
+            while True:
+                self.exchange = next(self.consultation)
+                if self.chat.asynchronous:
+                    return None
+                self.exchange.wait()
+        except StopIteration as finished:
+            self.consultation = self.exchange = None
+            return finished.value
+
+    def _report(self, decision: Decision, writer: SummaryWriter) -> None:
+        mean, verdict = np.mean(decision.replay.returns), decision.verdict
+        advice = f"; advice: {_gist(decision.advice)}" if decision.advice else ""
+        self.history.append(f"step {self.now}: greedy return {mean:.4g}{advice}; {_gist(verdict)}")
+        self.consultations += 1
+        print(f"step {self.now:,}: supervisor: greedy return {mean:.4g}; {verdict}", flush=True)
+        writer.add_text("supervisor/verdict", verdict, self.now)
         scalars = {
-            "charts/guidance_active": float(policy is not None), "charts/supervision_steps": self.steps,
-            "supervisor/replay_return": np.mean(replay.returns), "supervisor/replay_length": np.mean(replay.lengths),
-            "supervisor/failures": self.failures, "supervisor/seconds": self.seconds,
+            "charts/supervision_steps": self.steps, "supervisor/replay_return": mean,
+            "supervisor/replay_length": np.mean(decision.replay.lengths), "supervisor/failures": self.failures,
+            "supervisor/seconds": self.seconds,
         }  # fmt: skip
+        if self.chat is not None:
+            scalars |= self.chat.scalars()
+            if self.chat.closed:
+                print(f"supervisor: no model is asked any more in this run: {self.chat.closed}", flush=True)
         for tag, value in scalars.items():
-            writer.add_scalar(tag, value, global_step)
-        return policy
+            writer.add_scalar(tag, value, self.now)
 
     def report_failure(self, error: PolicyError, global_step: int, writer: SummaryWriter) -> None:
         """Say that the rule failed while training; the rest of the window goes unguided."""
         self.failures += 1
         self.policy = None
-        self.history.append(f"step {global_step}: the rule failed: {error}")
+        self.history[-1] += f"; at step {global_step} the rule failed: {_gist(str(error))}"
+        if self.chat is not None and self.chat.record:
+            self.chat.note("rule_failed", f"at step {global_step}: {error}")
         print(f"step {global_step:,}: supervisor: the rule failed, unguided until the next window: {error}", flush=True)
         writer.add_text("supervisor/verdict", f"the rule failed: {error}", global_step)
         writer.add_scalar("charts/guidance_active", 0.0, global_step)
@@ -953,6 +1409,17 @@ class Supervisor:
             f"step {global_step:,}: supervisor: the guided time is over; supervision took {self.steps:,} environment "
             f"steps and {self.seconds:.1f} s; replays and logs are in {self.run_dir}", flush=True,
         )  # fmt: skip
+        if self.chat is not None:
+            if self.exchange is not None:  # an answer that would come too late is not waited for
+                with suppress(SupervisionError):
+                    self.chat.finish(self.exchange)
+                self.consultation = self.exchange = None
+            summary = "; ".join(f"{role} {cost}" for role, cost in self.chat.costs.items())
+            print(f"supervisor: models: {summary}", flush=True)
+            writer.add_text("llm/summary", summary, global_step)
+            for tag, value in self.chat.scalars().items():
+                writer.add_scalar(tag, value, global_step)
+            self.chat.close()
         if self.policy is not None:
             self.policy.close()
         for env in [self.replay_env, *self.audition_envs]:
@@ -979,39 +1446,38 @@ class Supervisor:
         save_video(replay, self.replay_env, self.run_dir, "supervisor/replay", global_step, writer)
         return replay
 
-    def _decide(self, global_step, replay, recent_returns, writer) -> tuple[SandboxedPolicy | None, str]:
-        advice = self._advise(global_step, replay, recent_returns)
-        text = f"**{'intervene' if advice.intervene else 'do not intervene'}**\n\n{advice.analysis}\n\n{advice.advice}"
-        writer.add_text("supervisor/advice", text, global_step)
-        if not advice.intervene:
-            return None, "not intervening"
+    # The parts of a consultation that ask a model are generators: they yield the exchange that must be over before
+    # they can go on, and whoever drives them blocks until then or trains.
 
-        kept = self.policy if advice.keep_current_policy else None
-        feedback, auditions_failed = "", 0
-        for attempt in range(1 if self.fixed_source or kept else self.args.coder_attempts):
-            policy = None
-            try:
-                policy = kept or self._write_policy(global_step, advice, replay, feedback, attempt)
-                verdict = self._audition(policy, global_step, writer) if self.judged else "guiding, not judged"
-            except PolicyError as error:
-                feedback = str(error)
-                auditions_failed += isinstance(error, AuditionFailed)
-                if policy is not None:
-                    policy.close()
-                    self.policy = None if policy is self.policy else self.policy
-                if auditions_failed == 2:  # told once; bad guidance must not reach training
-                    break
-                continue
-            if self.policy is not None and self.policy is not policy:
-                self.policy.close()
-            self.policy = policy
-            writer.add_text("supervisor/code", f"```python\n{policy.source}\n```", global_step)
-            return policy, verdict
-        if auditions_failed == 0:
+    def _consultation(
+        self, step: int, recent_returns: Sequence[float], writer: SummaryWriter
+    ) -> Generator[Exchange, None, Decision]:
+        decision = Decision(self._record(step, writer), None, "not intervening")
+        if self.history:
+            self.history[-1] += f"; greedy return at the next consultation {np.mean(decision.replay.returns):.4g}"
+        try:
+            advice = yield from self._advise(step, decision.replay, recent_returns)
+            decision.advice = advice.advice
+            said = "intervene" if advice.intervene else "do not intervene"
+            writer.add_text("supervisor/advice", f"**{said}**\n\n{advice.analysis}\n\n{advice.advice}", self.now)
+            if advice.intervene:
+                decision.policy, decision.verdict = yield from self._provide(step, advice, decision.replay, writer)
+        except SupervisionError as error:
             self.failures += 1
-        return None, f"unguided: {feedback}"
+            decision.verdict = f"unguided: {error}"
+        return decision
 
-    def _advise(self, global_step: int, replay: Replay, recent_returns: Sequence[float]) -> Advice:
+    def _ask(self, question: Question) -> Generator[Exchange, None, str]:
+        exchange = self.chat.ask(question)
+        yield exchange
+        return self.chat.finish(exchange)
+
+    def _question(self, role: Literal["advisor", "coder"], step: int, text: str) -> Question:
+        model = self.args.advisor_model if role == "advisor" else self.args.coder_model
+        turns = [{"role": "system", "content": self.prompts[role]}, {"role": "user", "content": text}]
+        return Question(role, model, step, self.prompt_hashes[role], turns)
+
+    def _advise(self, step: int, replay: Replay, recent_returns: Sequence[float]) -> Generator[Exchange, None, Advice]:
         if not self.judged:
             return Advice("No judgement (--advisor-always).", True, keep_current_policy=self.policy is not None)
         if self.mode == "bundled":
@@ -1022,58 +1488,103 @@ class Supervisor:
             return Advice(
                 f"{because} {self.bundled['analysis']}", True, self.bundled["advice"], self.policy is not None
             )
-        text, images = self.advisor_question(global_step, replay, recent_returns)
-        answer = self.chat.ask("advisor", self.args.advisor_model, self.advisor_prompt, text, global_step, images)
-        advice = parse_advice(answer)
+        question = self._advisor_question(step, replay, recent_returns)
+        answer = yield from self._ask(question)
+        try:
+            advice = parse_advice(answer)
+        except SupervisionError as error:
+            self.chat.note("verdict", f"{REFUSED}{error}")
+            reply = f"{error}. Answer again, with one JSON object as described and nothing else."
+            answer = yield from self._ask(question.answered(answer, reply))
+            try:
+                advice = parse_advice(answer)
+            except SupervisionError as again:
+                self.chat.note("verdict", f"{REFUSED}{again}")
+                raise
+        self.chat.note("verdict", "intervene" if advice.intervene else "do not intervene")
         advice.keep_current_policy &= self.policy is not None
         return advice
 
-    def advisor_question(
-        self, global_step: int, replay: Replay, recent_returns: Sequence[float]
-    ) -> tuple[str, list[bytes]]:
-        """The text and the JPEGs that the advisor is sent."""
+    def _advisor_question(self, step: int, replay: Replay, recent_returns: Sequence[float]) -> Question:
+        past = "nothing yet"
+        if self.history:
+            past = f"{self.consultations} consultations so far, the last of them:\n" + "\n".join(self.history)
         text = (
-            f"Training step {global_step}; guidance may go on until step {self.args.guide_end}; your decision holds "
+            f"Training step {step}; guidance may go on until step {self.args.guide_end}; your decision holds "
             f"for {self.args.guide_window} steps.\n\nReplay of the current policy, greedy and without guidance: "
             f"{_summary(replay)}.\n{_table(replay, self.observation)}\n\n"
             f"Returns of the last training episodes: {np.round(recent_returns, 3).tolist() or 'none yet'}.\n\n"
-            "What was tried before:\n" + ("\n".join(self.history[-8:]) or "nothing yet")
+            f"What was tried before: {past}"
         )
         if self.policy is not None:
             text += f"\n\nThe current guidance policy:\n```python\n{self.policy.source}\n```"
+        question = self._question("advisor", step, text)
         shown = np.unique(np.linspace(0, len(replay.frames) - 1, 8).astype(int)) if replay.frames else []
-        if len(shown):
-            text += f"\n\nFrames of the replay at steps {[replay.frame_steps[i] for i in shown]}:"
-        return text, [jpeg_bytes(replay.frames[i]) for i in shown]
+        question.pictures = [(replay.frame_steps[i], jpeg_bytes(replay.frames[i])) for i in shown]
+        return question
 
-    def _write_policy(self, global_step, advice, replay, feedback, attempt) -> SandboxedPolicy:
-        """One answer of the coder, checked; PolicyError where it is unusable."""
-        if self.fixed_source is not None:
-            return self._start(self.fixed_source, replay.obs, replay.steps)
-        text = self.coder_question(advice.advice, replay)
-        if attempt:
-            text += f"\n\nYour last answer was refused. Mend it. The reason:\n{feedback}"
-        source = parse_code(self.chat.ask("coder", self.args.coder_model, self.coder_prompt, text, global_step))
-        return self._start(source, replay.obs, replay.steps)
+    def _coder_question(self, step: int, advice: str, replay: Replay) -> Question:
+        text = f"The advisor says:\n{advice}\n\nStates of the replay:\n{_table(replay, self.observation)}"
+        return self._question("coder", step, text)
 
-    def coder_question(self, advice: str, replay: Replay) -> str:
-        """The text that the coder is sent first."""
-        return f"The advisor says:\n{advice}\n\nStates of the replay:\n{_table(replay, self.observation)}"
+    def _provide(
+        self, step: int, advice: Advice, replay: Replay, writer: SummaryWriter
+    ) -> Generator[Exchange, None, tuple[SandboxedPolicy | None, str]]:
+        """The rule for the window: the current one, a fixed one, or a coder's; None and why where there is none."""
+        kept = self.policy if advice.keep_current_policy else None
+        question = None
+        if self.fixed_source is None and kept is None:
+            question = self._coder_question(step, advice.advice, replay)
+        feedback, auditions_failed = "", 0
+        for _ in range(self.args.coder_attempts if question else 1):
+            policy = None
+            answer = (yield from self._ask(question)) if question else ""
+            try:
+                if question and (late := self.chat.missed_deadline()):
+                    raise PolicyError(late)
+                policy = kept or self._start(self.fixed_source or parse_code(answer), replay.obs, replay.steps)
+                verdict = self._audition(policy, writer) if self.judged else "guiding, not judged"
+            except PolicyError as error:
+                feedback = str(error)
+                if question:
+                    self.chat.note("verdict", f"{REFUSED}{feedback}")
+                    reply = f"This answer was refused. Mend it. The reason:\n{feedback}"
+                    question = question.answered(answer, reply)
+                auditions_failed += isinstance(error, AuditionFailed)
+                if policy is not None:
+                    policy.close()
+                    self.policy = None if policy is self.policy else self.policy
+                if auditions_failed == 2:  # told once; bad guidance must not reach training
+                    break
+                continue
+            if self.policy is not None and self.policy is not policy:
+                self.policy.close()
+            self.policy = policy
+            if question:
+                self.chat.note("verdict", verdict)
+            writer.add_text("supervisor/code", f"```python\n{policy.source}\n```", self.now)
+            return policy, verdict
+        if auditions_failed == 0:
+            self.failures += 1
+        return None, f"unguided: {feedback}"
 
-    def _audition(self, policy: SandboxedPolicy, global_step: int, writer: SummaryWriter) -> str:
+    def _audition(self, policy: SandboxedPolicy, writer: SummaryWriter) -> str:
         """Let the rule through only when the guided behaviour does at least as well; AuditionFailed otherwise."""
         if not self.args.audition_episodes:
             return "guiding, without audition"
         while len(self.audition_envs) < 2 * self.args.audition_episodes:
             self.audition_envs.append(self.env_fn(None))
-        result = run_audition(
-            self.audition_envs, self.act, self.intervene, policy, max_steps=self.args.audition_max_steps,
-            seed=self.args.seed + global_step + 1_000,
-        )  # fmt: skip
+        try:
+            result = run_audition(
+                self.audition_envs, self.act, self.intervene, policy, max_steps=self.args.audition_max_steps,
+                seed=self.args.seed + self.now + 1_000,
+            )  # fmt: skip
+        except PolicyError as error:
+            raise PolicyError(f"{IN_AUDITION}{error}") from None
         self.steps += result.steps
         guided, unguided = float(np.mean(result.guided)), float(np.mean(result.unguided))
-        writer.add_scalar("supervisor/audition_guided_return", guided, global_step)
-        writer.add_scalar("supervisor/audition_unguided_return", unguided, global_step)
+        writer.add_scalar("supervisor/audition_guided_return", guided, self.now)
+        writer.add_scalar("supervisor/audition_unguided_return", unguided, self.now)
         verdict = f"return {guided:.4g} guided, {unguided:.4g} unguided ({len(result.guided)} pairs of episodes)"
         if not result.passed:
             raise AuditionFailed(f"audition failed: {verdict}; the rule makes the behaviour worse")
@@ -1220,8 +1731,8 @@ def trial_supervisor(
     return kind(command, env_fn=script.env_fn, act=act, intervene=intervene, run_dir=run_dir)
 
 
-def first_question(command: ShowPrompt, script: SimpleNamespace) -> tuple[str, str, list[bytes]]:
-    """System text, user text and JPEGs of the first question to a role."""
+def first_question(command: ShowPrompt, script: SimpleNamespace) -> Question:
+    """The first question to a role in a run."""
     with tempfile.TemporaryDirectory() as folder, SummaryWriter(folder) as writer:
         supervisor = trial_supervisor(Supervisor, command, script, folder)
         env = script.env_fn(None)
@@ -1231,58 +1742,55 @@ def first_question(command: ShowPrompt, script: SimpleNamespace) -> tuple[str, s
             replay = supervisor._record(command.guide_start, writer)
         supervisor.replay_env.close()
     if command.role == "coder":
-        return supervisor.coder_prompt, supervisor.coder_question(command.advice, replay), []
-    return supervisor.advisor_prompt, *supervisor.advisor_question(command.guide_start, replay, [])
+        return supervisor._coder_question(command.guide_start, command.advice, replay)
+    question = supervisor._advisor_question(command.guide_start, replay, [])
+    if command.advisor_vision == "off":
+        question.pictures = []
+    return question
 
 
 def show_prompt(command: ShowPrompt, script: SimpleNamespace) -> None:
-    """Print a question, with its images by their sizes."""
+    """Print the messages of a question, with its pictures by their sizes."""
     from PIL import Image
 
-    system, text, images = first_question(command, script)
-    print(f"--- system ---\n{system}\n--- user ---\n{text}")
-    for number, image in enumerate(images, 1):
-        width, height = Image.open(io.BytesIO(image)).size
-        print(f"--- image {number}: JPEG, {width} × {height} pixels, {len(image):,} bytes ---")
+    question = first_question(command, script)
+    for message in question.request(schema=False, pictures=True)["messages"]:
+        content = message["content"]
+        print(f"--- {message['role']} ---\n{content if isinstance(content, str) else content[0]['text']}")
+    for number, (_, jpeg) in enumerate(question.pictures, 1):
+        width, height = Image.open(io.BytesIO(jpeg)).size
+        print(f"--- image {number}: JPEG, {width} × {height} pixels, {len(jpeg):,} bytes ---")
 
 
 class SpeakingSupervisor(Supervisor):
-    """A supervisor that shows each step of its consultation."""
+    """A supervisor that shows its consultation."""
 
     advice: Advice | None = None
 
-    def _advise(self, *args) -> Advice:
-        self.advice = super()._advise(*args)
+    def _ask(self, question: Question) -> Generator[Exchange, None, str]:
+        if len(question.messages) > 2:
+            print(f"--- to the {question.role} ---\n{question.messages[-1]['content']}")
+        answer = yield from super()._ask(question)
+        print(f"--- the {question.role} answers ---\n{answer}")
+        return answer
+
+    def _advise(self, *args) -> Generator[Exchange, None, Advice]:
+        self.advice = yield from super()._advise(*args)
         decision = "intervene" if self.advice.intervene else "do not intervene"
-        print(f"--- advisor: {decision} ---\n{self.advice.analysis}\n\n{self.advice.advice}")
+        print(f"--- advice: {decision} ---\n{self.advice.analysis}\n\n{self.advice.advice}")
         return self.advice
 
     def _start(self, source: str, obs: np.ndarray, t: np.ndarray) -> SandboxedPolicy:
+        policy = super()._start(source, obs, t)
         if self.advice:  # else it is a fixed rule's trial before the consultation
-            print(f"--- code ---\n{source}")
-        return super()._start(source, obs, t)
-
-    def _write_policy(self, *args) -> SandboxedPolicy:
-        try:
-            policy = super()._write_policy(*args)
-        except PolicyError as error:
-            print(f"--- check: refused ---\n{error}")
-            raise
-        print("--- check: passed ---")
+            print(f"--- code that passed its check ---\n{source}")
         return policy
-
-    def _audition(self, *args) -> str:
-        try:
-            verdict = super()._audition(*args)
-        except PolicyError as error:
-            print(f"--- audition: refused ---\n{error}")
-            raise
-        print(f"--- audition ---\n{verdict}")
-        return verdict
 
 
 def consult(command: Consult, script: SimpleNamespace) -> int:
     """One consultation as in training; its exit status."""
+    if command.llm_async:
+        raise ValueError("--llm-async is for training: here is nothing to go on with while a model thinks")
     run_dir = f"runs/{command.env_id}__consult__{command.seed}__{int(time.time())}"
     supervisor = trial_supervisor(SpeakingSupervisor, command, script, run_dir)
     supervisor.prepare()

@@ -1,11 +1,16 @@
 """What the tests share: running a script in this process or in one of its own, and reading what it left behind."""
 
+import json
 import os
 import runpy
+import ssl
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from copy import deepcopy
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -176,3 +181,77 @@ def texts(run_name: str, tag: str) -> list[str]:
     if key not in accumulator.Tags()["tensors"]:
         return []
     return [e.tensor_proto.string_val[0].decode() for e in accumulator.Tensors(key)]
+
+
+def completion(content, **changes) -> str:
+    """The body of a chat completion; `changes` replace its parts, None takes one away."""
+    body = {
+        "id": "x", "object": "chat.completion", "created": 0, "model": "m",
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+        **changes,
+    }  # fmt: skip
+    return json.dumps({key: value for key, value in body.items() if value is not None})
+
+
+class Endpoint:
+    """An OpenAI-compatible server on loopback.
+
+    Args:
+        script: from a request's body and its number to what is answered: the text of a completion; (status, body) or
+            (status, body, headers); or a function that does what it likes with the handler.
+        models: (status, body) of the list of models.
+        tls: certificate and key files; None: plain HTTP.
+    """
+
+    def __init__(self, script: Callable, models: tuple[int, str] = (404, "{}"), tls: tuple[str, str] | None = None):
+        self.requests, self.keys = [], []
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                endpoint.requests.append(body)
+                endpoint.keys.append(self.headers["Authorization"])
+                answer = script(body, len(endpoint.requests) - 1)
+                if callable(answer):
+                    answer(self)
+                else:
+                    self.answer(*((200, completion(answer)) if isinstance(answer, str) else answer))
+
+            def do_GET(self):
+                endpoint.keys.append(self.headers["Authorization"])
+                self.answer(*models)
+
+            def answer(self, status: int, body: str, headers: dict[str, str] | None = None):
+                payload = body.encode()
+                self.send_response(status)
+                headers = {"Content-Type": "application/json", "Content-Length": str(len(payload)), **(headers or {})}
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(payload)
+
+            def log_message(self, *args):
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request, client_address):
+                pass  # a client that no longer waits
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.server.shutdown()
+        self.server.server_close()

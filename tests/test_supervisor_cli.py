@@ -11,9 +11,9 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import ROOT, run_process, texts
+from conftest import ROOT, Endpoint, run_process, texts
 from PIL import Image
-from test_llm_supervisor import BRAKE, CONTENT, INTERVENE, PUSH, Endpoint, user_text
+from test_llm_supervisor import BRAKE, CONTENT, INTERVENE, PUSH, user_text
 
 import llm_supervisor as sup
 from policy_sandbox import check_source
@@ -206,6 +206,7 @@ def test_a_package_s_environment(third_party, capsys):
         (["consult", "--env-id", "Pendulum-v1", "--seed", "-1"], "--seed must be at least 0"),
         (["consult", "--env-id", "Pendulum-v1"], "nobody can supervise Pendulum-v1"),
         (["consult", "--env-id", "Pendulum-v1", "--supervisor", "none"], "consults nobody"),
+        (["consult", "--env-id", "Pendulum-v1", "--llm-async"], "--llm-async is for training"),
     ],
 )
 def test_bad_input_is_one_line_and_status_1(flags, message, third_party, capsys):
@@ -330,16 +331,22 @@ WRONG_SHAPE = PUSH.replace("np.array([1.0 if obs[1] >= 0 else -1.0])", "np.zeros
 @pytest.mark.parametrize(
     ("answers", "status", "expected"),
     [
-        ([CONTENT], 0, ["--- advisor: do not intervene ---\nfine\n"]),
+        ([CONTENT], 0, [f"--- the advisor answers ---\n{CONTENT}\n--- advice: do not intervene ---\nfine\n"]),
         (
             [INTERVENE, WRONG_SHAPE, PUSH],
             0,
-            ["--- advisor: intervene ---\nit stands still\n\npump energy\n", "return np.zeros(2)", "refused ---\n",
-             "obs[1] >= 0", "--- check: passed ---\n--- audition ---\nguiding, audition passed: return 9"],
+            ["--- advice: intervene ---\nit stands still\n\npump energy\n",
+             f"--- the coder answers ---\n{WRONG_SHAPE}\n", "--- to the coder ---\nThis answer was refused", "shape (2,)", f"--- the coder answers ---\n{PUSH}\n",
+             "--- code that passed its check ---\nimport numpy", "guiding, audition passed: return 9"],
         ),
-        ([INTERVENE, BRAKE, BRAKE], 1, ["obs[1] < 0", "check: passed ---\n--- audition: refused ---\naudition failed"]),
-        ([INTERVENE, *[NO_FUNCTION] * 3], 1, ["--- check: refused ---\n"]),
-        (["I cannot help."] * 3, 1, ["unguided: the advisor"]),
+        (
+            [INTERVENE, BRAKE, BRAKE],
+            1,
+            ["--- code that passed its check ---\nimport numpy", "obs[1] < 0", "--- to the coder ---\n",
+             "audition failed", "--- code that passed its check ---\nimport numpy", "unguided: audition failed"],
+        ),
+        ([INTERVENE, *[NO_FUNCTION] * 3], 1, [f"--- the coder answers ---\n{NO_FUNCTION}\n--- to the coder ---\n"]),
+        (["I cannot help."] * 3, 1, ["--- the advisor answers ---\nI cannot help.\n--- to the advisor ---\n"]),
     ],
     ids=["declines", "repaired", "harmful", "no function", "no advice"],
 )  # fmt: skip
@@ -348,8 +355,9 @@ def test_a_consultation_is_shown_step_by_step(answers, status, expected, capsys)
     with Endpoint(lambda body, n: answers[min(n, len(answers) - 1)]) as endpoint:
         assert sup.main([*CONSULT, *LONG_ENOUGH, "--supervisor", "llm", "--llm-base-url", endpoint.url]) == status
     output = capsys.readouterr().out
-    places = [output.index(text) for text in expected]
-    assert places == sorted(places)
+    for text in expected:
+        assert text in output
+        output = output.partition(text)[2]
     (run,) = Path("runs").iterdir()
     assert len(list((run / "llm").glob("*.json"))) == len(endpoint.requests) and run.name in output
     assert texts(run.name, "supervisor/verdict")
