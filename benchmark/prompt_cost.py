@@ -40,7 +40,7 @@ def text_tokens(text: str) -> int:
 
 
 def picture_tokens(jpeg: bytes) -> int:
-    """Qwen3-VL's count: one token for each 32 × 32 pixels of the size rounded to them, at least 4, and 2 around them."""
+    """Qwen3-VL's count: one for each 32 × 32 pixels of the size rounded to them, at least 4, and 2 around them."""
     width, height = Image.open(io.BytesIO(jpeg)).size
     return max(4, round(width / 32) * round(height / 32)) + 2
 

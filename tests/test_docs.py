@@ -16,8 +16,9 @@ SCRIPTS = sorted(ROOT.glob("*_sac*.py"))
 
 
 def arguments(script: Path) -> type:
-    """A script's command line."""
-    return runpy.run_path(str(script), run_name="imported")["Args"]
+    """A script's command line: its Args, or its subcommands."""
+    names = runpy.run_path(str(script), run_name="imported")
+    return names["Command"] if "Command" in names else names["Args"]
 
 
 def commands(page: Path) -> list[str]:

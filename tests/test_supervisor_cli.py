@@ -10,6 +10,7 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
+import prompt_cost
 import pytest
 from conftest import ROOT, Endpoint, run_process, texts
 from PIL import Image
@@ -271,7 +272,11 @@ def shown(request: dict) -> str:
 
 @pytest.mark.parametrize(
     ("env_id", "flags"),
-    [("MountainCarContinuous-v0", []), ("Blackjack-v1", ["--replay-frames", "0", "--audition-episodes", "10"])],
+    [
+        ("MountainCarContinuous-v0", []),
+        ("Blackjack-v1", ["--replay-frames", "0", "--audition-episodes", "10"]),
+        ("FrozenLake-v1", ["--advisor-vision", "off"]),
+    ],
 )
 def test_what_is_shown_is_what_a_server_receives(env_id, flags, capsys):
     """To the last character, for both roles, images included; another seed gives another replay."""
@@ -286,6 +291,7 @@ def test_what_is_shown_is_what_a_server_receives(env_id, flags, capsys):
     for role in (["advisor"], ["coder", "--advice", "pump energy"], ["advisor", "--seed", "6"]):
         assert sup.main(["show-prompt", *flags, *models, "--role", *role]) == 0
         outputs.append(capsys.readouterr().out)
+    assert ("--- image" in outputs[0]) == (not flags[8:])
     assert outputs[0] == shown(advisor) and outputs[1] == shown(coder) and outputs[2] != outputs[0]
     assert "Training step 3; guidance may go on until step 77" in outputs[0] and "\npump energy\n" in outputs[1]
     assert not list(Path("runs").glob("*show*")) and len(list(Path("runs").iterdir())) == 1
@@ -336,7 +342,8 @@ WRONG_SHAPE = PUSH.replace("np.array([1.0 if obs[1] >= 0 else -1.0])", "np.zeros
             [INTERVENE, WRONG_SHAPE, PUSH],
             0,
             ["--- advice: intervene ---\nit stands still\n\npump energy\n",
-             f"--- the coder answers ---\n{WRONG_SHAPE}\n", "--- to the coder ---\nThis answer was refused", "shape (2,)", f"--- the coder answers ---\n{PUSH}\n",
+             f"--- the coder answers ---\n{WRONG_SHAPE}\n",
+             "--- to the coder ---\nThis answer was refused", "shape (2,)", f"--- the coder answers ---\n{PUSH}\n",
              "--- code that passed its check ---\nimport numpy", "guiding, audition passed: return 9"],
         ),
         (
@@ -358,16 +365,16 @@ def test_a_consultation_is_shown_step_by_step(answers, status, expected, capsys)
     for text in expected:
         assert text in output
         output = output.partition(text)[2]
+    if answers == [CONTENT]:  # a replay of 50 steps, and the rollout for the prompts
+        assert "supervision took 250 environment steps" in output
     (run,) = Path("runs").iterdir()
     assert len(list((run / "llm").glob("*.json"))) == len(endpoint.requests) and run.name in output
     assert texts(run.name, "supervisor/verdict")
 
 
 def test_no_server_is_status_1(capsys):
-    assert (
-        sup.main([*CONSULT, "--supervisor", "llm", "--llm-base-url", "http://127.0.0.1:9/v1", "--llm-timeout", "1"])
-        == 1
-    )
+    flags = ["--supervisor", "llm", "--llm-base-url", "http://127.0.0.1:9/v1", "--llm-timeout", "1"]
+    assert sup.main([*CONSULT, *flags]) == 1
     assert "unguided: the advisor" in capsys.readouterr().out
 
 
@@ -394,3 +401,49 @@ def test_the_commands_cost_a_training_script_nothing(capsys):
         sup.main(["--help"])
     output = capsys.readouterr().out
     assert all(f"• {name} " in output for name in ("new-prompt", "show-prompt", "consult"))
+
+
+# -- what the page says -----------------------------------------------------------------------------------------------
+
+PAGE = ROOT / "docs" / "supervisor.md"
+
+
+def test_tokens_and_consultations_by_hand():
+    """(Six digits and nine other characters make 6 + 3 tokens.) Pictures: 16 · 11 + 2, and never below 4 + 2."""
+    assert prompt_cost.text_tokens("x = 123.456, y.") == 9
+    for (height, width), tokens in (((341, 512), 16 * 11 + 2), ((240, 240), 8 * 8 + 2), ((20, 20), 4 + 2)):
+        assert prompt_cost.picture_tokens(sup.jpeg_bytes(np.zeros((height, width, 3), np.uint8))) == tokens
+    # every 1,000 steps before 900,000; 0, 2,000 and 4,000; none
+    assert [prompt_cost.consultations(*spec) for spec in ((0, 900_000, 1_000), (0, 5_000, 2_000), (5, 5, 1))] == [
+        900,
+        3,
+        0,
+    ]
+
+
+def test_the_page_s_costs_are_the_present_ones():
+    """One row of each script's; `python benchmark/prompt_cost.py` makes them all anew."""
+    for env_id in ("FrozenLake-v1", "MountainCarContinuous-v0"):
+        row = f"| {' | '.join(prompt_cost.row(env_id, seed=1))} |\n"
+        if "| none |" in row:
+            pytest.skip("nothing can be rendered here")
+        assert row in PAGE.read_text()
+
+
+def test_the_page_s_example_does_what_the_page_says(capsys):
+    """Its two files, found in it, pass the audition with the returns that it gives."""
+    text = PAGE.read_text().partition("### A new environment, step by step")[2]
+    Path("my_prompts").mkdir()
+    for kind, name in (("toml", "bundled.toml"), ("python", "bundled_policy.py")):
+        Path("my_prompts", name).write_text(re.search(rf"^```{kind}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[1])
+    flags = ["--env-id", "Pendulum-v1", "--prompt-dir", "my_prompts", "--supervisor", "bundled", "--replay-frames", "0"]
+    assert sup.main(["consult", *flags]) == 0
+    guided, unguided = re.search(r"return (-\S+) guided, (-\S+) unguided \(3 pairs", capsys.readouterr().out).groups()
+    assert (round(float(guided)), round(float(unguided))) == (-124, -916)
+    assert "−124, −241 and −253 guided" in text and "−916, −1,042 and −1,296 unguided" in text
+
+
+def test_every_placeholder_is_on_the_page():
+    values = sup._describe_env(gym.make("CartPole-v1"), "CartPole-v1")
+    table = PAGE.read_text().partition("| placeholder | value |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"\{\{(\w+)\}\}", table)) == set(values)
