@@ -207,6 +207,7 @@ def test_a_package_s_environment(third_party, capsys):
         (["consult", "--env-id", "Pendulum-v1", "--seed", "-1"], "--seed must be at least 0"),
         (["consult", "--env-id", "Pendulum-v1"], "nobody can supervise Pendulum-v1"),
         (["consult", "--env-id", "Pendulum-v1", "--supervisor", "none"], "consults nobody"),
+        (["consult", "--env-id", "Pendulum-v1", "--audition-max-steps", "5"], "2 · 3 episodes of a round a step, not 5"),
         (["consult", "--env-id", "Pendulum-v1", "--llm-async"], "--llm-async is for training"),
     ],
 )
