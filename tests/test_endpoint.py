@@ -17,7 +17,17 @@ from torch.utils.tensorboard import SummaryWriter
 
 import llm_supervisor as sup
 
-RULE = "```python\nLIMIT = 0.5\n\n\ndef limited(x):\n    return min(x, LIMIT)\n\n\ndef policy(obs, t):\n    return limited(2.0)\n```"
+RULE = """```python
+LIMIT = 0.5
+
+
+def limited(x):
+    return min(x, LIMIT)
+
+
+def policy(obs, t):
+    return limited(2.0)
+```"""
 HARMFUL = RULE.replace("LIMIT = 0.5", "LIMIT = -0.5")
 ADVICE = {"analysis": "it stands still", "intervene": True, "advice": "push to the right", "keep_current_policy": False}
 INTERVENE, KEEP = json.dumps(ADVICE), json.dumps(ADVICE | {"keep_current_policy": True})
@@ -133,8 +143,8 @@ def error(text: str) -> str:
 SOON = {"Retry-After-Ms": "10"}  # so that the tests need not wait for the client's own 0.5, 1, 2, … s
 LOOP = "The car must go to the left because the car must go to the right because " * 4_000
 FAULTS = {  # name: what the server does, and what the verdict says of it
-    "time-out before the answer": (lambda body, n: time.sleep(4) or INTERVENE, "no answer within 0.5 s$"),
-    "time-out in the middle": (lambda body, n: drip, "no answer within 0.5 s$"),
+    "time-out before the answer": (lambda body, n: time.sleep(4) or INTERVENE, "no answer within 1 s$"),
+    "time-out in the middle": (lambda body, n: drip, "no answer within 1 s$"),
     "hung up": (lambda body, n: hang_up, f"{CONNECTION}. .*without sending a response"),
     "truncated body": (lambda body, n: cut, f"{CONNECTION}. .*without sending complete message body"),
     "400": (lambda body, n: (400, error("context too long")), "BadRequestError: .*context too long"),
@@ -144,7 +154,7 @@ FAULTS = {  # name: what the server does, and what the verdict says of it
     "422": (lambda body, n: (422, error("unprocessable")), "UnprocessableEntityError: "),
     "429 for longer than we wait": (
         lambda body, n: (429, error("slow down"), {"Retry-After": "60"}),
-        "no answer within 0.5 s; the last response was HTTP 429",
+        "no answer within 1 s; the last response was HTTP 429",
     ),
     "500": (lambda body, n: (500, "{}", SOON), "InternalServerError: "),
     "503 in HTML": (
@@ -172,7 +182,7 @@ FAULTS = {  # name: what the server does, and what the verdict says of it
     "a thought without end": (lambda body, n: f"<think>perhaps {INTERVENE}?", "unusable: it holds no complete JSON"),
     "cut JSON": (lambda body, n: INTERVENE[:-10], "unusable: it holds no complete JSON object"),
     "the coder refuses": (both(code="I cannot write code."), "line 1: syntax error"),
-    "the coder writes JavaScript": (both(code="```js\nconst policy = (obs, t) => 0\n```"), "no code block of the answer"),
+    "the coder writes JavaScript": (both(code="```js\nconst policy = (obs, t) => 0\n```"), "no code block of the"),
     "the coder is down": (
         lambda body, n: INTERVENE if body["model"] == "an-advisor" else (502, "bad gateway", SOON),
         "InternalServerError: HTTP 502: bad gateway",
@@ -198,7 +208,7 @@ def assert_unguided(it, guidance, expected: str, printed: str) -> None:
 def test_a_fault_leaves_the_window_unguided(fault, consultant, capsys):
     script, expected = FAULTS[fault]
     with Endpoint(script) as endpoint:
-        it = consultant(endpoint.url, llm_timeout=0.5 if expected.startswith("no answer") else 5.0)
+        it = consultant(endpoint.url, llm_timeout=1.0 if expected.startswith("no answer") else 2.0)
         guidance = consult(it)
     assert_unguided(it, guidance, expected, capsys.readouterr().out)
 
@@ -420,7 +430,7 @@ def takes(schema: bool = True, pictures: bool = True, status: int = 400, text: s
 LLAMA_CPP = "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj"
 SERVERS = {  # what a server takes, and the shapes of the requests to it: of the first question, then of the second
     "all": (takes(), ["sp"], ["sp"]),
-    "no schema, DeepSeek": (takes(schema=False, text="This response_format type is unavailable now"), ["sp", "p"], ["p"]),
+    "no schema, DeepSeek": (takes(schema=False, text="This response_format type is unavailable"), ["sp", "p"], ["p"]),
     "no schema, 422": (takes(schema=False, status=422, text="detail"), ["sp", "p"], ["p"]),
     "no schema, 501": (takes(schema=False, status=501), ["sp", "sp", "p"], ["p"]),
     "no pictures, llama.cpp": (takes(pictures=False, status=500, text=LLAMA_CPP), ["sp", "sp", "s"], ["s"]),
@@ -632,22 +642,175 @@ def test_the_advisor_is_told_what_was_tried_and_what_came_of_it(consultant):
 
 def test_memory_is_bounded(consultant):
     """After 1,000 consultations with talkative models: the last eight, in at most 900 characters each."""
-    talk = json.dumps(ADVICE | {"intervene": False, "advice": "word\n" * 2_000, "analysis": "w" * 9_000})
+    talk = json.dumps(ADVICE | {"intervene": False, "advice": "word\n" * 2_000})
     lengths = []
-
-    def script(body, n):
-        lengths.append(len(user_text(body)))
-        return talk
-
-    with Endpoint(script) as endpoint:
+    with Endpoint(lambda body, n: lengths.append(len(user_text(body))) or talk) as endpoint:
         it = consultant(endpoint.url)
         for step in range(1_000):
-            consult(it, step)
+            if 20 <= step < 980:  # the same without the question, which takes most of the time
+                decision = sup.Decision(replay, None, "not intervening", "word\n" * 2_000)
+                it.supervisor.now = step
+                it.supervisor._report(decision, it.writer)
+            else:
+                consult(it, step)
+                replay = it.supervisor._record(step, it.writer)
             it.supervisor.history[-1] += "; at step 5 the rule failed: " + sup._gist("x" * 1_000)
-    assert len(endpoint.requests) == 1_000 and it.supervisor.failures == 0
     last = user_text(endpoint.requests[-1]).partition("What was tried before: ")[2]
     head, *lines = last.splitlines()
     assert head == "999 consultations so far, the last of them:"
     assert [line.partition(":")[0] for line in lines] == [f"step {n}" for n in range(991, 999)]
-    assert all(400 < len(line) <= 900 for line in lines)
-    assert max(lengths) - max(lengths[10:20]) <= 8 * 4 + 2  # only the numbers of steps have grown
+    assert all(400 < len(line) <= 900 for line in lines) and it.supervisor.failures == 0
+    assert lengths[-1] - lengths[12] <= 20  # only numbers of steps have grown
+
+
+# -- threads ----------------------------------------------------------------------------------------------------------
+
+
+def test_training_goes_on_while_models_think(consultant):
+    """Each of the two answers takes 0.3 s; no consultation takes nearly as long, and then the window begins."""
+    with Endpoint(lambda body, n: time.sleep(0.3) or both()(body, n)) as endpoint:
+        it = consultant(endpoint.url, llm_async=True, audition_episodes=0)
+        step, guidance = 0, consult(it)
+        assert guidance is None and it.supervisor.waiting
+        started = time.time()
+        while it.supervisor.waiting and time.time() - started < 20:
+            time.sleep(0.01)  # a training step
+            step += 1
+            guidance = consult(it, step)
+        assert guidance(np.zeros((1, 1)), np.array([0])).tolist() == [[0.5]]
+        assert step > 5 and it.supervisor.seconds < time.time() - started - 0.3
+        assert [request["model"] for request in endpoint.requests] == ["an-advisor", "a-coder"]
+    finish(it)
+    active = scalars(it.run)["charts/guidance_active"]
+    assert [value for _, value in active] == [0.0, 0.0, 1.0, 0.0] and active[2][0] == step
+    assert all(record["asynchronous"] for record in exchanges("run"))
+    with pytest.raises(ValueError, match="cannot be repeated exactly: it was recorded with --llm-async"):
+        consultant(None, "again", llm_log="runs/run/llm")
+
+
+def test_a_deadline_holds_while_training_goes_on(consultant, capsys):
+    with Endpoint(lambda body, n: time.sleep(5) or INTERVENE) as endpoint:
+        it = consultant(endpoint.url, llm_async=True, llm_timeout=0.3)
+        started = time.time()
+        assert consult(it) is None
+        while it.supervisor.waiting:
+            assert consult(it) is None and time.time() - started < 4
+    assert_unguided(it, None, "no answer within 0.3 s", capsys.readouterr().out)
+
+
+def test_a_question_that_waits_at_the_end_is_given_up(consultant, capsys):
+    with Endpoint(lambda body, n: time.sleep(5) or INTERVENE) as endpoint:
+        it = consultant(endpoint.url, llm_async=True, llm_timeout=60.0)
+        started = time.time()
+        assert consult(it) is None and it.supervisor.waiting
+        finish(it)
+        assert not it.supervisor.waiting and time.time() - started < 2
+    (record,) = exchanges("run")
+    assert record["error"] == "given up: the guided time was over" and record["answer"] is None
+    assert "advisor 1 calls, 0 + 0 tokens" in capsys.readouterr().out
+
+
+LLM = ["--env-id", "MountainCarContinuous-v0", "--supervisor", "llm", "--advisor-model", "an-advisor", "--coder-model",
+       "a-coder", "--guide-window", "100", "--guide-end", "250", "--total-timesteps", "300", "--learning-starts", "250",
+       "--batch-size", "8", "--replay-frames", "0", "--replay-max-steps", "50", "--audition-max-steps", "60",
+       "--audition-episodes", "1"]  # fmt: skip
+PUSH = "```python\ndef policy(obs, t):\n    return 1.0 if obs[1] >= 0 else -1.0\n```"
+
+
+def test_an_asynchronous_run(run_here):
+    """The window begins when the answers are there and then lasts as long as any other; a late answer is given up."""
+    slow = [0.0, 0.2]  # of the advisor and of the coder
+
+    def script(body, n):
+        time.sleep(slow[body["model"] == "a-coder"] if n < 2 else 30)
+        return both(code=PUSH)(body, n)
+
+    with Endpoint(script) as endpoint:
+        started = time.time()
+        run = run_here(*LLM, "--llm-base-url", endpoint.url, "--llm-async", "--guide-end", "100000",
+                       "--total-timesteps", "3000", "--learning-starts", "3000")  # fmt: skip
+        assert time.time() - started < 25 and run.global_step == 3_000
+    active = scalars(run.run_name)["charts/guidance_active"]
+    (begin,) = (step for step, value in active if value == 1.0)
+    (end,) = {step for step, value in active if value == 0.0 and begin < step < 3_000}
+    assert begin > 0 and end == begin + 100
+    assert [e["error"] for e in exchanges(run.run_name)] == [None, None, "given up: the guided time was over"]
+
+
+# -- budget -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("budget", "spent"), [({"llm_max_calls": 3}, "3 calls, --llm-max-calls 3"),
+                          ({"llm_max_tokens": 31}, "45 tokens, --llm-max-tokens 31")]
+)  # fmt: skip
+def test_a_spent_budget_ends_the_questions(budget, spent, consultant, capsys):
+    """15 tokens a call: both budgets allow three; then the run goes on unguided, and says so once."""
+    with Endpoint(both()) as endpoint:
+        it = consultant(endpoint.url, audition_episodes=0, **budget)
+        assert [consult(it, step) is not None for step in (0, 10, 20, 30)] == [True, False, False, False]
+        assert [request["model"] for request in endpoint.requests] == ["an-advisor", "a-coder", "an-advisor"]
+    finish(it)
+    printed = capsys.readouterr().out
+    assert printed.count(f"supervisor: no model is asked any more in this run: the budget is spent ({spent})") == 1
+    assert printed.count("supervisor: greedy return") == 2
+    assert spent in texts(it.run, "supervisor/verdict")[1]
+    logged, latency = scalars(it.run), r"\d\.\d s a call"
+    for tag, value in {"advisor_calls": 2, "advisor_prompt_tokens": 20, "advisor_completion_tokens": 10,
+                       "coder_calls": 1, "coder_prompt_tokens": 10, "coder_completion_tokens": 5}.items():  # fmt: skip
+        assert logged[f"llm/{tag}"][-1] == (31, value), tag
+    mean = np.mean([e["seconds"] for e in exchanges(it.run) if e["role"] == "advisor"])
+    assert logged["llm/advisor_seconds"][-1][1] == pytest.approx(mean, rel=1e-4) and mean > 0
+    summary = rf"advisor 2 calls, 20 \+ 10 tokens, {latency}; coder 1 calls, 10 \+ 5 tokens, {latency}"
+    assert re.search(f"supervisor: models: {summary}\n", printed)
+    assert re.fullmatch(summary, texts(it.run, "llm/summary")[0])
+
+
+@pytest.mark.parametrize("page", ["guided_sac_continuous.md", "guided_sac_discrete.md"])
+def test_the_metrics_of_models_are_documented(page, consultant):
+    with Endpoint(both(advice=DECLINE)) as endpoint:
+        it = consultant(endpoint.url)
+        consult(it)
+    finish(it)
+    table = (ROOT / "docs" / page).read_text().split("## Logged metrics")[1].split("## Implementation")[0]
+    logged = {tag for tag in scalars(it.run) if tag.startswith("llm/")} | {"llm/summary"}
+    assert logged == set(re.findall(r"`(llm/\w+)`", table))
+
+
+# -- record and replay ------------------------------------------------------------------------------------------------
+
+TIMES = ("charts/SPS", "supervisor/seconds")  # of the clock
+
+
+def same_run(first: str, second: str) -> None:
+    """All that both runs logged is equal, but for the clock's."""
+    for it in (first, second):
+        assert set(events(it).Tags()["scalars"]) > {"losses/alpha", *TIMES} or it.startswith("run")
+    ours, theirs = ({tag: v for tag, v in scalars(run).items() if tag not in TIMES} for run in (first, second))
+    assert ours == theirs
+    for tag in ("supervisor/advice", "supervisor/code", "supervisor/verdict", "llm/summary"):
+        assert texts(first, tag) == texts(second, tag)
+    ours, theirs = ([e | {"time": ""} for e in exchanges(run)] for run in (first, second))
+    assert ours == theirs
+
+
+def test_a_run_is_repeated_bit_for_bit_without_a_network(run_here):
+    """Repair turns, a failed audition, a question without an answer and a spent budget among its ten exchanges."""
+    codes = iter(["no code", PUSH.replace(">=", "<"), PUSH, PUSH])
+    advice = iter(["no JSON", INTERVENE, (500, "down", SOON), *[INTERVENE] * 9])
+
+    def script(body, n):
+        answer = next(codes if body["model"] == "a-coder" else advice)
+        return (500, "down", SOON) if n in (6, 7, 8, 9) else answer
+
+    flags = [*LLM, "--save-model", "--llm-timeout", "2"]
+    with Endpoint(script) as endpoint:
+        first = run_here(*flags, "--llm-base-url", endpoint.url, "--llm-max-calls", "7")
+    flags[flags.index("llm")] = "replay"
+    second = run_here(*flags, "--llm-log", f"runs/{first.run_name}/llm")
+    assert second.supervisor.mode == "replay" and len(exchanges(first.run_name)) == 8
+    assert any(value == 1.0 for _, value in scalars(first.run_name)["charts/guidance_active"])
+    same_run(first.run_name, second.run_name)
+    for ours, theirs in zip(first.modules, second.modules, strict=True):
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(a, b)
