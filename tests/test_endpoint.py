@@ -646,6 +646,7 @@ def test_memory_is_bounded(consultant):
     lengths = []
     with Endpoint(lambda body, n: lengths.append(len(user_text(body))) or talk) as endpoint:
         it = consultant(endpoint.url)
+        replay = it.supervisor._record(0, it.writer)
         for step in range(1_000):
             if 20 <= step < 980:  # the same without the question, which takes most of the time
                 decision = sup.Decision(replay, None, "not intervening", "word\n" * 2_000)
@@ -653,7 +654,6 @@ def test_memory_is_bounded(consultant):
                 it.supervisor._report(decision, it.writer)
             else:
                 consult(it, step)
-                replay = it.supervisor._record(step, it.writer)
             it.supervisor.history[-1] += "; at step 5 the rule failed: " + sup._gist("x" * 1_000)
     last = user_text(endpoint.requests[-1]).partition("What was tried before: ")[2]
     head, *lines = last.splitlines()
@@ -710,11 +710,9 @@ def test_a_question_that_waits_at_the_end_is_given_up(consultant, capsys):
     assert "advisor 1 calls, 0 + 0 tokens" in capsys.readouterr().out
 
 
-LLM = ["--env-id", "MountainCarContinuous-v0", "--supervisor", "llm", "--advisor-model", "an-advisor", "--coder-model",
-       "a-coder", "--guide-window", "100", "--guide-end", "250", "--total-timesteps", "300", "--learning-starts", "250",
-       "--batch-size", "8", "--replay-frames", "0", "--replay-max-steps", "50", "--audition-max-steps", "60",
-       "--audition-episodes", "1"]  # fmt: skip
-PUSH = "```python\ndef policy(obs, t):\n    return 1.0 if obs[1] >= 0 else -1.0\n```"
+RUN = ["--env-id", "Line-v0", "--supervisor", "llm", "--advisor-model", "an-advisor", "--coder-model", "a-coder",
+       "--guide-window", "100", "--guide-end", "350", "--total-timesteps", "400", "--learning-starts", "250",
+       "--batch-size", "8", "--replay-frames", "0", "--audition-max-steps", "100", "--llm-timeout", "2"]  # fmt: skip
 
 
 def test_an_asynchronous_run(run_here):
@@ -723,12 +721,12 @@ def test_an_asynchronous_run(run_here):
 
     def script(body, n):
         time.sleep(slow[body["model"] == "a-coder"] if n < 2 else 30)
-        return both(code=PUSH)(body, n)
+        return both()(body, n)
 
     with Endpoint(script) as endpoint:
         started = time.time()
-        run = run_here(*LLM, "--llm-base-url", endpoint.url, "--llm-async", "--guide-end", "100000",
-                       "--total-timesteps", "3000", "--learning-starts", "3000")  # fmt: skip
+        run = run_here(*RUN, "--llm-base-url", endpoint.url, "--llm-async", "--llm-timeout", "60", "--guide-end",
+                       "100000", "--total-timesteps", "3000", "--learning-starts", "3000")  # fmt: skip
         assert time.time() - started < 25 and run.global_step == 3_000
     active = scalars(run.run_name)["charts/guidance_active"]
     (begin,) = (step for step, value in active if value == 1.0)
@@ -795,22 +793,196 @@ def same_run(first: str, second: str) -> None:
 
 
 def test_a_run_is_repeated_bit_for_bit_without_a_network(run_here):
-    """Repair turns, a failed audition, a question without an answer and a spent budget among its ten exchanges."""
-    codes = iter(["no code", PUSH.replace(">=", "<"), PUSH, PUSH])
-    advice = iter(["no JSON", INTERVENE, (500, "down", SOON), *[INTERVENE] * 9])
+    """Repair turns, a failed audition, a question without an answer, a kept rule and a spent budget among its answers."""
+    codes, advice = iter(["no code", HARMFUL, RULE]), iter(["no JSON", INTERVENE, KEEP])
 
     def script(body, n):
-        answer = next(codes if body["model"] == "a-coder" else advice)
-        return (500, "down", SOON) if n in (6, 7, 8, 9) else answer
+        if "Training step 100;" in user_text(body):
+            return 500, "down", SOON
+        return next(codes if body["model"] == "a-coder" else advice)
 
-    flags = [*LLM, "--save-model", "--llm-timeout", "2"]
+    flags = [*RUN, "--save-model"]
     with Endpoint(script) as endpoint:
         first = run_here(*flags, "--llm-base-url", endpoint.url, "--llm-max-calls", "7")
+    assert scalars(first.run_name)["charts/guidance_active"] == [
+        (0, 1.0),
+        (100, 0.0),
+        (200, 1.0),
+        (300, 0.0),
+        (350, 0.0),
+    ]
     flags[flags.index("llm")] = "replay"
     second = run_here(*flags, "--llm-log", f"runs/{first.run_name}/llm")
     assert second.supervisor.mode == "replay" and len(exchanges(first.run_name)) == 8
-    assert any(value == 1.0 for _, value in scalars(first.run_name)["charts/guidance_active"])
     same_run(first.run_name, second.run_name)
     for ours, theirs in zip(first.modules, second.modules, strict=True):
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
             assert torch.equal(a, b)
+
+
+def test_a_repetition_never_waits_for_a_rule_that_was_too_slow(consultant):
+    """Which rules are too slow is the recorded machine's word."""
+    codes = iter(["```python\ndef policy(obs, t):\n    while True:\n        pass\n```", RULE])
+    with Endpoint(lambda body, n: next(codes) if body["model"] == "a-coder" else INTERVENE) as endpoint:
+        it = consultant(endpoint.url)
+        assert consult(it) is not None
+        finish(it)
+    late = exchanges("run")[1]["verdict"]
+    assert re.fullmatch(r"refused: policy\(obs, t\) at t=0 took longer than 2 s", late)
+    started = time.time()
+    again = consultant(None, "again", llm_log="runs/run/llm")
+    assert consult(again) is not None and time.time() - started < 2
+    finish(again)
+    same_run("run", "again")
+
+
+@pytest.mark.parametrize("where", ["audition", "window"])
+def test_a_deadline_that_was_missed_in_the_middle_cannot_be_repeated(where, consultant):
+    """In the audition or in training it is not known how far the rule got."""
+    late = sup.PolicyError("policy(obs, t) at t=7 took longer than 0.05 s")
+    with Endpoint(both()) as endpoint:
+        it = consultant(endpoint.url)
+        assert consult(it) is not None
+        if where == "window":
+            it.supervisor.report_failure(late, 4, it.writer)
+        else:  # a rule that is too slow for it when it is judged
+            it.supervisor.chat.note("verdict", f"refused: in the audition: {late}")
+        finish(it)
+    with pytest.raises(ValueError, match="cannot be repeated exactly: .* took longer than 0.05 s"):
+        consultant(None, "again", llm_log="runs/run/llm")
+
+
+@pytest.fixture
+def recorded(consultant) -> Path:
+    """The log of one consultation."""
+    with Endpoint(both()) as endpoint:
+        it = consultant(endpoint.url)
+        consult(it)
+        finish(it)
+    return Path("runs/run/llm")
+
+
+def test_a_prompt_that_has_changed_ends_the_repetition(consultant, recorded, tmp_path):
+    prompts = tmp_path / "prompts"
+    prompts.mkdir()
+    for name in ("advisor.md", "coder.md"):
+        text = (ROOT / "prompts" / "default" / name).read_text()
+        (prompts / name).write_text(text.replace("Do what the advice says", "Do what you like"))
+    again = consultant(None, "again", llm_log=str(recorded), prompt_dir=str(prompts))
+    with pytest.raises(SystemExit) as e:
+        consult(again)
+    message = str(e.value)  # goes to stderr, with exit status 1
+    assert message.startswith("error: question 2 is not the one of --llm-log runs/run/llm")
+    assert re.search(r"^-- Do what the advice says\..*\n\+- Do what you like\.", message, flags=re.MULTILINE)
+    assert len(message.splitlines()) < 12  # the difference, not the prompts
+
+
+def test_other_settings_end_the_repetition(consultant, recorded):
+    """Another step and another policy are other questions; so is one too many."""
+    again = consultant(None, "again", llm_log=str(recorded))
+    with pytest.raises(SystemExit, match=r"\n-advisor at step 0\n\+advisor at step 10\n"):
+        consult(again, 10)
+    again = consultant(None, "other", llm_log=str(recorded))
+    again.agent.action = 0.1
+    with pytest.raises(SystemExit, match=r"\n-.*returns \[0\.0\].*\n(.*\n)*\+.*returns \[1\.0\]"):
+        consult(again)
+    again = consultant(None, "longer", llm_log=str(recorded))
+    assert consult(again) is not None
+    with pytest.raises(SystemExit, match="the run asks more than the 2 questions of --llm-log runs/run/llm"):
+        consult(again, 10)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "\udcff", '{"asynchronous": false}'])
+def test_a_log_that_cannot_be_read_is_one_clear_line(text, consultant, recorded):
+    (recorded / "0001-coder.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match="^--llm-log runs/run/llm cannot be read: ") as e:
+        consultant(None, "again", llm_log=str(recorded))
+    assert "\n" not in str(e.value)
+
+
+def test_pictures_are_kept_and_not_compared(consultant, recorded):
+    """Another machine draws them otherwise, or not at all."""
+    chat = sup.RecordedChat(recorded, Path("runs/again/llm"))
+    record = exchanges("run")[0]
+    exchange = chat.ask(sup.Question("advisor", "m", 0, "", record["messages"], [(3, b"jpeg")]))
+    assert chat.finish(exchange) == INTERVENE
+    assert Path("runs/again/llm/0000-advisor-frame-000003.jpg").read_bytes() == b"jpeg"
+
+
+# -- secrets ----------------------------------------------------------------------------------------------------------
+
+
+def everything(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+LEAKS = {  # name: what a server does with the key that it was given
+    "success": both(),
+    "echo in an error": lambda body, n: (400, error(f"Incorrect API key provided: {SECRET}")),
+    "echo in HTML": lambda body, n: (500, f"<pre>Authorization: Bearer {SECRET}</pre>" * 20, SOON),
+    "echo in the answer": both(f"Your key {SECRET}: {INTERVENE}", RULE.replace("LIMIT)", f"LIMIT)  # {SECRET}")),
+    "echo in the advice": both(INTERVENE.replace("push", SECRET), RULE),
+    "echo in escapes": both(INTERVENE.replace("push", SECRET.replace("k", "\\u006b")), RULE),
+    "echo in a refusal": lambda body, n: (200, completion("", choices=[{"message": {"refusal": SECRET}}])),
+    "echo without choices": lambda body, n: (200, json.dumps({"headers": [f"Bearer {SECRET}"]})),
+    "echo in a redirect": lambda body, n: (307, "", {"Location": f"/v1/{SECRET}"}),
+    "refused": lambda body, n: (401, error(f"Incorrect API key provided: {SECRET}")),
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_the_key_is_nowhere(leak, consultant, monkeypatch, capfd, tmp_path):
+    """Not in a byte that a run leaves, not on the terminal, not in what a child would inherit."""
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    with Endpoint(LEAKS[leak]) as endpoint:
+        it = consultant(endpoint.url)
+        child = subprocess.run(["env"], capture_output=True, text=True).stdout
+        consult(it)
+        finish(it)
+        assert set(endpoint.keys) == {f"Bearer {SECRET}"} and len(endpoint.keys) > 1
+    printed = capfd.readouterr()
+    assert SECRET not in child and SECRET not in printed.out + printed.err
+    assert SECRET.encode() not in everything(tmp_path) and len(everything(tmp_path)) > 1_000
+    assert os.environ["OPENAI_API_KEY"] == SECRET  # for the next run in this process
+
+
+def test_a_placeholder_is_no_secret(consultant, monkeypatch):
+    """A local server's "key" may be a word of the rule."""
+    monkeypatch.setenv("OPENAI_API_KEY", "LIMIT")
+    with Endpoint(both()) as endpoint:
+        assert consult(consultant(endpoint.url)) is not None
+
+
+def test_the_key_is_nowhere_in_whole_runs(tmp_path):
+    """A good run, one that breaks off with a traceback, and one with a wrong key, which leaves no folder behind."""
+    (tmp_path / "crash.py").write_text(
+        "import gymnasium as gym, runpy, sys\n"
+        "class Crash(gym.Wrapper):\n"
+        "    steps = 0\n"
+        "    def step(self, action):\n"
+        "        Crash.steps += 1\n"
+        "        assert Crash.steps < 400, 'crash'\n"
+        "        return self.env.step(action)\n"
+        "gym.register('Crash-v0', lambda **kwargs: Crash(gym.make('Pendulum-v1', **kwargs)))\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    flags = [*RUN, "--total-timesteps", "300", "--replay-frames", "4", "--replay-max-steps", "100"]
+    flags[1] = "Crash-v0"
+    script = str(ROOT / "guided_sac_continuous.py")
+    with Endpoint(both(), models=(200, '{"data": []}')) as endpoint:
+        crashed = run_process(script, *flags, "--llm-base-url", endpoint.url, script=str(tmp_path / "crash.py"),
+                              OPENAI_API_KEY=SECRET, OPENAI_BASE_URL="")  # fmt: skip
+        assert len(endpoint.requests) > 1
+    assert crashed.returncode == 1 and "AssertionError: crash" in crashed.stderr, crashed.stderr
+    runs = len(list(tmp_path.glob("runs/*")))
+    with Endpoint(both(), models=(401, error(f"Incorrect API key provided: {SECRET}"))) as endpoint:
+        wrong = run_process(
+            *flags[:1], "Pendulum-v1", *flags[2:], "--llm-base-url", endpoint.url, OPENAI_API_KEY=SECRET
+        )
+    assert wrong.returncode == 1 and wrong.stdout == "" and len(list(tmp_path.glob("runs/*"))) == runs == 1
+    assert re.fullmatch(
+        r"guided_sac_continuous.py: error: the model server refuses the key .*\[key\].*\n", wrong.stderr
+    )
+    left = everything(tmp_path) + "".join((crashed.stdout, crashed.stderr, wrong.stdout, wrong.stderr)).encode()
+    assert SECRET.encode() not in left
