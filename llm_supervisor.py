@@ -661,6 +661,10 @@ class Chat:
         self.record[key] = value
         self._write()
 
+    def clean(self, text: str) -> str:
+        """A server's text as it may be written down: without halves of characters, and without the key."""
+        return text.encode("utf-8", "replace").decode("utf-8")
+
     def missed_deadline(self) -> str | None:
         """In a repeated run: why the rule of the last answer was refused, where the reason was its slowness."""
         return None
@@ -678,6 +682,13 @@ def in_thread(function: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=function, daemon=True)
     thread.start()
     return thread
+
+
+def _said(error: Exception) -> str:
+    """An error with the server's own words, of which the client's message has a part, or with its cause."""
+    if hasattr(error, "response"):
+        return f"{type(error).__name__}: HTTP {error.status_code}: {error.response.text.strip()}"
+    return f"{type(error).__name__}: {error}" + (f" ({error.__cause__})" if error.__cause__ else "")
 
 
 class ChatModel(Chat):
@@ -731,15 +742,14 @@ class ChatModel(Chat):
         def ask() -> None:
             try:
                 self.client.with_options(timeout=PROBE_SECONDS, max_retries=0).models.list()
-            except (self.openai.AuthenticationError, self.openai.PermissionDeniedError) as error:
-                refusals.append(self._clean(str(error)))
-            except Exception:  # see above; a server may make the client raise anything
-                return
+            except Exception as error:  # a server may make the client raise anything
+                if getattr(error, "status_code", 0) in (401, 403):
+                    refusals.append(_said(error))
 
         in_thread(ask).join(PROBE_SECONDS)
         if refusals:
             what = "refuses the key in OPENAI_API_KEY" if self.key else "wants a key: set OPENAI_API_KEY"
-            raise ValueError(f"the model server {what}: {_gist(refusals[0])}")
+            raise ValueError(f"the model server {what}: {_gist(self.clean(refusals[0]))}")
         self.hidden = os.environ.pop("OPENAI_API_KEY", None)  # no process that this one starts inherits it
 
     def close(self) -> None:
@@ -761,13 +771,10 @@ class ChatModel(Chat):
         def answer() -> None:
             try:
                 result = self._answer(exchange.question)
-            except (self.openai.AuthenticationError, self.openai.PermissionDeniedError) as error:
-                result = Result(error=f"{type(error).__name__}: {error}", final=True)
             except Exception as error:  # whatever a server makes the client raise, no failure of it may end the run
-                cause = f" ({error.__cause__})" if error.__cause__ else ""
-                result = Result(error=f"{type(error).__name__}: {error}{cause}")
+                result = Result(error=_said(error), final=getattr(error, "status_code", 0) in (401, 403))
             if result.error:
-                result.error = _gist(self._clean(result.error), 500)
+                result.error = _gist(self.clean(result.error), 500)
             result.seconds = time.monotonic() - exchange.started
             exchange.resolve(result)
 
@@ -782,7 +789,7 @@ class ChatModel(Chat):
                 response = self.client.chat.completions.create(**question.request(schema, pictures))
                 break
             except self.openai.APIStatusError as error:
-                about_schema, about_pictures = NO_SCHEMA.search(str(error)), NO_PICTURES.search(str(error))
+                about_schema, about_pictures = NO_SCHEMA.search(_said(error)), NO_PICTURES.search(_said(error))
                 if error.status_code in (401, 403, 408, 409, 429):
                     raise
                 if schema and (about_schema or not (pictures and about_pictures)):
@@ -811,7 +818,7 @@ class ChatModel(Chat):
         if isinstance(content, list):  # of parts
             texts = [part.get("text") for part in content if isinstance(part, dict)]
             content = "".join(text for text in texts if isinstance(text, str))
-        answer = self._clean(content) if isinstance(content, str) else ""
+        answer = self.clean(content) if isinstance(content, str) else ""
         usage = getattr(response, "usage", None)
         tokens = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
         estimated = not all(isinstance(n, int) and n >= 0 for n in tokens)
@@ -829,11 +836,10 @@ class ChatModel(Chat):
             result.answer = answer
         return result
 
-    def _clean(self, text: str) -> str:
-        """A server's text without the key, which it may echo, and without what is no Unicode."""
+    def clean(self, text: str) -> str:
         if len(self.key) >= 8:  # a shorter one ("none", "EMPTY") is a placeholder, and may be a word of a rule
             text = text.replace(self.key, "[key]")
-        return text.encode("utf-8", "replace").decode("utf-8")
+        return super().clean(text)
 
     def _silence(self, exchange: Exchange) -> str:
         status = f"; the last response was HTTP {self.status}" if self.status not in (0, 200) else ""
@@ -1502,6 +1508,7 @@ class Supervisor:
                 self.chat.note("verdict", f"{REFUSED}{again}")
                 raise
         self.chat.note("verdict", "intervene" if advice.intervene else "do not intervene")
+        advice.analysis, advice.advice = self.chat.clean(advice.analysis), self.chat.clean(advice.advice)
         advice.keep_current_policy &= self.policy is not None
         return advice
 
@@ -1550,6 +1557,8 @@ class Supervisor:
                     self.chat.note("verdict", f"{REFUSED}{feedback}")
                     reply = f"This answer was refused. Mend it. The reason:\n{feedback}"
                     question = question.answered(answer, reply)
+                elif self.chat is not None and self.chat.record:
+                    self.chat.note("rule_failed", feedback)
                 auditions_failed += isinstance(error, AuditionFailed)
                 if policy is not None:
                     policy.close()
