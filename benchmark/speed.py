@@ -105,11 +105,10 @@ def products(obs: int, act: int, batch: int = 256, hidden: int = 256) -> list[tu
     ]  # fmt: skip
 
 
-def floor(env_id: str) -> tuple[float, float]:
-    """Seconds of those products alone, one after another in float32 with warm caches, and their GFLOP."""
-    env = gym.make(env_id)
+def floor_of(shapes: list[tuple[int, int, int, int]]) -> tuple[float, float]:
+    """Seconds of these products alone, one after another in float32 with warm caches, and their GFLOP."""
     seconds = flop = 0.0
-    for times, rows, inner, columns in products(env.observation_space.shape[0], env.action_space.shape[0]):
+    for times, rows, inner, columns in shapes:
         x, w = torch.randn(times, rows, inner), torch.randn(times, inner, columns)
         samples = []
         for _ in range(40):
@@ -119,6 +118,12 @@ def floor(env_id: str) -> tuple[float, float]:
         seconds += statistics.median(samples[10:])
         flop += 2 * times * rows * inner * columns
     return seconds, flop / 1e9
+
+
+def floor(env_id: str) -> tuple[float, float]:
+    """`floor_of` an environment's update."""
+    env = gym.make(env_id)
+    return floor_of(products(env.observation_space.shape[0], env.action_space.shape[0]))
 
 
 def race(args: Args, env_id: str, folder: str, env: dict[str, str]) -> list[Contestant]:

@@ -208,8 +208,12 @@ def load_study(path: Path, quick: bool = False) -> Study:
 def code_hash(script: Path, env: str, flags: dict[str, Flag]) -> str:
     """Hash of what a run executes: the script, the modules beside it that it imports, and the environment's prompts.
 
-    Comments and formatting do not count, nor do prompts where nobody supervises.
+    Comments and formatting do not count. Where nobody supervises and nothing is filmed, neither do the supervisor's
+    modules and prompts: such a run does not use them.
     """
+    filmed = any(flags.get(name) for name in ("replay-frequency", "capture-video"))
+    unsupervised = flags.get("supervisor") == "none"
+    unused = {"llm_supervisor"} if unsupervised and not filmed else set()
     digest, seen, queue = hashlib.sha256(), set(), [script]
     while queue:
         path = queue.pop(0)
@@ -221,11 +225,12 @@ def code_hash(script: Path, env: str, flags: dict[str, Flag]) -> str:
         except SyntaxError as error:
             raise StudyError(f"{path.name} is not valid Python: {error}") from None
         digest.update(f"{path.name}\0{ast.unparse(tree)}\0".encode())
-        for node in ast.walk(tree):
+        # the baselines import the supervisor's modules within the branches that film
+        for node in ast.walk(tree) if filmed else tree.body:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-            queue += [file for name in names if (file := script.parent / f"{name}.py").is_file()]
-    if flags.get("supervisor") != "none":
+            queue += [file for name in names if name not in unused and (file := script.parent / f"{name}.py").is_file()]
+    if not unsupervised and any(path.name == "llm_supervisor.py" for path in seen):
         folder = script.parent / "prompts" / env
         folder = folder if folder.is_dir() else script.parent / "prompts" / "default"
         for path in sorted(folder.glob("*.*")):

@@ -123,8 +123,9 @@ def test_bad_input_is_one_line():
 # --- what makes a run the same run ---
 def test_the_hash_is_of_settings_and_code(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("import helper\nprint(1)\n")
+    script.write_text("import helper, llm_supervisor\nprint(1)\n")
     (tmp_path / "helper.py").write_text("x = 1\n")
+    (tmp_path / "llm_supervisor.py").write_text("")
     (tmp_path / "prompts" / "default").mkdir(parents=True)
     (tmp_path / "prompts" / "default" / "coder.md").write_text("write")
     first = a_run(script, flags={"a": 1, "b": 2})
@@ -133,10 +134,10 @@ def test_the_hash_is_of_settings_and_code(tmp_path):
               for change in (dict(threads=2), dict(seed=2), dict(env="F-v0")))]  # fmt: skip
     assert len({run.hash for run in (first, *others)}) == 5
 
-    script.write_text("import helper  # a comment\n\n\nprint( 1 )\n")
+    script.write_text("import helper, llm_supervisor  # a comment\n\n\nprint( 1 )\n")
     assert a_run(script, flags={"a": 1, "b": 2}).hash == first.hash
     unsupervised = a_run(script, flags={"supervisor": "none"}).hash
-    for path, text in ((script, "import helper\nprint(2)\n"), (tmp_path / "helper.py", "x = 2\n"),
+    for path, text in ((script, "import helper, llm_supervisor\nprint(2)\n"), (tmp_path / "helper.py", "x = 2\n"),
                        (tmp_path / "prompts" / "default" / "coder.md", "rewrite")):  # fmt: skip
         before, kept = a_run(script).hash, path.read_text()
         path.write_text(text)
@@ -155,6 +156,27 @@ def test_the_helpers_of_our_scripts_count():
     before = code_hash(SCRIPT, "MountainCarContinuous-v0", {})
     assert before != code_hash(SCRIPT, "MountainCarContinuous-v0", {"supervisor": "none"})
     assert before != code_hash(SCRIPT, "Humanoid-v5", {})
+
+
+@pytest.mark.parametrize(
+    ("top", "inner", "flags", "counts"),
+    [
+        ("import llm_supervisor", "", {}, True),
+        ("import llm_supervisor", "", {"supervisor": "none"}, False),
+        ("import llm_supervisor", "", {"supervisor": "none", "capture-video": True}, True),
+        ("", "if film: import llm_supervisor", {}, False),
+        ("", "if film: import llm_supervisor", {"replay-frequency": 0}, False),
+        ("", "if film: import llm_supervisor", {"replay-frequency": 100}, True),
+    ],
+)
+def test_the_supervisors_modules_count_where_they_are_used(top, inner, flags, counts, tmp_path):
+    """Runs without guidance and without videos stay valid when the supervisor is changed."""
+    script, module = tmp_path / "script.py", tmp_path / "llm_supervisor.py"
+    script.write_text(f"{top}\n{inner}\n")
+    module.write_text("a = 1")
+    before = code_hash(script, "E-v0", flags)
+    module.write_text("a = 2")
+    assert (code_hash(script, "E-v0", flags) != before) == counts
 
 
 def test_code_changed_during_the_sweep_is_not_run(tmp_path):

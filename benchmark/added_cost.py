@@ -1,0 +1,80 @@
+"""What guidance and the bonuses cost: time per environment step of each beside plain SAC's.
+
+    python benchmark/added_cost.py
+
+All take turns, block by block, each in a process of its own that runs its unmodified training loop; while one runs, the
+others wait. Keep the machine idle meanwhile. The bars on Humanoid-v5: guidance +5 % (its consultation is over before
+the first block), RND and ICM +60 %, E3B +40 %.
+"""
+
+import os
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass
+
+import torch
+import tyro
+from speed import PEER, SCRIPT, Contestant
+
+PLAIN = "plain SAC"
+GUIDED = "guided at every step"
+GUIDED_FLAGS = ("--supervisor", "bundled", "--advisor-always", "--guide-start", "0", "--guide-window", "1000000000",
+                "--guide-end", "1000000000", "--replay-max-steps", "200", "--replay-frames", "0")  # fmt: skip
+CONTESTANTS = {
+    PLAIN: (SCRIPT.name, "--supervisor", "none"), GUIDED: (SCRIPT.name, *GUIDED_FLAGS),
+    "RND": ("rnd_sac.py",), "ICM": ("icm_sac.py",), "E3B": ("e3b_sac.py",),
+}  # fmt: skip
+BARS = {GUIDED: 0.05, "RND": 0.6, "ICM": 0.6, "E3B": 0.4}
+
+
+@dataclass
+class Args:
+    env_id: str = "Humanoid-v5"
+    """an environment with a bundled rule, with its defaults in the scripts (Humanoid: the paper's 47 variables)"""
+    blocks: int = 9
+    """timed blocks of each contestant, ≥ 1; the table has their median"""
+    steps: int = 100
+    """environment steps of a block, ≥ 1"""
+    warm_up: int = 150
+    """steps of each contestant before the first block, of which the first 100 are without updates"""
+    threads: int | None = None
+    """threads of each contestant (OMP_NUM_THREADS); None: torch's default"""
+
+
+def race(args: Args) -> dict[str, list[float]]:
+    """Milliseconds per environment step of each contestant's blocks, sorted."""
+    env = {**os.environ, **({"OMP_NUM_THREADS": str(args.threads)} if args.threads else {})}
+    with tempfile.TemporaryDirectory() as folder:
+        contestants = [
+            Contestant(
+                name, [sys.executable, str(PEER), "script", str(SCRIPT.with_name(script)), args.env_id, *flags],
+                folder, env,
+            )
+            for name, (script, *flags) in CONTESTANTS.items()
+        ]  # fmt: skip
+        try:
+            for steps in [args.warm_up, *[args.steps] * args.blocks]:
+                for contestant in contestants:
+                    seconds = contestant.run(steps)
+                    if seconds is None:
+                        raise SystemExit(f"added_cost.py: error: {contestant.name}: {contestant.error}")
+                    contestant.seconds.append(seconds)
+        finally:
+            for contestant in contestants:
+                contestant.process.kill()
+                contestant.process.wait()
+    return {c.name: sorted(1e3 * seconds / args.steps for seconds in c.seconds[1:]) for c in contestants}
+
+
+if __name__ == "__main__":
+    args = tyro.cli(Args)
+    load, threads = os.getloadavg()[0], args.threads or torch.get_num_threads()
+    times = race(args)
+    plain = statistics.median(times[PLAIN])
+    print(f"{args.env_id}, {threads} threads, load average {load:.1f}, {args.blocks} blocks of {args.steps} steps\n")
+    print("| contestant | ms per step, median | lowest | highest | added | bar |\n|-|-|-|-|-|-|")
+    for name, values in times.items():
+        median, bar = statistics.median(values), f"{BARS[name]:+.0%}" if name in BARS else ""
+        added = f"{median / plain - 1:+.0%}" if name in BARS else ""
+        print(f"| {name} | {median:.2f} | {values[0]:.2f} | {values[-1]:.2f} | {added} | {bar} |")
