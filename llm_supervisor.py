@@ -1222,7 +1222,7 @@ class Supervisor:
         try:
             self.observation, self.action = rule_spaces(env)
             if self.mode in ("llm", "replay"):
-                self.load_prompts(env)
+                self._load_prompts(env)
                 log_dir = self.run_dir / "llm"
                 self.chat = RecordedChat(Path(args.llm_log), log_dir) if args.llm_log else ChatModel(args, log_dir)
             elif self.judged:
@@ -1235,7 +1235,7 @@ class Supervisor:
         finally:
             env.close()
 
-    def load_prompts(self, env: gym.Env) -> None:
+    def _load_prompts(self, env: gym.Env) -> None:
         """Read the prompt files and fill them with the environment's facts."""
         self.observation, self.action = rule_spaces(env)
         folder = self.prompt_dir if self.args.prompt_dir or self.prompt_dir.is_dir() else default_prompts(self.action)
@@ -1745,7 +1745,7 @@ def first_question(command: ShowPrompt, script: SimpleNamespace) -> Question:
     with tempfile.TemporaryDirectory() as folder, SummaryWriter(folder) as writer:
         supervisor = trial_supervisor(Supervisor, command, script, folder)
         env = script.env_fn(None)
-        supervisor.load_prompts(env)
+        supervisor._load_prompts(env)
         env.close()
         with redirect_stdout(sys.stderr):  # what it says is no part of the question
             replay = supervisor._record(command.guide_start, writer)

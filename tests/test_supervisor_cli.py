@@ -1,6 +1,7 @@
 """Prompts for any environment, and the commands new-prompt, show-prompt and consult of llm_supervisor.py."""
 
 import base64
+import dataclasses
 import io
 import re
 import shutil
@@ -207,7 +208,7 @@ def test_a_package_s_environment(third_party, capsys):
         (["consult", "--env-id", "Pendulum-v1", "--seed", "-1"], "--seed must be at least 0"),
         (["consult", "--env-id", "Pendulum-v1"], "nobody can supervise Pendulum-v1"),
         (["consult", "--env-id", "Pendulum-v1", "--supervisor", "none"], "consults nobody"),
-        (["consult", "--env-id", "Pendulum-v1", "--audition-max-steps", "5"], "2 · 3 episodes of a round a step, not 5"),
+        (["consult", "--env-id", "Pendulum-v1", "--audition-max-steps", "5"], "2 · 3 episodes of a round a step"),
         (["consult", "--env-id", "Pendulum-v1", "--llm-async"], "--llm-async is for training"),
     ],
 )
@@ -373,6 +374,23 @@ def test_a_consultation_is_shown_step_by_step(answers, status, expected, capsys)
     assert texts(run.name, "supervisor/verdict")
 
 
+def test_a_consultation_is_repeated_from_its_record(capsys):
+    """Without a server, to the word; what another seed asks was not recorded."""
+    with Endpoint(lambda body, n: [INTERVENE, PUSH][n]) as endpoint:
+        assert sup.main([*CONSULT, *LONG_ENOUGH, "--supervisor", "llm", "--llm-base-url", endpoint.url]) == 0
+    first = capsys.readouterr().out
+    (run,) = Path("runs").iterdir()
+    recorded = Path("recorded")
+    run.rename(recorded)
+    again = [*CONSULT, *LONG_ENOUGH, "--supervisor", "replay", "--llm-log", str(recorded / "llm")]
+    assert sup.main(again) == 0
+    shown = [text[text.index("--- the advisor") : text.index("step 0: supervisor: the")]
+             for text in (first, capsys.readouterr().out)]  # fmt: skip
+    assert shown[0] == shown[1]
+    with pytest.raises(SystemExit, match="question 1 is not the one of --llm-log"):
+        sup.main([*again, "--seed", "2"])
+
+
 def test_no_server_is_status_1(capsys):
     flags = ["--supervisor", "llm", "--llm-base-url", "http://127.0.0.1:9/v1", "--llm-timeout", "1"]
     assert sup.main([*CONSULT, *flags]) == 1
@@ -442,6 +460,12 @@ def test_the_page_s_example_does_what_the_page_says(capsys):
     guided, unguided = re.search(r"return (-\S+) guided, (-\S+) unguided \(3 pairs", capsys.readouterr().out).groups()
     assert (round(float(guided)), round(float(unguided))) == (-124, -916)
     assert "−124, −241 and −253 guided" in text and "−916, −1,042 and −1,296 unguided" in text
+
+
+def test_every_flag_on_the_page_exists():
+    known = {field.name for kind in (sup.NewPrompt, sup.ShowPrompt, sup.Consult) for field in dataclasses.fields(kind)}
+    for name in re.findall(r"`--([\w-]+)", PAGE.read_text()):
+        assert name == "help" or name.replace("-", "_") in known, name
 
 
 def test_every_placeholder_is_on_the_page():
