@@ -61,7 +61,9 @@ def test_default_prompts_hold_the_facts_of_every_environment(env_id):
         if terminated or truncated:
             twin.reset()
     limit = gym.spec(env_id).max_episode_steps
+    discrete = isinstance(env.action_space, gym.spaces.Discrete)
     for text in (advisor, coder):
+        assert ("residual" in text) != discrete and ("replaces" in text) == discrete
         assert f"Environment: {env_id}\n" in text and first in text
         assert f"Time limit of an episode in steps: {limit or 'none'}\n" in text
         assert f"measured: {min(rewards):.4g} to {max(rewards):.4g} in 200 steps of a uniformly random policy" in text
@@ -176,15 +178,8 @@ def third_party(tmp_path, monkeypatch):
 
 def test_a_package_s_environment(third_party, capsys):
     """Its module is named before the colon; what it does not say is said to be missing."""
-    command = [
-        "show-prompt",
-        "--env-id",
-        "some_package:Plain-v0",
-        "--env-kwargs",
-        '{"goal": 0.25}',
-        "--replay-max-steps",
-    ]
-    assert sup.main([*command, "20", "--role", "advisor"]) == 0
+    flags = ["--env-id", "some_package:Plain-v0", "--env-kwargs", '{"goal": 0.25}', "--replay-max-steps", "20"]
+    assert sup.main(["show-prompt", *flags, "--role", "advisor"]) == 0
     output = capsys.readouterr()
     assert "Environment: some_package:Plain-v0\n\n- Time limit of an episode in steps: none\n" in output.out
     assert "(the environment has no documentation)" in output.out and "next observation [" in output.out
@@ -192,6 +187,11 @@ def test_a_package_s_environment(third_party, capsys):
     assert len(rows) == 20 and {row[2] for row in rows[1:]} == {"0.25"}
     assert "replays without pictures: the environment has no render mode rgb_array" in output.err
     assert "without pictures" not in output.out and "--- image" not in output.out
+    transition = re.compile(r"^- A transition of a random policy.*", re.MULTILINE)
+    assert sup.main(["show-prompt", *flags, "--role", "coder"]) == 0  # the rollout for the facts has the run's seed
+    assert transition.search(output.out)[0] == transition.search(capsys.readouterr().out)[0]
+    assert sup.main(["show-prompt", *flags, "--role", "coder", "--seed", "2"]) == 0
+    assert transition.search(output.out)[0] != transition.search(capsys.readouterr().out)[0]
 
 
 @pytest.mark.parametrize(
