@@ -955,11 +955,10 @@ def test_a_placeholder_is_no_secret(consultant, monkeypatch):
 def test_a_run_with_a_wrong_key_ends_before_it_begins(run_here, monkeypatch, capfd):
     """One line, without the key, and no folder."""
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    with Endpoint(both(), models=(401, error(f"Incorrect API key provided: {SECRET}"))) as endpoint:
-        with pytest.raises(
-            SystemExit, match=r"^.*: error: the model server refuses the key in OPENAI_API_KEY: .*"
-        ) as e:
-            run_here(*RUN, "--llm-base-url", endpoint.url)
+    wrong = 401, error(f"Incorrect API key provided: {SECRET}")
+    message = r"^.*: error: the model server refuses the key in OPENAI_API_KEY: .*"
+    with Endpoint(both(), models=wrong) as endpoint, pytest.raises(SystemExit, match=message) as e:
+        run_here(*RUN, "--llm-base-url", endpoint.url)
     assert SECRET not in str(e.value) and "\n" not in str(e.value)
     assert capfd.readouterr() == ("", "") and not list(Path().iterdir())
 
