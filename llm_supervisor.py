@@ -1217,6 +1217,8 @@ class Supervisor:
         if self.mode == "none":
             return
         check_platform(strict=args.sandbox == "strict")
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a server's words may be in any script, a terminal's may not
+            sys.stdout.reconfigure(errors="backslashreplace")
         self.judged = not args.advisor_always
         env = self.env_fn(None)
         try:
@@ -1495,18 +1497,17 @@ class Supervisor:
                 f"{because} {self.bundled['analysis']}", True, self.bundled["advice"], self.policy is not None
             )
         question = self._advisor_question(step, replay, recent_returns)
-        answer = yield from self._ask(question)
-        try:
-            advice = parse_advice(answer)
-        except SupervisionError as error:
-            self.chat.note("verdict", f"{REFUSED}{error}")
-            reply = f"{error}. Answer again, with one JSON object as described and nothing else."
-            answer = yield from self._ask(question.answered(answer, reply))
+        for may_repair in (True, False):
+            answer = yield from self._ask(question)
             try:
                 advice = parse_advice(answer)
-            except SupervisionError as again:
-                self.chat.note("verdict", f"{REFUSED}{again}")
-                raise
+                break
+            except SupervisionError as error:
+                self.chat.note("verdict", f"{REFUSED}{error}")
+                if not may_repair:
+                    raise
+                reply = f"{error}. Answer again, with one JSON object as described and nothing else."
+                question = question.answered(answer, reply)
         self.chat.note("verdict", "intervene" if advice.intervene else "do not intervene")
         advice.analysis, advice.advice = self.chat.clean(advice.analysis), self.chat.clean(advice.advice)
         advice.keep_current_policy &= self.policy is not None
