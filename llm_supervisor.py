@@ -434,18 +434,25 @@ def parse_advice(answer: str) -> Advice:
             continue
         found = _advice_problem(data)
         if not found:
-            return Advice(**{key: data[key] for key in ADVICE_TYPES})
+            return Advice(**{"analysis": "", **{key: data[key] for key in ADVICE_TYPES if key in data}})
         problem = problem or found
     raise SupervisionError(f"the advisor's answer is unusable: {problem or 'it holds no complete JSON object'}")
 
 
 def _advice_problem(data: dict) -> str:
-    """What ADVICE_SCHEMA has against an object; keys beside those of the schema are passed over."""
+    """What ADVICE_SCHEMA has against an object, less what small models leave out and nobody misses.
+
+    That is the analysis, whether to keep the rule (no), and the advice where no coder will read it. Keys beside those
+    of the schema are passed over.
+    """
+    needed = {"intervene"}
+    if data.get("intervene") is True and data.get("keep_current_policy") is not True:
+        needed.add("advice")
     problems = []
     for key, kind in ADVICE_TYPES.items():
-        if key not in data:
+        if key in needed and key not in data:
             problems.append(f'"{key}" is missing')
-        elif not isinstance(data[key], str if kind == "string" else bool):
+        elif key in data and not isinstance(data[key], str if kind == "string" else bool):
             problems.append(f'"{key}" must be {"a string" if kind == "string" else "true or false"}')
     return "; ".join(problems)
 

@@ -544,9 +544,10 @@ def test_no_answer_takes_long_to_read(text):
         (json.dumps(ADVICE | {"intervene": "yes"}), '"intervene" must be true or false$'),
         (json.dumps(ADVICE | {"advice": None}), '"advice" must be a string$'),
         (json.dumps(ADVICE | {"keep_current_policy": 1}), '"keep_current_policy" must be true or false$'),
-        ('{"intervene": true, "advice": ["push"]}', '"analysis" is missing; "advice" must be a string; '
-         '"keep_current_policy" is missing$'),
-        ('{"intervene": 1, "plan": {"a": 1}} {"b": 2}', '"analysis" is missing; "intervene" must be'),
+        ('{"analysis": 1, "intervene": true, "keep_current_policy": "no"}',
+         '"analysis" must be a string; "advice" is missing; "keep_current_policy" must be true or false$'),
+        ('{"intervene": true, "advice": ["push"]}', 'unusable: "advice" must be a string$'),
+        ('{"intervene": 1, "plan": {"a": 1}} {"b": 2}', 'unusable: "intervene" must be'),
     ],
 )  # fmt: skip
 def test_advice_is_held_against_the_schema(answer, problem):

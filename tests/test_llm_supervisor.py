@@ -325,6 +325,15 @@ def test_advice_is_found_in_what_models_write(answer):
     assert (advice.intervene, advice.advice, advice.keep_current_policy) == (True, "pump energy", False)
 
 
+def test_what_small_models_leave_out_of_their_advice():
+    """Decided by what is there: no analysis, no rule to keep, no advice that nobody would read."""
+    assert sup.parse_advice('{"intervene": false}') == sup.Advice("", False)
+    assert sup.parse_advice('{"intervene": true, "advice": "push"}') == sup.Advice("", True, "push")
+    assert sup.parse_advice('{"intervene": true, "keep_current_policy": true}') == sup.Advice("", True, "", True)
+    with pytest.raises(sup.SupervisionError, match=r'"advice" is missing$'):
+        sup.parse_advice('{"intervene": true}')
+
+
 @pytest.mark.parametrize("answer", ["", "I cannot help.", "{}", '{"intervene": "yes"}', INTERVENE[:-1],
                                     '{"intervene": true, "keep_current_policy": 1}'])  # fmt: skip
 def test_unusable_advice_is_refused(answer):
