@@ -1,21 +1,27 @@
 # make demo: train GuidedSAC on MountainCarContinuous-v0 with the bundled supervisor (no key needed)
-# make results: run all studies of benchmark/studies/ and rebuild their tables and figures (hours)
-# make results-quick: the same with few seeds and steps, into runs/quick/ (minutes)
+# make results: run all studies of benchmark/studies/, rebuild their tables and the paper's figures (days)
+# make figure-N: figure N of the paper, 3 to 7, with the studies behind it
+# QUICK=1 behind either: the same with few seeds and steps, into runs/quick/ (minutes)
 # make test: run all tests        make lint: ruff
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: demo results results-quick test lint
+FIGURES := figure-3 figure-4 figure-5 figure-6 figure-7
+
+.PHONY: demo results results-quick $(FIGURES) test lint
 
 demo: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor bundled \
 		--total-timesteps 5000 --eval-frequency 1000 --eval-episodes 20 --save-model
 
 results: $(VENV)/installed-benchmark
-	$(VENV)/bin/python benchmark/results.py
+	$(VENV)/bin/python benchmark/results.py $(if $(QUICK),--quick)
 
-results-quick: $(VENV)/installed-benchmark
-	$(VENV)/bin/python benchmark/results.py --quick
+results-quick:
+	$(MAKE) results QUICK=1
+
+$(FIGURES): $(VENV)/installed-benchmark
+	$(VENV)/bin/python benchmark/results.py --figure $(@:figure-%=%) $(if $(QUICK),--quick)
 
 test: $(VENV)/installed-tests
 	$(VENV)/bin/python -m pytest
