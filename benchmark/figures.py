@@ -51,7 +51,7 @@ def source(parts: list[Part], env: str, arm: str) -> Part | None:
 
 def panel(axes: Axes, parts: list[Part], env: str, arms: list[str]) -> None:
     """One environment: each arm's interquartile mean over the steps, its interval, and where it was guided."""
-    metrics, thresholds = {}, {}  # by the order of the studies, each once
+    metrics, thresholds = {}, {}  # each once, in order
     for number, arm in enumerate(arms):
         if (part := source(parts, env, arm)) is None:
             continue
@@ -64,13 +64,13 @@ def panel(axes: Axes, parts: list[Part], env: str, arms: list[str]) -> None:
             label = f"{arm} guided" if index == 0 else None
             axes.axvspan(start, end, color=f"C{number}", alpha=0.08, lw=0, label=label)
         metrics[study.metric] = thresholds[study.threshold] = None
+    for threshold in thresholds:
+        if threshold is not None:
+            axes.axhline(threshold, color="grey", ls=":", lw=1)
     axes.set(xlabel="environment step", ylabel=", ".join(metrics), title=env)
     if not metrics:
         axes.text(0.5, 0.5, NOT_MEASURED, transform=axes.transAxes, ha="center")
         return
-    for threshold in thresholds:
-        if threshold is not None:
-            axes.axhline(threshold, color="grey", ls=":", lw=1)
     low, high = axes.get_ylim()
     if high - low > 1_000:  # falling off a cliff at every step must not flatten what happens near the optimum
         axes.set_yscale("symlog", linthresh=20)

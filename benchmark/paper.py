@@ -74,11 +74,11 @@ def not_measured(environments: list[str]) -> str:
 
 
 def origins(parts: list[Part]) -> str:
+    """Which runs the figure is of, with links to their full tables as docs/results.md, or runs/quick/, needs them."""
     return "\n".join(
-        f"- [{study.name}](../benchmark/results/{study.name}.md): {origin(table)}"
-        for table, study in parts
-        if len(table)
-    )
+        f"- [{study.name}]({'' if study.quick else '../benchmark/results/'}{study.name}.md): {origin(table)}"
+        for table, study in parts if len(table)
+    )  # fmt: skip
 
 
 # --- figures 3 and 4 ---
@@ -106,13 +106,14 @@ def compared_rows(parts: list[Part], env: str, arms: list[str]) -> Iterator[tupl
     sources = {arm: figures.source(parts, env, arm) for arm in arms}
     data = {arm: curves(part[0], env, arm, part[1].metric) for arm, part in sources.items() if part}
     common = min((curve.steps[-1] for curve in data.values()), default=0)
+    digits = 1 if max((np.abs(curve.scores).max() for curve in data.values()), default=0) >= 10 else 3
     for arm, part in sources.items():
         if part is None:
             yield env, arm, NOT_MEASURED, *[""] * 5
             continue
         steps, scores = data[arm]
-        digits = 1 if np.abs(scores).max() >= 10 else 3
-        yield (env, arm, len(scores), f"{steps[-1]:,}", estimate(scores[:, -1], digits), f"{common:,}",
+        final = (x[-1] for x in iqm(scores))
+        yield (env, arm, len(scores), f"{steps[-1]:,}", shown(*final, digits), f"{common:,}",
                estimate(area(data[arm], common), digits), part[1].name)  # fmt: skip
 
 

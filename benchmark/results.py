@@ -75,11 +75,14 @@ def draw(number: int, parts: list[Part], args: Args) -> None:
     for name, figure in drawn.items():
         figures.save(figure, pictures / name)
         print(f"written: {pictures / name}.png and .svg")
-    write(f"# Figure {number}{QUICK if parts[0][1].quick else ''}\n\n{text}", tables / f"figure_{number}.md")
-    print(f"\n{text}\nwritten: {tables / f'figure_{number}.md'}")
-    if not parts[0][1].quick:
-        page = ROOT / "docs" / "results.md"
-        write(paper.filled(page.read_text(), number, list(drawn), text), page)
+    print(f"\n{text}\n")
+    if parts[0][1].quick:
+        target, page = tables / f"figure_{number}.md", f"# Figure {number}{QUICK}\n\n{text}\n"
+    else:
+        target = ROOT / "docs" / "results.md"
+        page = paper.filled(target.read_text(), number, list(drawn), text)
+    write(page, target)
+    print(f"written: {target}")
 
 
 def write(text: str, path: Path) -> None:
