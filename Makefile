@@ -6,9 +6,7 @@
 PYTHON ?= python3
 VENV := .venv
 
-FIGURES := figure-3 figure-4 figure-5 figure-6 figure-7
-
-.PHONY: demo results results-quick $(FIGURES) test lint
+.PHONY: demo results results-quick figure-3 figure-4 figure-5 figure-6 figure-7 test lint
 
 demo: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor bundled \
@@ -20,7 +18,7 @@ results: $(VENV)/installed-benchmark
 results-quick:
 	$(MAKE) results QUICK=1
 
-$(FIGURES): $(VENV)/installed-benchmark
+figure-3 figure-4 figure-5 figure-6 figure-7: $(VENV)/installed-benchmark
 	$(VENV)/bin/python benchmark/results.py --figure $(@:figure-%=%) $(if $(QUICK),--quick)
 
 test: $(VENV)/installed-tests

@@ -133,7 +133,7 @@ def figure_5(landscapes: dict[int, list[Landscape]], part: Part) -> Figure:
             mesh = axes.pcolormesh(landscape.positions, landscape.velocities, landscape.actions, vmin=-1, vmax=1,
                                    cmap="coolwarm", rasterized=True)  # fmt: skip
             axes.plot(*landscape.path.T, color="black", lw=1)
-            axes.set_title(f"{phase}: step {landscape.step:,}, return {landscape.episodic_return:.1f}",
+            axes.set_title(f"{phase}: step {landscape.step:,}, return {landscape.episodic_return:z.1f}",
                            fontsize="small")  # fmt: skip
         row[0].set_ylabel(f"seed {seed}\nvelocity")
     for axes in grid[-1]:
@@ -176,7 +176,7 @@ def figure_7(table: pd.DataFrame, study: Study) -> Figure:
             x, y = starts.index(start), durations.index(duration)
             value, low, high = (v[0] for v in iqm(statistic(curves(table, env, arm, study.metric))[:, None]))
             cells[y, x] = value
-            axes.text(x, y, shown(value, low, high, 1).replace(" ", "\n"), ha="center", va="center", fontsize="x-small",
+            axes.text(x, y, shown(value, low, high, 1).replace(" ", "\n", 1), ha="center", va="center", fontsize="x-small",
                       bbox=dict(facecolor="white", alpha=0.6, lw=0, pad=1))  # fmt: skip
         image = axes.imshow(cells, origin="lower", aspect="auto", cmap="viridis")
         axes.set(title=title, xlabel="start T of guidance", ylabel="duration D", xticks=range(len(starts)),

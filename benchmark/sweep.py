@@ -6,6 +6,7 @@ Docs: docs/benchmark.md
 """
 
 import ast
+import functools
 import hashlib
 import importlib.metadata
 import itertools
@@ -235,6 +236,13 @@ def load_study(path: Path, quick: bool = False) -> Study:
     return Study(path.stem, environments, seeds, arms, metric, threshold, quick)
 
 
+@functools.lru_cache(maxsize=16)  # a grid's arms ask for the same files many times
+def parsed(source: str) -> tuple[ast.Module, str]:
+    """A module's syntax tree, and its code without comments and formatting."""
+    tree = ast.parse(source)
+    return tree, ast.unparse(tree)
+
+
 def code_hash(script: Path, env: str, flags: dict[str, Flag]) -> str:
     """Hash of what a run executes: the script, the modules beside it that it imports, and the environment's prompts.
 
@@ -250,10 +258,10 @@ def code_hash(script: Path, env: str, flags: dict[str, Flag]) -> str:
             continue
         seen.add(path)
         try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
+            tree, code = parsed(path.read_text(encoding="utf-8"))
         except SyntaxError as error:
             raise StudyError(f"{path.name} is not valid Python: {error}") from None
-        digest.update(f"{path.name}\0{ast.unparse(tree)}\0".encode())
+        digest.update(f"{path.name}\0{code}\0".encode())
         for node in ast.walk(tree) if filming else tree.body:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
