@@ -176,8 +176,8 @@ def figure_7(table: pd.DataFrame, study: Study) -> Figure:
             x, y = starts.index(start), durations.index(duration)
             value, low, high = (v[0] for v in iqm(statistic(curves(table, env, arm, study.metric))[:, None]))
             cells[y, x] = value
-            axes.text(x, y, shown(value, low, high, 1).replace(" ", "\n", 1), ha="center", va="center", fontsize="x-small",
-                      bbox=dict(facecolor="white", alpha=0.6, lw=0, pad=1))  # fmt: skip
+            axes.text(x, y, shown(value, low, high, 1).replace(" ", "\n", 1), fontsize="x-small", ha="center",
+                      va="center", bbox=dict(facecolor="white", alpha=0.6, lw=0, pad=1))  # fmt: skip
         image = axes.imshow(cells, origin="lower", aspect="auto", cmap="viridis")
         axes.set(title=title, xlabel="start T of guidance", ylabel="duration D", xticks=range(len(starts)),
                  yticks=range(len(durations)), xticklabels=starts, yticklabels=durations)  # fmt: skip

@@ -138,13 +138,14 @@ def feet_on_floor(env: gym.Env) -> list[bool]:
 def gait(episodes: list[np.ndarray]) -> Gait:
     """The gait in contacts (T, 2) of episodes: whether left and right foot are on the floor at each step.
 
-    A footfall is a step at which a foot comes down that was up. It alternates when the one before was the other foot
-    alone; a landing on both feet at once never does.
+    A footfall is a step at which a foot comes down that had been on the floor and was lifted: the landing with which an
+    episode begins is none. It alternates when the one before was the other foot alone; two feet at once never do.
     """
     pairs, footfalls = [], 0
     bridged = [np.stack([bridge(foot) for foot in feet.T], axis=1) for feet in episodes]
     for feet in bridged:
-        down = feet[1:] & ~feet[:-1]
+        walked = np.logical_or.accumulate(feet, axis=0)
+        down = feet[1:] & ~feet[:-1] & walked[:-1]
         down = down[down.any(axis=1)]  # (footfalls, 2)
         footfalls += len(down)
         pairs.append((down[1:] != down[:-1]).all(axis=1))

@@ -85,7 +85,7 @@ def test_a_study_becomes_its_runs():
 
 
 def test_a_grid_becomes_its_arms():
-    """The product of the axes, each arm with its point; a duration becomes an end; the quick form has its own values."""
+    """The product of the axes, each with its point; a duration becomes an end; the quick form has values of its own."""
     path = write_study(
         arms=grid("{ guide_start = [0, 10], guide-duration = [5, 7] }") + '\n[arms.B]\nscript = "rnd_sac.py"',
         quick="[quick]\nseeds = [1, 2]\nflags = {}\ngrid = { guide-duration = [6] }",
