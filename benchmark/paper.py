@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import figures
 import numpy as np
-from analysis import area, curves, interval, iqm, measured, origin, shown
+from analysis import Curves, area, curves, interval, iqm, measured, origin, shown
 from figures import NOT_MEASURED, PHASES, TOY_TEXT, Part
 from matplotlib.figure import Figure
 from models import Gait, Model, gait, landscape, load_model, oscillation, play
@@ -179,8 +179,9 @@ def gaits(part: Part, args: Args) -> Drawn:
             continue
         each_gait, returns, lengths = zip(*each, strict=True)
         walking = [g.alternation for g in each_gait if not np.isnan(g.alternation)]
+        alternation = estimate(walking, 2) + ("" if len(walking) == len(each) else f" ({len(walking)} seeds walk)")
         rows.append((arm, f"{int(part[0].step.max()):,}", len(each), estimate(returns, 1), estimate(lengths, 0),
-                     estimate(walking, 2), estimate([g.double_support for g in each_gait], 2),
+                     alternation, estimate([g.double_support for g in each_gait], 2),
                      estimate([g.flight for g in each_gait], 2)))  # fmt: skip
     text = table("arm | step | seeds | IQM of the return | of the steps of an episode | of the alternating footfalls' "
                  "share | of double support | of flight", rows)  # fmt: skip
@@ -203,15 +204,15 @@ def timing(part: Part, args: Args) -> Drawn:
             if len({len(curve.scores) for curve in line}) > 1:
                 rows.append((f"{value:,}", len(line), "seeds are missing", ""))
                 continue
-            pair = [
+            pair = (
                 np.stack([statistic(curve) for curve in line], axis=1) for statistic in (last, area)
-            ]  # (seeds, cells)
+            )  # (seeds, cells)
             rows.append((f"{value:,}", len(line), *(shown(*stratified(scores), 1) for scores in pair)))
         texts.append(table(f"{name} | cells | IQM of the final return | IQM of the area under the curve", rows))
     return {"figure_7": figures.figure_7(runs, study)}, "\n\n".join([*texts, origins([part])])
 
 
-def last(curve) -> np.ndarray:
+def last(curve: Curves) -> np.ndarray:
     return curve.scores[:, -1]
 
 

@@ -71,6 +71,7 @@ def draw(number: int, parts: list[Part], args: Args) -> None:
         print(f"figure {number} is left as it is: it is drawn from saved models, by make figure-{number}")
         return
     tables, pictures = places(parts[0][1])
+    tables.mkdir(parents=True, exist_ok=True)
     drawn, text = paper.figure(number, parts, args)
     for name, figure in drawn.items():
         figures.save(figure, pictures / name)

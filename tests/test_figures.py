@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
@@ -390,6 +391,32 @@ def test_make_knows_the_figures(target, quick):
     assert args.figure == (None if target == "results" else int(target[-1]))
     for name in paper.STUDIES.get(args.figure, ()):
         assert sweep.load_study(ROOT / "benchmark" / "studies" / f"{name}.toml", quick).quick == quick
+
+
+def test_a_figure_from_its_tables(monkeypatch, capsys):
+    """--redraw says "not measured yet" where there is no table, else makes pictures and table; bad input is one line."""
+
+    def run_results(*flags: str) -> str:
+        monkeypatch.setattr("sys.argv", ["results.py", "--quick", "--redraw", *flags])
+        runpy.run_path(str(ROOT / "benchmark" / "results.py"), run_name="__main__")
+        return capsys.readouterr().out
+
+    assert "guidance_timing: not measured yet" in run_results("--figure", "7")
+    assert [path.name for path in Path("runs/quick").iterdir()] == ["figure_7.md"]
+    text = Path("runs/quick/figure_7.md").read_text()
+    assert text.split("\n\n")[1:] == ["**MountainCarContinuous-v0: not measured yet.**\n"]
+
+    study = sweep.load_study(ROOT / "benchmark" / "studies" / "guidance_timing.toml", quick=True)
+    env = study.environments[0]
+    data = table.as_table(row for arm in study.arms for row in rows(study, env, arm, [0, 1], [0, 1]))
+    table.write_table(data, Path("runs/quick/guidance_timing.csv"))
+    assert "| 1,000 | 2 | 1.0 [1.0, 1.0] | 0.5 [0.5, 0.5] |" in run_results("--figure", "7")
+    assert sorted(path.name for path in Path("runs/quick").iterdir()) == [
+        "figure_7.md", "figure_7.png", "figure_7.svg", "guidance_timing.csv", "guidance_timing.md"
+    ]  # fmt: skip
+    with pytest.raises(SystemExit, match=r"^results.py: error: give studies or --figure"):
+        run_results("study.toml", "--figure", "7")
+    assert "figure 5 is left as it is" in run_results("--figure", "5")
 
 
 def test_a_quick_figure_says_so():
