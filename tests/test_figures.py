@@ -195,8 +195,8 @@ def a_landscape(step: int, actions: list[list[float]]) -> Landscape:
 
 def test_figure_5_is_its_landscapes():
     """A row for each seed, a column for each phase: the actions and the path as they were given."""
-    given = {seed: [a_landscape(step, np.full((3, 3), seed / 10 + step / 100)) for step in (1, 2, 3, 4)]
-             for seed in (1, 2)}  # fmt: skip
+    actions = np.linspace(-0.9, 0.9, 9).reshape(3, 3)
+    given = {seed: [a_landscape(step, actions / (seed + step)) for step in (1, 2, 3, 4)] for seed in (1, 2)}
     study = a_study("policy_landscape", ["MountainCarContinuous-v0"], ["A"], quick=True)
     figure = figures.figure_5(given, (table.as_table(rows(study, "E", "A", [0, 0])), study))
     for axes, (seed, i) in zip(figure.axes, [(seed, i) for seed in given for i in range(4)], strict=False):
@@ -394,7 +394,7 @@ def test_make_knows_the_figures(target, quick):
 
 
 def test_a_figure_from_its_tables(monkeypatch, capsys):
-    """--redraw says "not measured yet" where there is no table, else makes pictures and table; bad input is one line."""
+    """--redraw says "not measured yet" where there is no table, else it makes pictures and table."""
 
     def run_results(*flags: str) -> str:
         monkeypatch.setattr("sys.argv", ["results.py", "--quick", "--redraw", *flags])
