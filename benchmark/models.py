@@ -160,5 +160,5 @@ def gait(episodes: list[np.ndarray]) -> Gait:
 
 def bridge(foot: np.ndarray) -> np.ndarray:
     """Contacts (T,) of a foot with gaps of up to GAP steps closed."""
-    padded = np.pad(foot, GAP, mode="edge")  # so that the ends stay as they are
+    padded = np.pad(foot, GAP)  # or contacts at the ends would be worn off
     return binary_closing(padded, np.ones(GAP + 1))[GAP:-GAP]

@@ -283,6 +283,8 @@ def contacts(left: str, right: str) -> np.ndarray:
         ("##...##...##", "............", Gait(0.0, 0.0, 6 / 12, 2)),
         # jumping with both feet at once
         ("##...##...##", "##...##...##", Gait(0.0, 6 / 12, 6 / 12, 2)),
+        # left alone, then both at once
+        ("##...##...##", "#######...##", Gait(0.0, 6 / 12, 3 / 12, 2)),
         # left, left, right: one of two footfalls follows the other foot
         ("##...##...########", "##############...#", Gait(0.5, 9 / 18, 0.0, 3)),
         # a bounce of two steps is no footfall; the landing at the start is none either
