@@ -1,22 +1,26 @@
 # make demo: train GuidedSAC on MountainCarContinuous-v0 with the bundled supervisor (no key needed)
-# make results: run all studies of benchmark/studies/ and rebuild their tables and figures (hours)
-# make results-quick: the same with few seeds and steps, into runs/quick/ (minutes)
+# make results: run all studies of benchmark/studies/, rebuild their tables and the paper's figures (days)
+# make figure-N: figure N of the paper, 3 to 7, with the studies behind it
+# QUICK=1 behind either: the same with few seeds and steps, into runs/quick/ (minutes)
 # make test: run all tests        make lint: ruff
 # make test-real-model: the supervisor with a real llama.cpp server and a small model (builds the server: some minutes)
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: demo results results-quick test test-real-model lint
+.PHONY: demo results results-quick figure-3 figure-4 figure-5 figure-6 figure-7 test test-real-model lint
 
 demo: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor bundled \
 		--total-timesteps 5000 --eval-frequency 1000 --eval-episodes 20 --save-model
 
 results: $(VENV)/installed-benchmark
-	$(VENV)/bin/python benchmark/results.py
+	$(VENV)/bin/python benchmark/results.py $(if $(QUICK),--quick)
 
-results-quick: $(VENV)/installed-benchmark
-	$(VENV)/bin/python benchmark/results.py --quick
+results-quick:
+	$(MAKE) results QUICK=1
+
+figure-3 figure-4 figure-5 figure-6 figure-7: $(VENV)/installed-benchmark
+	$(VENV)/bin/python benchmark/results.py --figure $(@:figure-%=%) $(if $(QUICK),--quick)
 
 test: $(VENV)/installed-tests
 	$(VENV)/bin/python -m pytest

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from rliable import library, metrics
+from scipy.stats import trim_mean
 from sweep import Study
 from table import SUPERVISION_STEPS
 
@@ -44,16 +45,29 @@ def curves(table: pd.DataFrame, env: str, arm: str, metric: str) -> Curves:
     return Curves(wide.columns.to_numpy(), wide.to_numpy())
 
 
+def measured(table: pd.DataFrame, study: Study, env: str, arm: str) -> bool:
+    """Whether at least two seeds of the arm have the metric; otherwise nothing can be said of it yet."""
+    rows = table[(table.env == env) & (table.arm == arm) & (table.tag == study.metric)]
+    return rows.seed.nunique() >= 2
+
+
 def finished_arms(table: pd.DataFrame, study: Study, env: str) -> list[str]:
-    """The arms of which at least two seeds have the metric; of the others nothing can be said yet.
+    """The arms that are measured.
 
     Raises:
         ValueError: there is no such arm.
     """
-    rows = table[(table.env == env) & (table.tag == study.metric)]
-    if arms := [arm for arm in study.arms if rows[rows.arm == arm].seed.nunique() >= 2]:
+    if arms := [arm for arm in study.arms if measured(table, study, env, arm)]:
         return arms
     raise ValueError(f"no arm has 2 finished runs on {env} with {study.metric}: an interval needs 2 seeds")
+
+
+def area(curve: Curves, end: int | None = None) -> np.ndarray:
+    """Mean of each seed's curve over the steps, by the trapezoid rule, up to its step `end`: (seeds,)."""
+    steps, scores = curve
+    if end is not None:
+        steps, scores = steps[steps <= end], scores[:, steps <= end]
+    return np.trapezoid(scores, steps, axis=1) / (steps[-1] - steps[0])
 
 
 def interval(scores: np.ndarray | list[np.ndarray], statistic: Callable[..., np.ndarray]) -> Interval:
@@ -67,11 +81,9 @@ def interval(scores: np.ndarray | list[np.ndarray], statistic: Callable[..., np.
 
 
 def iqm(scores: np.ndarray) -> Interval:
-    """Interquartile mean over the seeds at each step: scores (seeds, T) → arrays (T,)."""
-    return interval(
-        scores[:, None, :],  # (runs, 1 task, T)
-        lambda sample: np.array([metrics.aggregate_iqm(sample[..., t]) for t in range(sample.shape[-1])]),
-    )
+    """Interquartile mean over the seeds, at each step for itself: scores (seeds, T) → arrays (T,)."""
+    # rliable's aggregate_iqm() at all steps in one call: (runs, 1 task, T) → (T,)
+    return interval(scores[:, None, :], lambda sample: trim_mean(sample[:, 0], 0.25))
 
 
 def probability_of_improvement(scores: np.ndarray, others: np.ndarray) -> Interval:
@@ -115,6 +127,8 @@ def environment_summary(table: pd.DataFrame, study: Study, env: str) -> list[lis
     seeds = "" if threshold is None else f" seeds ≥ {threshold:g} |"
     rows = [f"| arm | step | IQM [95 % interval] | lowest | highest |{seeds}", "|-|-|-|-|-|" + "-|" * bool(seeds)]
     for arm, (steps, scores) in data.items():
+        if study.arms[arm].point:  # of a grid's many arms the last step and the area are enough
+            steps, scores = steps[-1:], scores[:, -1:]
         for step, values, *estimate in zip(steps, scores.T, *iqm(scores), strict=True):
             lowest, highest = f"{values.min():z.{digits}f}", f"{values.max():z.{digits}f}"
             row = f"| {arm} | {step:,} | {shown(*estimate, digits)} | {lowest} | {highest} |"
@@ -131,8 +145,18 @@ def environment_summary(table: pd.DataFrame, study: Study, env: str) -> list[lis
         blocks += [[f"First step with `{study.metric}` ≥ {threshold:g} (with supervision: replays and auditions "
                     "counted too):"], rows]  # fmt: skip
 
+    rows = ["| arm | from step | to step | area: IQM [95 % interval] |", "|-|-|-|-|"]
+    for arm, curve in data.items():
+        if len(curve.steps) > 1:
+            estimate = (x[0] for x in iqm(area(curve)[:, None]))
+            rows.append(f"| {arm} | {curve.steps[0]:,} | {curve.steps[-1]:,} | {shown(*estimate, digits)} |")
+    if len(rows) > 2:
+        blocks += [[f"Area under the curve (the mean of `{study.metric}` along the steps):"], rows]
+
     rows = ["| | step | probability of improvement [95 % interval] |", "|-|-|-|"]
     for arm, other in combinations(data, 2):
+        if study.arms[arm].point and study.arms[other].point:
+            continue  # 300 pairs in a grid of 25
         step = np.intersect1d(data[arm].steps, data[other].steps)[-1]
         last = [data[name].scores[:, data[name].steps == step][:, 0] for name in (arm, other)]
         estimate = (x[0] for x in probability_of_improvement(*last))
@@ -148,6 +172,12 @@ def counted(table: pd.DataFrame, study: Study, env: str) -> str:
         missing = [str(seed) for seed in study.seeds if seed not in have]
         parts.append(f"{arm} {len(have)} seeds" + (f" (missing: {', '.join(missing)})" if missing else ""))
     return ", ".join(parts)
+
+
+def origin(table: pd.DataFrame) -> str:
+    """Which code and which libraries a table's runs had."""
+    commits, versions = (" and ".join(sorted(table[name].unique())) for name in ("commit", "versions"))
+    return f"Runs of commit {commits}, with {versions}."
 
 
 def shown(value: float, low: float, high: float, digits: int) -> str:

@@ -1,7 +1,8 @@
 """Regenerate every table and figure: sweep the studies, read their event files, do the statistics, draw.
 
-    python benchmark/results.py            # all studies (make results)
-    python benchmark/results.py --quick    # their quick forms, into runs/quick/ (make results-quick)
+    python benchmark/results.py             # all studies and all figures of the paper (make results)
+    python benchmark/results.py --figure 7  # one of them, with the studies behind it (make figure-7)
+    python benchmark/results.py --quick     # the quick forms, into runs/quick/ (make results QUICK=1)
 
 Docs: docs/benchmark.md
 """
@@ -9,28 +10,30 @@ Docs: docs/benchmark.md
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import figures
-import pandas as pd
+import paper
 import sweep
 import tyro
-from analysis import summary
+from analysis import origin, summary
+from figures import Part
 from sweep import ROOT, Study, load_study
-from table import GUIDANCE_ACTIVE, SUPERVISION_STEPS, load_table, read_plain, read_sweep, write_table
+from table import GUIDANCE_ACTIVE, SUPERVISION_STEPS, as_table, load_table, read_plain, read_sweep, write_table
 
 QUICK = ": a quick look, not a result"
 
 
 @dataclass
 class Args(sweep.Args):
-    studies: tyro.conf.Positional[list[Path]] = field(
-        default_factory=lambda: sorted((ROOT / "benchmark" / "studies").glob("*.toml"))
-    )
-    """the studies' TOML files; by default all of benchmark/studies/"""
+    studies: tyro.conf.Positional[list[Path]] = field(default_factory=list)
+    """the studies' TOML files; none: all of benchmark/studies/, and all figures of the paper"""
+    figure: Literal[3, 4, 5, 6, 7] | None = None
+    """only this figure of the paper and the studies behind it"""
     plain_runs: Path | None = None
     """start nothing: take the runs of this folder whose `--exp-name` is an arm's name (CleanRL's tools, SLURM)"""
     redraw: bool = False
-    """start nothing: statistics and figures from the tables of the last time"""
+    """start nothing: statistics and figures from the tables of the last time, as far as there are any"""
 
 
 def places(study: Study) -> tuple[Path, Path]:
@@ -40,14 +43,8 @@ def places(study: Study) -> tuple[Path, Path]:
     return ROOT / "benchmark" / "results", ROOT / "docs"
 
 
-def origin(table: pd.DataFrame) -> str:
-    """Which code and which libraries a table's runs had."""
-    commits, versions = (" and ".join(sorted(table[name].unique())) for name in ("commit", "versions"))
-    return f"Runs of commit {commits}, with {versions}."
-
-
-def rebuild(study: Study, args: Args) -> None:
-    """Write a study's tables, statistics and figure."""
+def rebuild(study: Study, args: Args) -> Part:
+    """Write a study's tables, statistics and, unless it is a grid, its curves."""
     tables, pictures = places(study)
     tables.mkdir(parents=True, exist_ok=True)
     if args.redraw:
@@ -60,12 +57,40 @@ def rebuild(study: Study, args: Args) -> None:
         table = table[table.tag.isin((study.metric, SUPERVISION_STEPS, GUIDANCE_ACTIVE))]
         write_table(table, tables / f"{study.name}.csv")
     text = f"# {study.name}{QUICK if study.quick else ''}\n\n{origin(table)}\n\n{summary(table, study)}"
-    part = tables / f"{study.name}.md.part"
+    write(text, tables / f"{study.name}.md")
+    print(f"\n{text}\nwritten: {tables / study.name}.csv and .md")
+    if not any(arm.point for arm in study.arms.values()):
+        figures.save(figures.sample_efficiency(table, study), pictures / study.name)
+        print(f"written: {pictures / study.name}.png and .svg")
+    return table, study
+
+
+def draw(number: int, parts: list[Part], args: Args) -> None:
+    """Draw a figure of the paper, write its table, and put both into the page of results."""
+    if number in paper.OF_MODELS and (args.redraw or args.plain_runs):
+        print(f"figure {number} is left as it is: it is drawn from saved models, by make figure-{number}")
+        return
+    tables, pictures = places(parts[0][1])
+    tables.mkdir(parents=True, exist_ok=True)
+    drawn, text = paper.figure(number, parts, args)
+    for name, figure in drawn.items():
+        figures.save(figure, pictures / name)
+        print(f"written: {pictures / name}.png and .svg")
+    print(f"\n{text}\n")
+    if parts[0][1].quick:
+        target, page = tables / f"figure_{number}.md", f"# Figure {number}{QUICK}\n\n{text}\n"
+    else:
+        target = ROOT / "docs" / "results.md"
+        page = paper.filled(target.read_text(), number, list(drawn), text)
+    write(page, target)
+    print(f"written: {target}")
+
+
+def write(text: str, path: Path) -> None:
+    """Write a text, whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
     part.write_text(text)
-    os.replace(part, tables / f"{study.name}.md")
-    print(f"\n{text}")
-    figures.save(figures.sample_efficiency(table, study), pictures / study.name)
-    print(f"written: {tables / study.name}.csv and .md, {pictures / study.name}.png and .svg")
+    os.replace(part, path)
 
 
 if __name__ == "__main__":
@@ -73,13 +98,28 @@ if __name__ == "__main__":
     try:
         if args.redraw and args.plain_runs is not None:
             raise ValueError("--redraw takes the tables, --plain-runs makes them anew: give one of the two")
-        studies = [load_study(path, args.quick) for path in args.studies]
+        if args.studies and args.figure is not None:
+            raise ValueError("give studies or --figure: a figure has its own studies")
+        folder = ROOT / "benchmark" / "studies"
+        if args.figure is not None:
+            paths = [folder / f"{name}.toml" for name in paper.STUDIES[args.figure]]
+        else:
+            paths = args.studies or sorted(folder.glob("*.toml"))
+        wanted = [] if args.studies else [args.figure] if args.figure is not None else [*paper.STUDIES]
+        studies = [load_study(path, args.quick) for path in paths]
         failures = []
         if not args.redraw and args.plain_runs is None:
             failures = sweep.sweep((run for study in studies for _, run in study.runs(args.threads)), args)
         sweep.report(failures)
+        parts = {}
         for study in studies:
-            rebuild(study, args)
+            if args.redraw and wanted and not (places(study)[0] / f"{study.name}.csv").is_file():
+                print(f"{study.name}: not measured yet")
+                parts[study.name] = as_table(()), study
+            else:
+                parts[study.name] = rebuild(study, args)
+        for number in wanted:
+            draw(number, [parts[name] for name in paper.STUDIES[number]], args)
     except (ValueError, OSError) as error:
         raise SystemExit(f"results.py: error: {error}") from None
     except KeyboardInterrupt:

@@ -6,8 +6,10 @@ Docs: docs/benchmark.md
 """
 
 import ast
+import functools
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -18,7 +20,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +34,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "gymnasium", "mujoco", "numpy", "tensorboard")  # whose versions are recorded with a run
 LOG_LINES = 15
 RULE = "guide-policy"  # the flag that names a file: relative to the script's folder, and part of the code
+GUIDE_DURATION = "guide-duration"  # no flag of a script: in a study it stands for guide-end = guide-start + duration
+FILMING = ("capture-video", "replay-frequency")  # the flags with which a baseline imports the helper
 
 Flag = bool | int | float | str
 
@@ -105,6 +109,7 @@ class Arm:
 
     script: Path
     flags: dict[str, Flag]
+    point: dict[str, Flag] = field(default_factory=dict)  # its values on the axes of a grid, where it comes from one
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ def load_study(path: Path, quick: bool = False) -> Study:
     """Read a study.
 
     Args:
-        quick: take the seeds of `[quick]` instead, and its flags over all others.
+        quick: take the seeds of `[quick]` instead, its flags over all others, and its grid's values for an axis.
 
     Raises:
         StudyError: the file cannot be read, or does not say what a study must say.
@@ -175,32 +180,58 @@ def load_study(path: Path, quick: bool = False) -> Study:
                 fail(f"{where}: {name!r} must be a string, a number or true/false, not {setting!r}")
         return {name.replace("_", "-"): setting for name, setting in value.items()}
 
+    def axes(value: object, where: str) -> dict[str, list[Flag]]:
+        if not isinstance(value, dict):
+            fail(f"{where} must be a table, not {value!r}")
+        for name, values in value.items():
+            if not isinstance(values, list) or not values or len(set(map(str, values))) < len(values):
+                fail(f"{where}: {name!r} must be a list of one or more values, each once, not {values!r}")
+            for setting in values:
+                flags({name: setting}, where)
+        return {name.replace("_", "-"): values for name, values in value.items()}
+
+    def with_end(settings: dict[str, Flag], where: str) -> dict[str, Flag]:
+        if GUIDE_DURATION not in settings:
+            return settings
+        start, duration = settings.get("guide-start"), settings[GUIDE_DURATION]
+        if type(start) is not int or type(duration) is not int:
+            fail(f"{where}: {GUIDE_DURATION} needs 'guide-start' beside it, both whole numbers")
+        rest = {name: setting for name, setting in settings.items() if name != GUIDE_DURATION}
+        return rest | {"guide-end": start + duration}
+
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StudyError(f"{path}: cannot be read as TOML: {error}") from None
     table(data, "the study", ("environments", "seeds", "arms"), ("metric", "threshold", "flags", "quick"))
     seeds = items(data["seeds"], "'seeds'", int, "whole numbers")
-    shortening = {}
+    shortening, short_axes = {}, {}
     if quick:
         if "quick" not in data:
             fail("has no [quick] table, so no quick form")
-        form = table(data["quick"], "[quick]", ("seeds", "flags"))
+        form = table(data["quick"], "[quick]", ("seeds", "flags"), ("grid",))
         seeds = items(form["seeds"], "[quick] seeds", int, "whole numbers")
         shortening = flags(form["flags"], "[quick] flags")
+        short_axes = axes(form.get("grid", {}), "[quick] grid")
     common = flags(data.get("flags", {}), "[flags]")
     if not isinstance(data["arms"], dict) or not data["arms"]:
         fail("[arms] must hold at least one [arms.NAME] table")
     arms = {}
     for name, arm in data["arms"].items():
-        table(arm, f"[arms.{name}]", ("script",), ("flags",))
+        table(arm, f"[arms.{name}]", ("script",), ("flags", "grid"))
         script = ROOT / str(arm["script"])
         if not script.is_file():
             fail(f"[arms.{name}] names the script {arm['script']!r}: no such file")
-        arms[name] = Arm(script, common | flags(arm.get("flags", {}), f"[arms.{name}] flags") | shortening)
-        rule = arms[name].flags.get(RULE)
-        if rule is not None and not (script.parent / str(rule)).is_file():
-            fail(f"[arms.{name}] names the rule {rule!r}: no such file")
+        fixed = common | flags(arm.get("flags", {}), f"[arms.{name}] flags") | shortening
+        grid = axes(arm.get("grid", {}), f"[arms.{name}] grid")
+        grid = {axis: short_axes.get(axis, values) for axis, values in grid.items()}
+        for values in itertools.product(*grid.values()):  # without a grid: once, at no point
+            point = dict(zip(grid, values, strict=True))
+            label = " ".join([name, *(f"{axis}={value}" for axis, value in point.items())])
+            arms[label] = Arm(script, with_end(fixed | point, f"[arms.{name}]"), point)
+            rule = arms[label].flags.get(RULE)
+            if rule is not None and not (script.parent / str(rule)).is_file():
+                fail(f"[arms.{name}] names the rule {rule!r}: no such file")
     threshold = data.get("threshold")
     if threshold is not None and type(threshold) not in (int, float):
         fail(f"'threshold' must be a number, not {threshold!r}")
@@ -211,36 +242,45 @@ def load_study(path: Path, quick: bool = False) -> Study:
     return Study(path.stem, environments, seeds, arms, metric, threshold, quick)
 
 
+@functools.lru_cache(maxsize=16)  # a grid's arms ask for the same files many times
+def parsed(source: str) -> tuple[ast.Module, str]:
+    """A module's syntax tree, and its code without comments and formatting."""
+    tree = ast.parse(source)
+    return tree, ast.unparse(tree)
+
+
 def code_hash(script: Path, env: str, flags: dict[str, Flag]) -> str:
     """Hash of what a run executes: the script, the modules beside it that it imports, the environment's prompts, and a
     rule of `--guide-policy`.
 
     Comments and formatting do not count. Where nobody supervises and nothing is filmed, neither do the supervisor's
-    modules and prompts: such a run does not use them.
+    modules and prompts: such a run does not use them. An import that is not at a module's top level counts only where
+    the run makes videos: that is what our scripts import late for.
     """
-    filmed = any(flags.get(name) for name in ("replay-frequency", "capture-video"))
+    filming = any(flags.get(name) for name in FILMING)
     unsupervised = flags.get("supervisor") == "none"
-    unused = {"llm_supervisor"} if unsupervised and not filmed else set()
+    unused = {"llm_supervisor"} if unsupervised and not filming else set()
     digest, seen, queue = hashlib.sha256(), set(), [script]
+    supervised = False
     while queue:
         path = queue.pop(0)
         if path in seen:
             continue
         seen.add(path)
         try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
+            tree, code = parsed(path.read_text(encoding="utf-8"))
         except SyntaxError as error:
             raise StudyError(f"{path.name} is not valid Python: {error}") from None
-        digest.update(f"{path.name}\0{ast.unparse(tree)}\0".encode())
-        # the baselines import the supervisor's modules within the branches that film
-        for node in ast.walk(tree) if filmed else tree.body:
+        digest.update(f"{path.name}\0{code}\0".encode())
+        for node in ast.walk(tree) if filming else tree.body:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            supervised |= path == script and node in tree.body and "llm_supervisor" in names
             queue += [file for name in names if name not in unused and (file := script.parent / f"{name}.py").is_file()]
-    if not unsupervised and any(path.name == "llm_supervisor.py" for path in seen):
-        folder = script.parent / "prompts" / env
-        folder = folder if folder.is_dir() else script.parent / "prompts" / "default"
-        for path in sorted(folder.glob("*.*")):
+    if supervised and not unsupervised:
+        prompts = script.parent / "prompts"
+        own = (prompts / env).is_dir()
+        for path in sorted(prompts.glob(f"{env}/*.*" if own else "default*/*.*")):
             digest.update(f"{path.name}\0".encode() + path.read_bytes())
         if RULE in flags:
             digest.update((script.parent / str(flags[RULE])).read_bytes())

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -92,7 +92,7 @@ def same(logged: str | None, wanted: Flag) -> bool:
         return False
 
 
-def as_table(rows: Iterator[tuple]) -> pd.DataFrame:
+def as_table(rows: Iterable[tuple]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.sort_values(["arm", "env", "seed", "tag", "step"], kind="stable", ignore_index=True)
 
@@ -106,5 +106,6 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def load_table(path: Path) -> pd.DataFrame:
-    """A table that write_table() wrote."""
-    return pd.read_csv(path, dtype={name: str for name in COLUMNS if name not in ("seed", "step", "value")})
+    """A table that write_table() wrote. Names stay text: an arm may be called "1.0" or "None"."""
+    text = {name: str for name in COLUMNS if name not in ("seed", "step", "value")}
+    return pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"value": [""]})

@@ -1,11 +1,13 @@
 """benchmark/sweep.py: studies are read strictly, runs are recognised, and a sweep survives what happens to sweeps."""
 
+import ast
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -34,6 +36,11 @@ def write_study(name: str = "study.toml", **changes: str) -> Path:
     path = Path(name)
     path.write_text("\n".join((lines | changes).values()))
     return path
+
+
+def grid(axes: str) -> str:
+    """An arm with a grid, as TOML."""
+    return f'[arms.A]\nscript = "guided_sac_continuous.py"\ngrid = {axes}'
 
 
 def start_sweep(*arguments: str | Path) -> subprocess.Popen:
@@ -77,6 +84,24 @@ def test_a_study_becomes_its_runs():
     assert "--total-timesteps=10" in quick[0][1].arguments
 
 
+def test_a_grid_becomes_its_arms():
+    """The product of the axes, each with its point; a duration becomes an end; the quick form has values of its own."""
+    path = write_study(
+        arms=grid("{ guide_start = [0, 10], guide-duration = [5, 7] }") + '\n[arms.B]\nscript = "rnd_sac.py"',
+        quick="[quick]\nseeds = [1, 2]\nflags = {}\ngrid = { guide-duration = [6] }",
+    )
+    arms = load_study(path).arms
+    found = {name: (arm.flags.get("guide-start"), arm.flags.get("guide-end")) for name, arm in arms.items()}
+    assert found == {
+        "A guide-start=0 guide-duration=5": (0, 5), "A guide-start=0 guide-duration=7": (0, 7),
+        "A guide-start=10 guide-duration=5": (10, 15), "A guide-start=10 guide-duration=7": (10, 17), "B": (None, None),
+    }  # fmt: skip
+    assert arms["A guide-start=10 guide-duration=7"].point == {"guide-start": 10, "guide-duration": 7}
+    assert arms["B"].point == {} and not any("guide-duration" in arm.flags for arm in arms.values())
+    quick = load_study(path, quick=True).arms
+    assert [arm.flags.get("guide-end") for arm in quick.values()] == [6, 16, None]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -101,6 +126,14 @@ def test_a_study_becomes_its_runs():
         ({"arms": '[arms.A]\nscript = "guided_sac_continuous.py"\nflags = { guide-policy = "no.py" }'},
          "names the rule 'no.py': no such file"),
         ({"quick": ""}, "no quick form"),
+        ({"arms": grid("[0, 1]")}, "\\[arms.A\\] grid must be a table, not \\[0, 1\\]"),
+        ({"arms": grid("{ gamma = 0.9 }")}, "'gamma' must be a list of one or more values, each once, not 0.9"),
+        ({"arms": grid("{ gamma = [] }")}, "'gamma' must be a list of one or more values"),
+        ({"arms": grid("{ gamma = [1, 1] }")}, "each once"),
+        ({"arms": grid("{ gamma = [[1]] }")}, "'gamma' must be a string, a number or true/false"),
+        ({"arms": grid("{ seed = [1, 2] }")}, "comes from 'environments' and 'seeds'"),
+        ({"arms": grid("{ guide-duration = [5] }")}, "guide-duration needs 'guide-start' beside it"),
+        ({"arms": grid("{ guide-start = [0], guide-duration = [0.5] }")}, "both whole numbers"),
     ],
 )  # fmt: skip
 def test_a_bad_study_is_refused_with_its_reason(changes, message):
@@ -128,8 +161,9 @@ def test_the_hash_is_of_settings_and_code(tmp_path):
     script.write_text("import helper, llm_supervisor\nprint(1)\n")
     (tmp_path / "helper.py").write_text("x = 1\n")
     (tmp_path / "llm_supervisor.py").write_text("")
-    (tmp_path / "prompts" / "default").mkdir(parents=True)
-    (tmp_path / "prompts" / "default" / "coder.md").write_text("write")
+    for folder in ("default", "default-discrete"):
+        (tmp_path / "prompts" / folder).mkdir(parents=True)
+        (tmp_path / "prompts" / folder / "coder.md").write_text("write")
     first = a_run(script, flags={"a": 1, "b": 2})
     assert a_run(script, flags={"b": 2, "a": 1}).hash == first.hash
     others = [a_run(script, flags={"a": 1, "b": 3}), *(a_run(script, flags={"a": 1, "b": 2}, **change)
@@ -140,7 +174,8 @@ def test_the_hash_is_of_settings_and_code(tmp_path):
     assert a_run(script, flags={"a": 1, "b": 2}).hash == first.hash
     unsupervised = a_run(script, flags={"supervisor": "none"}).hash
     for path, text in ((script, "import helper, llm_supervisor\nprint(2)\n"), (tmp_path / "helper.py", "x = 2\n"),
-                       (tmp_path / "prompts" / "default" / "coder.md", "rewrite")):  # fmt: skip
+                       (tmp_path / "prompts" / "default" / "coder.md", "rewrite"),
+                       (tmp_path / "prompts" / "default-discrete" / "coder.md", "rewrite")):  # fmt: skip
         before, kept = a_run(script).hash, path.read_text()
         path.write_text(text)
         assert a_run(script).hash != before, path
@@ -187,6 +222,47 @@ def test_the_supervisors_modules_count_where_they_are_used(top, inner, flags, co
     before = code_hash(script, "E-v0", flags)
     module.write_text("a = 2")
     assert (code_hash(script, "E-v0", flags) != before) == counts
+
+
+def test_a_baseline_counts_the_helper_only_where_it_makes_videos(tmp_path):
+    """Plain runs of a baseline keep their hash when helper or prompts change; with videos the helper counts."""
+    for name in ("rnd_sac.py", "llm_supervisor.py", "policy_sandbox.py"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    prompts = tmp_path / "prompts" / "default"
+    prompts.mkdir(parents=True)
+    (prompts / "coder.md").write_text("write")
+    settings = [{}, {"replay-frequency": 0, "capture-video": False}, {"replay-frequency": 5}, {"capture-video": True}]
+
+    def hashes() -> list[str]:
+        return [code_hash(tmp_path / "rnd_sac.py", "E-v0", flags) for flags in settings]
+
+    before = hashes()
+    (prompts / "coder.md").write_text("rewrite")
+    assert hashes() == before
+    for name in ("llm_supervisor.py", "policy_sandbox.py"):
+        previous = hashes()
+        (tmp_path / name).write_text((tmp_path / name).read_text() + "\nx = 2\n")
+        assert [a == b for a, b in zip(previous, hashes(), strict=True)] == [True, True, False, False], name
+    (tmp_path / "rnd_sac.py").write_text((tmp_path / "rnd_sac.py").read_text() + "\nx = 2\n")
+    assert not set(before) & set(hashes())
+
+
+@pytest.mark.parametrize("script", sorted(ROOT.glob("*_sac*.py")), ids=lambda path: path.name)
+def test_our_scripts_import_late_for_videos_alone(script):
+    """What code_hash() leaves out of a run without videos stands below a condition on one of the flags for videos."""
+
+    def late_imports(node: ast.AST, conditions: list[str]) -> Iterator[list[str]]:
+        for child in ast.iter_child_nodes(node):
+            late = isinstance(child, ast.ImportFrom | ast.Import) and not isinstance(node, ast.Module)
+            if late and any(name in ast.unparse(child) for name in ("llm_supervisor", "policy_sandbox")):
+                yield conditions
+            inner = [ast.unparse(child.test)] if isinstance(child, ast.If) else []
+            yield from late_imports(child, conditions + inner)
+
+    found = list(late_imports(ast.parse(script.read_text()), []))
+    assert found
+    for conditions in found:
+        assert {f"args.{name.replace('-', '_')}" for name in sweep.FILMING} & set(conditions), conditions
 
 
 def test_code_changed_during_the_sweep_is_not_run(tmp_path):
