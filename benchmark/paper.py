@@ -204,9 +204,8 @@ def timing(part: Part, args: Args) -> Drawn:
             if len({len(curve.scores) for curve in line}) > 1:
                 rows.append((f"{value:,}", len(line), "seeds are missing", ""))
                 continue
-            pair = (
-                np.stack([statistic(curve) for curve in line], axis=1) for statistic in (last, area)
-            )  # (seeds, cells)
+            # (seeds, cells) of each statistic
+            pair = (np.stack([statistic(curve) for curve in line], axis=1) for statistic in (last, area))
             rows.append((f"{value:,}", len(line), *(shown(*stratified(scores), 1) for scores in pair)))
         texts.append(table(f"{name} | cells | IQM of the final return | IQM of the area under the curve", rows))
     return {"figure_7": figures.figure_7(runs, study)}, "\n\n".join([*texts, origins([part])])
