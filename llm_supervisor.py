@@ -731,8 +731,19 @@ class ChatModel(Chat):
         self.client = openai.OpenAI(
             api_key=self.key or "none", base_url=base_url, timeout=self.timeout,
             max_retries=int(math.log2(1 + self.timeout)),  # waits of 0.5, 1, 2, … s: at most half the deadline
-            http_client=openai.DefaultHttpxClient(event_hooks={"response": [self._note_status]}),
+            http_client=openai.DefaultHttpxClient(
+                event_hooks={"request": [self._keep_deadline], "response": [self._note_status]}
+            ),
         )  # fmt: skip
+        self.thread = threading.local()  # its deadline: that of the question which a thread asks
+
+    def _keep_deadline(self, request: Any) -> None:
+        """Let no attempt begin or wait beyond its question's deadline: a server must not work for nobody."""
+        if (deadline := getattr(self.thread, "deadline", None)) is not None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the question's deadline has passed")
+            request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), left)
 
     def _note_status(self, response: Any) -> None:
         self.status = response.status_code
@@ -776,6 +787,7 @@ class ChatModel(Chat):
             exchange.question.pictures = []
 
         def answer() -> None:
+            self.thread.deadline = exchange.started + exchange.timeout
             try:
                 result = self._answer(exchange.question)
             except Exception as error:  # whatever a server makes the client raise, no failure of it may end the run

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -275,6 +276,24 @@ def test_a_transient_fault_is_retried(fault, consultant):
     assert endpoint.requests[0] == endpoint.requests[1]  # a repetition, not a plainer question
     if fault == "429":
         assert time.time() - started > 0.3
+
+
+def test_nobody_is_asked_after_the_deadline(consultant):
+    """A server with one place must not work for a question that nobody waits for: neither on a repetition after the
+    first attempt timed out, nor on the rest of an attempt that began late."""
+    gone = threading.Event()
+
+    def busy(handler) -> None:
+        handler.connection.settimeout(4)
+        if not handler.connection.recv(1):  # the client has hung up
+            gone.set()
+
+    with Endpoint(lambda body, n: (503, "{}") if n == 0 else busy) as endpoint:
+        it = consultant(endpoint.url, llm_timeout=2.0)
+        assert consult(it) is None
+        assert gone.wait(0.5)
+        time.sleep(2)  # the client's next pause would be over
+        assert len(endpoint.requests) == 2
 
 
 @pytest.mark.parametrize("status", [401, 403])
