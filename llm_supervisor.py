@@ -732,7 +732,7 @@ class ChatModel(Chat):
             api_key=self.key or "none", base_url=base_url, timeout=self.timeout,
             max_retries=int(math.log2(1 + self.timeout)),  # waits of 0.5, 1, 2, … s: at most half the deadline
             http_client=openai.DefaultHttpxClient(
-                event_hooks={"request": [self._keep_deadline], "response": [self._note_status]}
+                event_hooks={"request": [self._keep_deadline], "response": [self._judge_status]}
             ),
         )  # fmt: skip
         self.thread = threading.local()  # its deadline: that of the question which a thread asks
@@ -745,8 +745,13 @@ class ChatModel(Chat):
                 raise TimeoutError("the question's deadline has passed")
             request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), left)
 
-    def _note_status(self, response: Any) -> None:
+    def _judge_status(self, response: Any) -> None:
+        """Note a response's status; where it refuses pictures with a 5xx (llama.cpp), tell the client not to repeat."""
         self.status = response.status_code
+        if self.status >= 500:
+            response.read()
+            if NO_PICTURES.search(response.text):
+                response.headers["x-should-retry"] = "false"
 
     def open(self) -> None:
         """Ask for the list of models, which costs nothing, to learn of a wrong key before training; hide the key.

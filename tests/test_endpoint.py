@@ -468,7 +468,7 @@ SERVERS = {  # what a server takes, and the shapes of the requests to it: of the
     "no schema, the question quoted": (takes(schema=False, text="response_format and image_url"), ["sp", "p"], ["p"]),
     "no schema, 422": (takes(schema=False, status=422, text="detail"), ["sp", "p"], ["p"]),
     "no schema, 501": (takes(schema=False, status=501), ["sp", "sp", "p"], ["p"]),
-    "no pictures, llama.cpp": (takes(pictures=False, status=500, text=LLAMA_CPP), ["sp", "sp", "s"], ["s"]),
+    "no pictures, llama.cpp": (takes(pictures=False, status=500, text=LLAMA_CPP), ["sp", "s"], ["s"]),
     "no pictures, vLLM": (takes(pictures=False, text="m is not a multimodal model"), ["sp", "s"], ["s"]),
     "no pictures, DeepSeek": (takes(pictures=False, text="unknown variant `image_url`, expected `text`"), ["sp", "s"],
                               ["s"]),

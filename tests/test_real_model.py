@@ -44,7 +44,7 @@ def server(tmp_path_factory):
         port = free.getsockname()[1]
     command = [
         binary, "--model", model, "--host", "127.0.0.1", "--port", str(port), "--api-key", KEY, "--threads", "1",
-        "--parallel", "1", "--ctx-size", "8192", "--predict", "48", "--temp", "0", "--no-webui",
+        "--parallel", "1", "--ctx-size", "8192", "--predict", "64", "--temp", "0", "--no-webui",
         "--jinja", "--chat-template-file", PROMPTS / "chat.jinja",
     ]  # fmt: skip
     with (folder / "log.txt").open("w") as log:
@@ -79,8 +79,8 @@ def train(server: str, *flags: str, env_id: str, key: str = KEY) -> tuple[subpro
         "--eval-episodes", "1", "--replay-max-steps", "20", "--audition-max-steps", "300", *flags,
         script=script, OPENAI_API_KEY=key,
     )  # fmt: skip
-    names = [path.name for path in Path("runs").glob("*")]
-    return process, names[0] if names else ""
+    names = sorted(Path("runs").glob("*"), key=lambda path: path.stat().st_ctime)
+    return process, names[-1].name if names else ""
 
 
 def exchanges(run_name: str) -> list[dict]:
@@ -104,7 +104,7 @@ def test_the_whole_trip(server, env_id, verdict, active):
     assert len(coder) >= 2 or active  # a first failed audition is told to the coder
     for exchange in exchanges(name):
         usage = exchange["usage"]
-        assert usage["prompt_tokens"] > 100 and 1 <= usage["completion_tokens"] <= 48
+        assert usage["prompt_tokens"] > 100 and 1 <= usage["completion_tokens"] <= 64
         assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
     assert "Follow the template." in texts(name, "supervisor/advice")[0]
     assert texts(name, "supervisor/verdict")[0].startswith(verdict)
@@ -117,22 +117,27 @@ def test_the_whole_trip(server, env_id, verdict, active):
 
 
 def test_unusable_answers_leave_training_unguided(server):
-    """The project's own prompts, with 2,500 tokens, are too much for such a model."""
+    """The project's own prompts, with 2,500 tokens, are too much for such a model.
+
+    The server holds it to the schema, so its advice can be read: what it says is its own.
+    """
     process, name = train(server, "--replay-frames", "0", env_id="MountainCarContinuous-v0")
     assert process.returncode == 0, process.stderr
     assert exchanges(name)[0]["usage"]["prompt_tokens"] > 2_000
-    assert texts(name, "supervisor/verdict")[0].startswith("unguided: ")
+    assert texts(name, "supervisor/verdict")[0].startswith(("unguided: ", "not intervening"))
     assert scalars(name)["charts/guidance_active"] == [(0, 0.0), (30, 0.0)]
 
 
 def test_a_text_only_model_refuses_images(server):
-    """llama.cpp refuses them with status 500, which elsewhere means: try again."""
-    started = time.monotonic()
+    """llama.cpp refuses them with status 500, which elsewhere means: try again. Here: without pictures, at once."""
     process, name = train(server, "--prompt-dir", str(PROMPTS), env_id="Taxi-v4")
     assert process.returncode == 0, process.stderr
-    files = list(Path(f"runs/{name}/llm").glob("*.json"))
-    assert any("image input is not supported" in path.read_text() for path in files)
-    assert time.monotonic() - started < 100  # below the question's deadline
+    first = exchanges(name)[0]
+    assert first["images"] and first["refused"] == ["pictures"] and first["answer"]
+    assert "takes no pictures: states only from now on" in process.stdout
+    process, name = train(server, "--prompt-dir", str(PROMPTS), "--advisor-vision", "on", env_id="Taxi-v4")
+    assert process.returncode == 0, process.stderr
+    assert "image input is not supported" in exchanges(name)[0]["error"]
 
 
 def test_a_prompt_beyond_the_context_is_refused(server):
