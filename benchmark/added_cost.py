@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 import tyro
-from speed import PEER, SCRIPT, Contestant
+from speed import PEER, SCRIPT, Contestant, take_turns
 
 PLAIN = "plain SAC"
 GUIDED = "guided at every step"
@@ -53,18 +53,8 @@ def race(args: Args) -> dict[str, list[float]]:
             )
             for name, (script, *flags) in CONTESTANTS.items()
         ]  # fmt: skip
-        try:
-            for steps in [args.warm_up, *[args.steps] * args.blocks]:
-                for contestant in contestants:
-                    seconds = contestant.run(steps)
-                    if seconds is None:
-                        raise SystemExit(f"added_cost.py: error: {contestant.name}: {contestant.error}")
-                    contestant.seconds.append(seconds)
-        finally:
-            for contestant in contestants:
-                contestant.process.kill()
-                contestant.process.wait()
-    return {c.name: sorted(1e3 * seconds / args.steps for seconds in c.seconds[1:]) for c in contestants}
+        take_turns(contestants, args.warm_up, args.steps, args.blocks)
+    return {c.name: sorted(1e3 * seconds / args.steps for seconds in c.seconds) for c in contestants}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import speed
 import torch
 import tyro
-from speed import PEER, Contestant
+from speed import PEER, Contestant, take_turns
 
 ALWAYS_GUIDED = ["--supervisor", "bundled", "--advisor-always", "--guide-window", "1000000000", "--guide-end",
                  "1000000000", "--replay-max-steps", "200", "--replay-frames", "0"]  # fmt: skip
@@ -54,17 +54,7 @@ def command(args: Args, name: str) -> list[str]:
 def race(args: Args, folder: str, env: dict[str, str]) -> dict[str, list[float]]:
     """Steps per second of every block of each contestant, sorted."""
     contestants = [Contestant(name, command(args, name), folder, env) for name in FLAGS]
-    for contestant in contestants:
-        contestant.run(args.warm_up)
-    for _ in range(args.blocks):
-        for contestant in contestants:
-            seconds = contestant.run(args.steps)
-            if seconds is None:
-                raise SystemExit(f"{contestant.name}: {contestant.error}")
-            contestant.seconds.append(seconds)
-    for contestant in contestants:
-        contestant.process.kill()
-        contestant.process.wait()
+    take_turns(contestants, args.warm_up, args.steps, args.blocks)
     return {c.name: sorted(args.steps / seconds for seconds in c.seconds) for c in contestants}
 
 

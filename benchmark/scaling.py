@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 import tyro
 from matplotlib.figure import Figure
-from speed import PEER, SCRIPT, Contestant, floor_of, products
+from speed import PEER, SCRIPT, Contestant, floor_of, products, take_turns
 from sweep import ROOT
 
 OBS_SIZE, ACTIONS, BATCH, HIDDEN = 17, 6, 256, 256  # HalfCheetah-v5's and the script's, where they are not varied
@@ -86,20 +86,10 @@ def measure(panel: str, args: Args) -> pd.DataFrame:
         contestants = [
             Contestant(str(value), command(panel, value, Path(folder)), folder, env) for value in PANELS[panel]
         ]
-        try:
-            for steps in [args.warm_up, *[args.steps] * args.blocks]:
-                for contestant in contestants:
-                    seconds = contestant.run(steps)
-                    if seconds is None:
-                        raise SystemExit(f"scaling.py: error: {panel} {contestant.name}: {contestant.error}")
-                    contestant.seconds.append(1e3 * seconds / steps)
-        finally:
-            for contestant in contestants:
-                contestant.process.kill()
-                contestant.process.wait()
+        take_turns(contestants, args.warm_up, args.steps, args.blocks)
     rows = []
     for contestant, value in zip(contestants, PANELS[panel], strict=True):
-        times = contestant.seconds[1:]
+        times = [1e3 * seconds / args.steps for seconds in contestant.seconds]
         rows.append([panel, value, statistics.median(times), min(times), max(times), 1e3 * floor(panel, value)])
     return pd.DataFrame(rows, columns=["panel", "value", "ms", "lowest", "highest", "products_ms"])
 

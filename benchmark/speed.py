@@ -126,19 +126,30 @@ def floor(env_id: str) -> tuple[float, float]:
     return floor_of(products(env.observation_space.shape[0], env.action_space.shape[0]))
 
 
-def race(args: Args, env_id: str, folder: str, env: dict[str, str]) -> list[Contestant]:
-    """Warm up one after another, then let all take turns."""
-    contestants = [Contestant(name, command, folder, env) for name, command in commands(args, env_id).items()]
-    for contestant in contestants:
-        contestant.run(args.warm_up)
-    for _ in range(args.blocks):
+def take_turns(contestants: list[Contestant], warm_up: int, steps: int, blocks: int, strict: bool = True) -> None:
+    """Warm up one after another, then let all take turns, block by block; their seconds are in `contestant.seconds`.
+
+    Args:
+        strict: whether a contestant that ends before its time ends the program, with its last words.
+    """
+    try:
+        for number, order in enumerate([warm_up, *[steps] * blocks]):
+            for contestant in contestants:
+                seconds = contestant.run(order)
+                if seconds is None and strict:
+                    raise SystemExit(f"error: {contestant.name}: {contestant.error}")
+                if seconds is not None and number > 0:
+                    contestant.seconds.append(seconds)
+    finally:
         for contestant in contestants:
-            seconds = contestant.run(args.steps)
-            if seconds is not None:
-                contestant.seconds.append(seconds)
-    for contestant in contestants:
-        contestant.process.kill()
-        contestant.process.wait()
+            contestant.process.kill()
+            contestant.process.wait()
+
+
+def race(args: Args, env_id: str, folder: str, env: dict[str, str]) -> list[Contestant]:
+    """The contestants after their race; one that ended before its time (as CleanRL does) stays in the table."""
+    contestants = [Contestant(name, command, folder, env) for name, command in commands(args, env_id).items()]
+    take_turns(contestants, args.warm_up, args.steps, args.blocks, strict=False)
     return contestants
 
 
