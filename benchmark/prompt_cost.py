@@ -8,8 +8,10 @@ Docs: docs/supervisor.md
 """
 
 import io
+import json
 import math
 import sys
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +33,20 @@ class Args:
     """the environments"""
     seed: int = 1
     """seed of the replay"""
+    tokenizer: str | None = None
+    """address of a running llama-server, whose model's tokenizer counts the texts; None: an estimate"""
 
 
-def text_tokens(text: str) -> int:
-    """An estimate: every digit is a token, as in Qwen's tokenizer, and of all else four characters make one."""
+def text_tokens(text: str, tokenizer: str | None = None) -> int:
+    """What the tokenizer counts, else an estimate.
+
+    In it every digit is a token, as in Qwen's tokenizer, and of all else four characters make one.
+    """
+    if tokenizer:
+        request = urllib.request.Request(f"{tokenizer}/tokenize", json.dumps({"content": text}).encode(),
+                                         {"Content-Type": "application/json"})  # fmt: skip
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return len(json.load(response)["tokens"])
     digits = sum(character.isdigit() for character in text)
     return digits + math.ceil((len(text) - digits) / 4)
 
@@ -50,7 +62,7 @@ def consultations(start: int, end: int, window: int) -> int:
     return max(0, math.ceil((end - start) / window))
 
 
-def row(env_id: str, seed: int) -> tuple[str, ...]:
+def row(env_id: str, seed: int, tokenizer: str | None = None) -> tuple[str, ...]:
     """An environment's row of the table."""
     texts, tokens, pictures = {}, {}, []
     for role in ("advisor", "coder"):
@@ -58,7 +70,7 @@ def row(env_id: str, seed: int) -> tuple[str, ...]:
         command, script = sup.parse_command(["show-prompt", *flags])
         question = sup.first_question(command, script)
         texts[role] = "".join(message["content"] for message in question.messages)
-        tokens[role] = text_tokens(texts[role]) + sum(picture_tokens(jpeg) for _, jpeg in question.pictures)
+        tokens[role] = text_tokens(texts[role], tokenizer) + sum(picture_tokens(jpeg) for _, jpeg in question.pictures)
         if role == "advisor":
             pictures = [Image.open(io.BytesIO(jpeg)).size for _, jpeg in question.pictures]
     shown = f"{len(pictures)} of {pictures[0][0]} × {pictures[0][1]}" if pictures else "none"
@@ -70,5 +82,5 @@ def row(env_id: str, seed: int) -> tuple[str, ...]:
 
 if __name__ == "__main__":
     args = tyro.cli(Args)
-    for cells in (COLUMNS, ("-",) * len(COLUMNS), *(row(env_id, args.seed) for env_id in args.env_ids)):
+    for cells in (COLUMNS, ("-",) * len(COLUMNS), *(row(env_id, args.seed, args.tokenizer) for env_id in args.env_ids)):
         print(f"| {' | '.join(cells)} |", flush=True)

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -129,8 +129,9 @@ class Study:
 
         Arms may share a run: it has one hash, is run once, and counts for each of them.
         """
+        parse = functools.lru_cache(parsed)  # a grid's arms ask for the same files many times
         code = {
-            (env, name): code_hash(arm.script, env, arm.flags)
+            (env, name): code_hash(arm.script, env, arm.flags, parse)
             for env in self.environments for name, arm in self.arms.items()
         }  # fmt: skip
         for seed in self.seeds:
@@ -242,20 +243,22 @@ def load_study(path: Path, quick: bool = False) -> Study:
     return Study(path.stem, environments, seeds, arms, metric, threshold, quick)
 
 
-@functools.lru_cache(maxsize=16)  # a grid's arms ask for the same files many times
 def parsed(source: str) -> tuple[ast.Module, str]:
     """A module's syntax tree, and its code without comments and formatting."""
     tree = ast.parse(source)
     return tree, ast.unparse(tree)
 
 
-def code_hash(script: Path, env: str, flags: dict[str, Flag]) -> str:
+def code_hash(script: Path, env: str, flags: dict[str, Flag], parse: Callable = parsed) -> str:
     """Hash of what a run executes: the script, the modules beside it that it imports, the environment's prompts, and a
     rule of `--guide-policy`.
 
     Comments and formatting do not count. Where nobody supervises and nothing is filmed, neither do the supervisor's
     modules and prompts: such a run does not use them. An import that is not at a module's top level counts only where
     the run makes videos: that is what our scripts import late for.
+
+    Args:
+        parse: `parsed`, or a version of it that remembers.
     """
     filming = any(flags.get(name) for name in FILMING)
     unsupervised = flags.get("supervisor") == "none"
@@ -268,7 +271,7 @@ def code_hash(script: Path, env: str, flags: dict[str, Flag]) -> str:
             continue
         seen.add(path)
         try:
-            tree, code = parsed(path.read_text(encoding="utf-8"))
+            tree, code = parse(path.read_text(encoding="utf-8"))
         except SyntaxError as error:
             raise StudyError(f"{path.name} is not valid Python: {error}") from None
         digest.update(f"{path.name}\0{code}\0".encode())

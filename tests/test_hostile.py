@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import random
 import resource
@@ -147,12 +148,13 @@ def arena(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.setenv("OPENAI_API_KEY", "0.4242")
+    gc.collect()  # what earlier tests left open must not be closed in the middle of this one
     descriptors = len(os.listdir("/proc/self/fd"))
     arena = Arena(tmp_path / "arena")
     yield arena
     arena.close()
     assert list((tmp_path / "temporary").iterdir()) == []
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
     assert children() == arena.children
 
 
