@@ -463,7 +463,8 @@ def test_the_page_s_example_does_what_the_page_says(capsys):
 
 
 def test_every_flag_on_the_page_exists():
-    known = {field.name for kind in (sup.NewPrompt, sup.ShowPrompt, sup.Consult) for field in dataclasses.fields(kind)}
+    kinds = (sup.NewPrompt, sup.ShowPrompt, sup.Consult, prompt_cost.Args)
+    known = {field.name for kind in kinds for field in dataclasses.fields(kind)}
     for name in re.findall(r"`--([\w-]+)", PAGE.read_text()):
         assert name == "help" or name.replace("-", "_") in known, name
 
