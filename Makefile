@@ -23,7 +23,7 @@ figure-3 figure-4 figure-5 figure-6 figure-7: $(VENV)/installed-benchmark
 	$(VENV)/bin/python benchmark/results.py --figure $(@:figure-%=%) $(if $(QUICK),--quick)
 
 test: $(VENV)/installed-tests
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 test-real-model: $(VENV)/bin/llama-server
 	$(VENV)/bin/python -m pytest -m real_model
