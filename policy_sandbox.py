@@ -39,6 +39,7 @@ import importlib
 import io
 import json
 import math
+import operator
 import os
 import random
 import resource
@@ -67,6 +68,7 @@ MAX_SOURCE_CHARS = 65_536
 MAX_TEXT_CHARS = 2_000
 MAX_TEXT_BYTES = 4 * MAX_TEXT_CHARS  # UTF-8 needs at most 4 bytes a character
 FIRST_CALL_TIMEOUT = 2.0  # seconds; the first call may fill caches
+RENEW_AFTER = 1.0  # seconds for which the child's limit of CPU time stands before a call renews it
 PATIENCE = 2.0  # seconds beyond a deadline for a child that other processes keep from computing
 TOLERANCE = 1e-6  # how far outside its bounds an action may lie before it is refused rather than clipped
 
@@ -577,8 +579,8 @@ class SandboxedPolicy:
             first, last = int(action.start), int(action.start + action.n - 1)
             if not -(2**63) <= first <= last < 2**63:
                 raise ValueError(f"discrete actions need n >= 1 and 64-bit numbers, got {action}")
-            self._low = self._finite_low = self._least = np.array(first, dtype=np.int64)
-            self._high = self._finite_high = self._most = np.array(last, dtype=np.int64)
+            self._low = self._least = np.array(first, dtype=np.int64)
+            self._high = self._most = np.array(last, dtype=np.int64)
             expected = f"an int or a NumPy integer from {first} to {last}"
         else:
             self._low, self._high = (np.array(bound, dtype=np.float64) for bound in action)
@@ -586,7 +588,6 @@ class SandboxedPolicy:
                 raise ValueError(f"action bounds need equal shapes and low <= high, got {action.low} and {action.high}")
             # Clamped to the finite numbers, so that one comparison with them also refuses NaN and infinity.
             largest = np.finfo(np.float64).max
-            self._finite_low, self._finite_high = np.maximum(self._low, -largest), np.minimum(self._high, largest)
             self._least = np.maximum(self._low - TOLERANCE, -largest)
             self._most = np.minimum(self._high + TOLERANCE, largest)
             expected = f"an array of real numbers of shape {self._low.shape}"
@@ -727,9 +728,11 @@ class SandboxedPolicy:
         self._obs = self._obs.reshape(rows, *row_shape)
         self._actions = np.frombuffer(answer, self._low.dtype.newbyteorder("<"), rows * self._low.size, ANSWER.size)
         self._actions = self._actions.reshape(shape)
-        inside = bytearray(2 * self._actions.size)
-        self._inside = np.frombuffer(inside, np.bool_).reshape(2, *shape)
-        self._request, self._answer, self._inside_bytes = memoryview(request), memoryview(answer), inside
+        self._flat_actions = self._actions.reshape(-1)
+        # No lower than low and no higher than high, and finite: what needs no clipping.
+        self._lows = rows * np.maximum(self._low, self._least).ravel().tolist()
+        self._highs = rows * np.minimum(self._high, self._most).ravel().tolist()
+        self._request, self._answer = memoryview(request), memoryview(answer)
         self._rows = rows
 
     def _ask(self, request: memoryview, expected: int, seconds: float, what: Callable[[], str]) -> None:
@@ -798,10 +801,10 @@ class SandboxedPolicy:
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
         """Return the actions, clipped to the bounds, as a new array; PolicyError for a bad one."""
-        # The usual case first, in two passes and without new memory: between processes that take turns caches are cold.
-        np.greater_equal(actions, self._finite_low, out=self._inside[0])
-        np.less_equal(actions, self._finite_high, out=self._inside[1])
-        if 0 not in self._inside_bytes:
+        # The usual case first, in numbers of Python: processes that take turns find their caches cold, and then numpy's
+        # comparisons cost more than a loop over a few numbers.
+        values = self._flat_actions.tolist()
+        if all(map(operator.le, self._lows, values)) and all(map(operator.le, values, self._highs)):
             return actions.copy()
         good = (actions >= self._least) & (actions <= self._most)
         if not good.all():
@@ -890,14 +893,19 @@ def _child_main() -> None:
         _answer_error(answers, f"the policy's process could not be confined: {error}")
         return
 
+    renewal, granted = -math.inf, 0.0
+
     def cpu_limit(seconds: float) -> None:
         """Have the kernel end this process when it computes for this long, and some more, without an answer.
 
         The parent's deadline comes first; this one holds where the parent is gone. RLIMIT_CPU counts the CPU time of
         the whole life, which in an honest long run reaches any value.
         """
-        if "limits" in layers:
-            signal.setitimer(signal.ITIMER_PROF, seconds + PATIENCE)
+        nonlocal renewal, granted
+        now = time.monotonic()
+        if "limits" in layers and (now >= renewal or seconds != granted):  # not at every call: it takes a system call
+            renewal, granted = now + RENEW_AFTER, seconds
+            signal.setitimer(signal.ITIMER_PROF, seconds + RENEW_AFTER + PATIENCE)
 
     cpu_limit(setup["start_timeout"])
     try:
