@@ -12,6 +12,7 @@ from collections.abc import Callable
 import gymnasium as gym
 import numpy as np
 import pytest
+import taxi_coverage
 from conftest import ROOT
 from torch.utils.tensorboard import SummaryWriter
 
@@ -534,3 +535,18 @@ def test_prompts_speak_of_substitution(env_id):
         assert "replaces the agent's own" in text and "residual" not in text
     given = "a tuple of 3 ints" if env_id == "Blackjack-v1" else "an int"
     assert f"- obs is {given}" in text and f"from 0 to {gym.make(env_id).action_space.n - 1}, for every obs" in text
+
+
+def test_starts_that_a_driver_sees():
+    env = gym.make("Taxi-v4")
+    starts = env.unwrapped.initial_state_distrib > 0
+    stay = [5] * 500  # a drop-off without a passenger
+    assert taxi_coverage.starts_seen(env, stay, 0, False, total_timesteps=1, seed=0) == 1
+    assert taxi_coverage.starts_seen(env, stay, 0, False, total_timesteps=3 * 200, seed=1) == 3  # an episode: 200 steps
+    for curious in (False, True):  # who roams all the time sees everything in the end
+        assert (
+            taxi_coverage.starts_seen(env, stay, 200, curious, total_timesteps=100_000, seed=0) == starts.sum() == 300
+        )
+    # 20 steps by the action chosen least: each action of a cell in turn, so a cell's neighbours are seen sooner
+    means = [np.mean([taxi_coverage.starts_seen(env, stay, 20, c, 5_000, seed) for seed in range(5)]) for c in (0, 1)]
+    assert means[0] < means[1]
