@@ -135,6 +135,7 @@ ENV_DEFAULTS = {
 # --- end ---
 for env_id in ("CliffWalking-v1", "Taxi-v4"):
     ENV_DEFAULTS[env_id]["intrinsic_coef"] = 1.0  # as in the paper, more than elsewhere
+ENV_DEFAULTS["MountainCarContinuous-v0"]["intrinsic_coef"] = 100.0  # best of those tried (docs/e3b_sac.md)
 BONUS_RANGES = {"ridge": (1e-6, np.inf)}
 
 

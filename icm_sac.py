@@ -135,6 +135,7 @@ ENV_DEFAULTS = {
 # --- end ---
 for env_id in ("CliffWalking-v1", "Taxi-v4"):
     ENV_DEFAULTS[env_id]["intrinsic_coef"] = 1.0  # as in the paper, more than elsewhere
+ENV_DEFAULTS["MountainCarContinuous-v0"]["intrinsic_coef"] = 30.0  # best of those tried (docs/icm_sac.md)
 BONUS_RANGES = {"beta": (0, 1)}
 
 
