@@ -728,7 +728,6 @@ class SandboxedPolicy:
         self._obs = self._obs.reshape(rows, *row_shape)
         self._actions = np.frombuffer(answer, self._low.dtype.newbyteorder("<"), rows * self._low.size, ANSWER.size)
         self._actions = self._actions.reshape(shape)
-        self._flat_actions = self._actions.reshape(-1)
         # No lower than low and no higher than high, and finite: what needs no clipping.
         self._lows = rows * np.maximum(self._low, self._least).ravel().tolist()
         self._highs = rows * np.minimum(self._high, self._most).ravel().tolist()
@@ -803,7 +802,7 @@ class SandboxedPolicy:
         """Return the actions, clipped to the bounds, as a new array; PolicyError for a bad one."""
         # The usual case first, in numbers of Python: processes that take turns find their caches cold, and then numpy's
         # comparisons cost more than a loop over a few numbers.
-        values = self._flat_actions.tolist()
+        values = actions.ravel().tolist()
         if all(map(operator.le, self._lows, values)) and all(map(operator.le, values, self._highs)):
             return actions.copy()
         good = (actions >= self._least) & (actions <= self._most)
