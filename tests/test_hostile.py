@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import os
 import random
 import resource
@@ -142,19 +141,27 @@ class Arena:
         return tracer, os.getpriority(os.PRIO_PROCESS, pid), resource.prlimit(pid, resource.RLIMIT_NOFILE)
 
 
+def open_files() -> set[tuple[str, str]]:
+    """This process's descriptors with what each of them is of (pipes and sockets by their number)."""
+    found = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            found.add((descriptor, os.readlink(f"/proc/self/fd/{descriptor}")))
+    return found
+
+
 @pytest.fixture
 def arena(tmp_path, monkeypatch):
     for name in ("arena", "temporary"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.setenv("OPENAI_API_KEY", "0.4242")
-    gc.collect()  # what earlier tests left open must not be closed in the middle of this one
-    descriptors = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     arena = Arena(tmp_path / "arena")
     yield arena
     arena.close()
     assert list((tmp_path / "temporary").iterdir()) == []
-    assert len(os.listdir("/proc/self/fd")) <= descriptors
+    assert open_files() <= before  # an earlier test's may have been closed meanwhile
     assert children() == arena.children
 
 
