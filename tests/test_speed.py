@@ -1,8 +1,11 @@
 """benchmark/speed.py and its kin: the count of an update's matrix products, and the protocol with a contestant."""
 
+import re
 import subprocess
+import sys
 from pathlib import Path
 
+import added_cost
 import discrete_speed
 import pandas as pd
 import pytest
@@ -88,3 +91,24 @@ def test_the_scaling_figure_shows_the_table():
         assert [list(line.get_ydata()) for line in per_env] == (
             [[2.0] * len(values)] if panel == "environments" else []
         )
+
+
+def test_what_a_bonus_adds_is_compared_round_by_round():
+    drifting = [10.0, 20.0, 40.0]
+    assert added_cost.added([11.0, 26.0, 40.0], drifting) == pytest.approx([0.1, 0.3, 0.0])
+
+
+def test_plain_sac_and_what_adds_to_it_take_turns(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    args = added_cost.Args(env_id="MountainCarContinuous-v0", blocks=2, steps=5, warm_up=105, threads=1)
+    times = added_cost.race(args)
+    assert list(times) == [added_cost.PLAIN, *added_cost.BARS]
+    assert all(len(blocks) == 2 and min(blocks) > 0 for blocks in times.values())
+
+
+def test_the_cost_of_a_guided_step_is_a_part_of_the_step():
+    command = ["benchmark/guidance_cost.py", "--env-id=MountainCarContinuous-v0", "--steps=100", "--warm-up=150"]
+    line = subprocess.check_output([sys.executable, *command], cwd=ROOT, text=True).splitlines()[-1]
+    step, call, share = map(float, re.findall(r"([0-9.]+) ms.* ([0-9.]+) ms: \+([0-9.]+)%", line)[0])
+    assert 0 < call < step
+    assert share == pytest.approx(100 * call / (step - call), rel=0.1)
