@@ -133,7 +133,7 @@ ENV_DEFAULTS = {
     ),
 }  # fmt: skip
 # --- end ---
-# The coefficients are the best of those tried (docs/e3b_sac.md). CliffWalking and Taxi need more in the paper too.
+# The coefficients are the best of those tried. CliffWalking and Taxi need more in the paper too.
 for env_id in ("CliffWalking-v1", "Taxi-v4"):
     ENV_DEFAULTS[env_id]["intrinsic_coef"] = 0.1
 ENV_DEFAULTS["MountainCarContinuous-v0"]["intrinsic_coef"] = 100.0

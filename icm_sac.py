@@ -133,7 +133,7 @@ ENV_DEFAULTS = {
     ),
 }  # fmt: skip
 # --- end ---
-ENV_DEFAULTS["MountainCarContinuous-v0"]["intrinsic_coef"] = 30.0  # the best of those tried (docs/icm_sac.md)
+ENV_DEFAULTS["MountainCarContinuous-v0"]["intrinsic_coef"] = 30.0  # the best of those tried
 BONUS_RANGES = {"beta": (0, 1)}
 
 

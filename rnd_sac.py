@@ -131,7 +131,7 @@ ENV_DEFAULTS = {
     ),
 }  # fmt: skip
 # --- end ---
-# The coefficients are the best of those tried (docs/rnd_sac.md). CliffWalking and Taxi need more in the paper too.
+# The coefficients are the best of those tried. CliffWalking and Taxi need more in the paper too.
 for env_id in ("CliffWalking-v1", "Taxi-v4"):
     ENV_DEFAULTS[env_id]["intrinsic_coef"] = 10.0
 ENV_DEFAULTS["MountainCarContinuous-v0"]["intrinsic_coef"] = 100.0
@@ -659,7 +659,7 @@ class RND(nn.Module):
         self.predictor = FeatureNetwork(envs)  # f̂
 
     def forward(self, data: Batch) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        """The predictor's loss (), the bonuses (B,) and what to log.
+        """The loss (), the bonuses (B,) and what to log.
 
         r_int = ‖f̂(s') − f(s')‖² of a sampled batch, from the predictor as it is now: the value at the transition's own
         time would be stale, since the bonus falls while the transition waits in the buffer.
