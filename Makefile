@@ -1,7 +1,7 @@
 # make demo: train GuidedSAC on MountainCarContinuous-v0 with the bundled supervisor (no key needed)
 # make results: run all studies of benchmark/studies/, rebuild their tables and the paper's figures (days)
 # make figure-N: figure N of the paper, 3 to 7, with the studies behind it
-# QUICK=1 behind either: the same with few seeds and steps, into runs/quick/ (minutes)
+# QUICK=1 behind either: the same with few seeds and steps, into runs/quick/ (minutes a figure, about an hour for all)
 # make test: run all tests        make lint: ruff
 # make test-real-model: the supervisor with a real llama.cpp server and a small model (builds the server: some minutes)
 PYTHON ?= python3

@@ -147,18 +147,24 @@ def parse_args() -> tuple[Args, dict[str, str]]:
     return args, sources
 
 
+def check_ranges(args: Args, ranges: dict[str, tuple[float, float]]) -> None:
+    """Raise ValueError for a number outside its range from low to high, both included unless infinite."""
+    for name, (low, high) in ranges.items():
+        value = getattr(args, name)
+        if value is not None and not (low <= value <= high and value < np.inf):
+            raise ValueError(
+                f"--{name.replace('_', '-')} must lie in [{low}, {high}{']' if high < np.inf else ')'}, not {value}"
+            )
+
+
 def check_args(args: Args) -> None:
     """Raise ValueError for a number out of its range."""
-    ranges = {
+    check_ranges(args, {
         **dict.fromkeys(("num_envs", "buffer_size", "batch_size", "total_timesteps", "max_episode_steps",
                          "eval_episodes", "policy_frequency", "target_network_frequency"), (1, np.inf)),
         **dict.fromkeys(("learning_starts", "eval_frequency", "policy_lr", "q_lr", "alpha_lr", "alpha"), (0, np.inf)),
         "gamma": (0, 1), "tau": (0, 1), "seed": (0, 2**32 - 1),
-    }  # fmt: skip
-    for name, (low, high) in ranges.items():
-        value = getattr(args, name)
-        if value is not None and not low <= value <= high:
-            raise ValueError(f"--{name.replace('_', '-')} must lie in [{low}, {high}], not {value}")
+    })  # fmt: skip
     if args.autotune and args.alpha == 0:
         raise ValueError("--alpha is the initial temperature that --autotune scales: it must be above 0")
 
@@ -469,6 +475,15 @@ def minimise(loss: torch.Tensor, optimizer: optim.Optimizer) -> None:
 
 
 # --- shared: evaluation ---
+def check_time_limit(env: gym.Env) -> None:
+    """Raise ValueError where an episode need not end: a greedy policy that goes in circles would never return."""
+    if env.spec.max_episode_steps is None:
+        raise ValueError(
+            f"{env.spec.id} has no time limit, so an evaluation may never end: give --max-episode-steps, or to "
+            "`evaluate` a make_env with max_episode_steps bound"
+        )
+
+
 def greedy_returns(envs: list[gym.Env], policy: Callable[[np.ndarray], np.ndarray], seed: int) -> list[float]:
     """Undiscounted return of one episode in each environment, the i-th from seed + i: equal starts every time.
 
@@ -479,12 +494,12 @@ def greedy_returns(envs: list[gym.Env], policy: Callable[[np.ndarray], np.ndarra
     obs = [env.reset(seed=seed + i)[0] for i, env in enumerate(envs)]
     returns, running = [0.0] * len(envs), list(range(len(envs)))
     while running:
-        ended = []
+        ended = set()
         for i, action in zip(running, policy(np.stack([obs[i] for i in running])), strict=True):
             obs[i], reward, terminated, truncated, _ = envs[i].step(action)
             returns[i] += float(reward)
             if terminated or truncated:
-                ended.append(i)
+                ended.add(i)
         running = [i for i in running if i not in ended]
     return returns
 
@@ -502,10 +517,12 @@ def evaluate(
     """CleanRL's evaluate: the greedy returns of a saved model.
 
     Args:
-        make_env: this script's `make_env`, with `env_kwargs` bound by functools.partial where the run had any.
+        make_env: this script's `make_env`, with `env_kwargs` and `max_episode_steps` bound by functools.partial where
+            the run had any.
         Model: the actor's class.
     """
     envs = [make_env(env_id, 0, i, capture_video, run_name)() for i in range(eval_episodes)]
+    check_time_limit(envs[0])
     dtype = storage_dtype(envs[0].observation_space)
     actor = Model(gym.vector.SyncVectorEnv([lambda: envs[0]])).to(device)
     actor.load_state_dict(torch.load(model_path, map_location=device, weights_only=True)[0])
@@ -523,10 +540,14 @@ def evaluate(
 # --- end ---
 
 if __name__ == "__main__":
-    # --- shared: setup ---
+    # --- shared: arguments ---
     with one_line_errors():
         args, sources = parse_args()
         check_args(args)
+    # --- end ---
+
+    # --- shared: setup ---
+    with one_line_errors():
         make_run_env = partial(
             make_env, env_kwargs=parse_env_kwargs(args.env_kwargs), max_episode_steps=args.max_episode_steps
         )
@@ -565,10 +586,8 @@ if __name__ == "__main__":
             for i in range(args.eval_episodes if args.eval_frequency else 0)
         ]
         check_spaces(envs.envs[0])
-        if eval_envs and eval_envs[0].spec.max_episode_steps is None:
-            raise ValueError(
-                f"{args.env_id} has no time limit, so an evaluation may never end: give --max-episode-steps"
-            )
+        if eval_envs:
+            check_time_limit(eval_envs[0])
     # --- end ---
 
     # --- shared: networks ---
@@ -644,6 +663,7 @@ if __name__ == "__main__":
             act=act,
             intervene=partial(intervene, space=envs.single_action_space),
             run_dir=f"runs/{run_name}",
+            env_kwargs_given=sources["env_kwargs"] == "command line",
         )
         supervisor.prepare()
     guidance = None
@@ -677,8 +697,8 @@ if __name__ == "__main__":
     global_step, iteration = 0, 0
 
     def evaluate_greedy() -> None:
-        """Log the greedy return of the unguided policy, from the same starts every time."""
-        returns = greedy_returns(eval_envs, partial(act, deterministic=True), seed=args.seed + 10_000)
+        """Log the greedy return of the unguided policy, from the same starts every time: this seed's own."""
+        returns = greedy_returns(eval_envs, partial(act, deterministic=True), seed=(args.seed + 1) * 1_000_000)
         evaluations.append(np.mean(returns))
         writer.add_scalar("eval/episodic_return", evaluations[-1], global_step)
         print(f"step {global_step:,}: greedy return {np.mean(returns):.2f} ± {np.std(returns):.2f}", flush=True)

@@ -70,8 +70,9 @@ class SupervisorArgs:
     advisor_always: bool = False
     """the paper's ablation: no judgement (no advisor, no audition), guidance from `guide_start` to `guide_end`"""
     prompt_dir: str | None = None
-    """folder of the prompt files; None: `prompts/<env-id>` where it exists, else `prompts/default` (discrete actions:
-    `prompts/default-discrete`)"""
+    """folder of the prompt files and the bundled rule; None: `prompts/<env-id>` where it exists and `--env-kwargs` is
+    the environment's default, which it describes, else `prompts/default` (discrete actions: `prompts/default-discrete`)
+    """
     replay_episodes: int = 1
     """greedy episodes of the unguided policy that the advisor sees at a consultation, ≥ 1"""
     replay_max_steps: int = 1_000
@@ -1183,6 +1184,8 @@ class Supervisor:
             are int64 (N,).
         intervene: combines the learner's actions and the rule's (N, *action), as in training.
         run_dir: the run's folder; `replays/` and `llm/` are made in it.
+        env_kwargs_given: whether `--env-kwargs` differs from the environment's default. `prompts/<env-id>`, rule and
+            threshold included, then describes another task and is used only where `--prompt-dir` names it.
     """
 
     def __init__(
@@ -1193,10 +1196,17 @@ class Supervisor:
         act: Callable[[np.ndarray, bool], np.ndarray],
         intervene: Callable[[np.ndarray, np.ndarray], np.ndarray],
         run_dir: str | Path,
+        env_kwargs_given: bool = False,
     ):
         self.args, self.env_fn, self.act, self.intervene = args, env_fn, act, intervene
         self.run_dir = Path(run_dir)
         self.prompt_dir = Path(args.prompt_dir) if args.prompt_dir else PROMPTS / args.env_id
+        self.passed_over = ""  # why this folder is there and not used
+        if env_kwargs_given and not args.prompt_dir and self.prompt_dir.is_dir():
+            self.passed_over = (
+                f"{self.prompt_dir} describes the environment with its default --env-kwargs "
+                f"(--prompt-dir {self.prompt_dir} uses it anyway)"
+            )
         self.steps, self.seconds = 0, 0.0  # environment steps and wall time that supervision took
         self.ended = False
         self.failures = 0  # windows that went unguided because of a failure
@@ -1249,6 +1259,7 @@ class Supervisor:
             self.observation, self.action = rule_spaces(env)
             if self.mode in ("llm", "replay"):
                 self._load_prompts(env)
+                self.description += f"; {self.prompts_from}"
                 log_dir = self.run_dir / "llm"
                 self.chat = RecordedChat(Path(args.llm_log), log_dir) if args.llm_log else ChatModel(args, log_dir)
             elif self.judged:
@@ -1264,7 +1275,9 @@ class Supervisor:
     def _load_prompts(self, env: gym.Env) -> None:
         """Read the prompt files and fill them with the environment's facts."""
         self.observation, self.action = rule_spaces(env)
-        folder = self.prompt_dir if self.args.prompt_dir or self.prompt_dir.is_dir() else default_prompts(self.action)
+        own = self.args.prompt_dir or (self.prompt_dir.is_dir() and not self.passed_over)
+        folder = self.prompt_dir if own else default_prompts(self.action)
+        self.prompts_from = f"prompts of {folder}" + (f", since {self.passed_over}" if self.passed_over else "")
         values = _describe_env(env, self.args.env_id, self.args.seed)
         self.steps += RANDOM_STEPS
         self.prompts = {
@@ -1281,18 +1294,27 @@ class Supervisor:
             return args.supervisor, "--supervisor"
         if args.llm_base_url or os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"):
             return "llm", "auto: a key or base URL is set"
-        if all((self.prompt_dir / name).is_file() for name in ("bundled_policy.py", "bundled.toml")):
+        rule = all((self.prompt_dir / name).is_file() for name in ("bundled_policy.py", "bundled.toml"))
+        if rule and not self.passed_over:
             return "bundled", "auto: no key or base URL is set, and the environment has a bundled rule"
         if args.guide_policy and args.advisor_always:
             return "bundled", "auto: a rule of your own, without judgement"
+        why = self.passed_over or f"{self.prompt_dir} has no bundled rule"
         raise ValueError(
-            f"nobody can supervise {args.env_id}: no key or base URL is set and {self.prompt_dir} has no bundled rule. "
+            f"nobody can supervise {args.env_id}: no key or base URL is set and {why}. "
             "Three ways out: set OPENAI_API_KEY (or --llm-base-url); give a rule of your own with "
             "--guide-policy FILE --advisor-always; or train plain SAC with --supervisor none"
         )
 
+    def _bundled_file(self, name: str) -> Path:
+        if self.passed_over:
+            raise ValueError(
+                f"--supervisor bundled has neither a rule nor a threshold for these --env-kwargs: {self.passed_over}"
+            )
+        return self.prompt_dir / name
+
     def _read_bundled(self) -> dict[str, Any]:
-        path = self.prompt_dir / "bundled.toml"
+        path = self._bundled_file("bundled.toml")
         kinds = {"intervene_below": (int, float), "analysis": str, "advice": str}
         try:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -1304,7 +1326,7 @@ class Supervisor:
         return data
 
     def _read_fixed_source(self) -> str | None:
-        path = self.args.guide_policy or (self.prompt_dir / "bundled_policy.py" if self.mode == "bundled" else None)
+        path = self.args.guide_policy or (self._bundled_file("bundled_policy.py") if self.mode == "bundled" else None)
         if path is None:
             return None
         try:
@@ -1653,7 +1675,8 @@ class NewPrompt(Setting):
     """Write advisor.md and coder.md for an environment, filled with its facts and ready to be edited."""
 
     prompt_dir: str | None = None
-    """folder to write them to; None: `prompts/<env-id>`. Files that are there already are never overwritten"""
+    """folder to write them to; None: `prompts/<env-id>`, which is for the default `--env-kwargs` only. Files that are
+    there already are never overwritten"""
 
 
 @dataclass(kw_only=True)
@@ -1704,7 +1727,8 @@ def parse_command(argv: Sequence[str]) -> tuple[Command, SimpleNamespace]:
     """Read a command; what it leaves open is as in a training run of its environment.
 
     Returns:
-        The command, and the training script's names with `env_fn`, which makes its environment.
+        The command, and the training script's names with `env_fn`, which makes its environment, and
+        `env_kwargs_given`, whether `--env-kwargs` differs from that environment's default.
 
     Raises:
         ValueError: the environment cannot be made or has spaces in which no script trains.
@@ -1720,6 +1744,7 @@ def parse_command(argv: Sequence[str]) -> tuple[Command, SimpleNamespace]:
     if command.seed < 0:
         raise ValueError(f"--seed must be at least 0, not {command.seed}")
     make_env, env_kwargs = script.make_env, script.parse_env_kwargs(command.env_kwargs)
+    script.env_kwargs_given = command.env_kwargs != default.env_kwargs
     script.env_fn = lambda mode: make_env(
         command.env_id, command.seed, 0, False, "", env_kwargs, command.max_episode_steps, mode
     )()
@@ -1732,6 +1757,8 @@ def parse_command(argv: Sequence[str]) -> tuple[Command, SimpleNamespace]:
 def new_prompt(command: NewPrompt, script: SimpleNamespace) -> None:
     """Write the default prompts with the environment's facts; what a run's flags may change stays a placeholder."""
     folder = Path(command.prompt_dir) if command.prompt_dir else PROMPTS / command.env_id
+    if script.env_kwargs_given and not command.prompt_dir:
+        raise ValueError(f"{folder} is for the default --env-kwargs of the environment: give another --prompt-dir")
     paths = {folder / "advisor.md": ADVISOR_HEADINGS, folder / "coder.md": CODER_HEADINGS}
     if present := [str(path) for path in paths if path.exists()]:
         raise ValueError(f"{' and '.join(present)} would be overwritten: move them, or give another --prompt-dir")
@@ -1762,7 +1789,10 @@ def trial_supervisor(
     def intervene(actions: np.ndarray, guidance: np.ndarray) -> np.ndarray:
         return script.intervene(actions, guidance, space) if isinstance(space, spaces.Box) else guidance
 
-    return kind(command, env_fn=script.env_fn, act=act, intervene=intervene, run_dir=run_dir)
+    return kind(
+        command, env_fn=script.env_fn, act=act, intervene=intervene, run_dir=run_dir,
+        env_kwargs_given=script.env_kwargs_given,
+    )  # fmt: skip
 
 
 def first_question(command: ShowPrompt, script: SimpleNamespace) -> Question:
@@ -1773,6 +1803,8 @@ def first_question(command: ShowPrompt, script: SimpleNamespace) -> Question:
         supervisor._load_prompts(env)
         env.close()
         with redirect_stdout(sys.stderr):  # what it says is no part of the question
+            if supervisor.passed_over:
+                print(f"supervisor: {supervisor.prompts_from}")
             replay = supervisor._record(command.guide_start, writer)
         supervisor.replay_env.close()
     if command.role == "coder":

@@ -2,21 +2,19 @@
 
     python benchmark/added_cost.py
 
-All take turns, block by block, each in a process of its own that runs its unmodified training loop; while one runs, the
-others wait. Keep the machine idle meanwhile. What is added is the median over the rounds of the ratio to plain SAC's
-block of the same round, so that a machine whose speed drifts does not decide it. The bars on Humanoid-v5: guidance +5 %
-(its consultation is over before the first block), RND and ICM +60 %, E3B +40 %.
+All take turns on the CPU, block by block, each in a process of its own that runs its unmodified training loop; while
+one runs, the others wait. Keep the machine idle meanwhile. What is added is the median over the rounds of the ratio to
+plain SAC's block of the same round, so that a machine whose speed drifts does not decide it. The bars on Humanoid-v5:
+guidance +5 % (its consultation is over before the first block), RND and ICM +60 %, E3B +40 %.
 """
 
-import os
 import statistics
 import sys
 import tempfile
 from dataclasses import dataclass
 
-import torch
 import tyro
-from speed import PEER, SCRIPT, Contestant, take_turns
+from speed import PEER, SCRIPT, Contestant, environment, machine, take_turns
 
 PLAIN = "plain SAC"
 GUIDED = "guided at every step"
@@ -45,7 +43,7 @@ class Args:
 
 def race(args: Args) -> dict[str, list[float]]:
     """Milliseconds per environment step of each contestant's blocks, in their order."""
-    env = {**os.environ, **({"OMP_NUM_THREADS": str(args.threads)} if args.threads else {})}
+    env = environment("cpu", args.threads)
     with tempfile.TemporaryDirectory() as folder:
         contestants = [
             Contestant(
@@ -65,9 +63,9 @@ def added(values: list[float], plain: list[float]) -> list[float]:
 
 if __name__ == "__main__":
     args = tyro.cli(Args)
-    load, threads = os.getloadavg()[0], args.threads or torch.get_num_threads()
+    about = machine("cpu", args.threads)  # the load before the race, not its own
     times = race(args)
-    print(f"{args.env_id}, {threads} threads, load average {load:.1f}, {args.blocks} blocks of {args.steps} steps\n")
+    print(f"{args.env_id}, {about}, {args.blocks} blocks of {args.steps} steps\n")
     print("| contestant | ms per step, median | lowest | highest | added | quartiles | bar |\n|-|-|-|-|-|-|-|")
     for name, values in times.items():
         cells = [f"{value:.2f}" for value in (statistics.median(values), min(values), max(values))]

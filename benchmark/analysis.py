@@ -12,8 +12,9 @@ import pandas as pd
 from rliable import library, metrics
 from scipy.stats import trim_mean
 from sweep import Study
-from table import SUPERVISION_STEPS
+from table import BEHAVIOUR, GUIDANCE_ACTIVE, SUPERVISION_STEPS
 
+NOT_MEASURED = "not measured yet"
 REPS = 2_000  # bootstrap samples of an interval
 
 
@@ -36,9 +37,12 @@ def curves(table: pd.DataFrame, env: str, arm: str, metric: str) -> Curves:
     """The metric of every seed at the steps that all seeds have.
 
     Raises:
-        ValueError: fewer than two seeds, so that no interval can be had.
+        ValueError: fewer than two seeds, so that no interval can be had, or a value that is not a number.
     """
     rows = table[(table.env == env) & (table.arm == arm) & (table.tag == metric)]
+    lost = rows[rows.value.isna()]
+    if len(lost):
+        raise ValueError(f"{arm} on {env}, seed {lost.seed.iloc[0]}: {metric} at step {lost.step.iloc[0]:,} is NaN")
     wide = rows.pivot_table(index="seed", columns="step", values="value", aggfunc="last").dropna(axis="columns")
     if len(wide) < 2:
         raise ValueError(f"{arm} on {env} has {len(wide)} finished runs with {metric}: an interval needs 2 seeds")
@@ -51,22 +55,30 @@ def measured(table: pd.DataFrame, study: Study, env: str, arm: str) -> bool:
     return rows.seed.nunique() >= 2
 
 
-def finished_arms(table: pd.DataFrame, study: Study, env: str) -> list[str]:
-    """The arms that are measured.
+def behaviour(table: pd.DataFrame, study: Study, env: str) -> dict[str, Curves]:
+    """The training episodes' return of each arm that has it; of none in a study that guides nobody.
 
-    Raises:
-        ValueError: there is no such arm.
+    The evaluations leave the guidance out; this is what came of it while it acted.
     """
-    if arms := [arm for arm in study.arms if measured(table, study, env, arm)]:
-        return arms
-    raise ValueError(f"no arm has 2 finished runs on {env} with {study.metric}: an interval needs 2 seeds")
+    if not (table[table.tag == GUIDANCE_ACTIVE].value > 0).any():
+        return {}
+    rows = table[(table.env == env) & (table.tag == BEHAVIOUR)]
+    have = [arm for arm in study.arms if rows[rows.arm == arm].seed.nunique() >= 2]
+    data = {arm: curves(table, env, arm, BEHAVIOUR) for arm in have}
+    return {arm: curve for arm, curve in data.items() if len(curve.steps)}
 
 
 def area(curve: Curves, end: int | None = None) -> np.ndarray:
-    """Mean of each seed's curve over the steps, by the trapezoid rule, up to its step `end`: (seeds,)."""
+    """Mean of each seed's curve over the steps, by the trapezoid rule, up to its step `end`: (seeds,).
+
+    It begins at the first evaluation after step 0. The one at step 0 belongs to no method: on CliffWalking the greedy
+    action of an untrained network returns −20,000 or −200 by luck alone. Without a later one there is no area: NaN.
+    """
     steps, scores = curve
-    if end is not None:
-        steps, scores = steps[steps <= end], scores[:, steps <= end]
+    kept = (steps > 0) & (steps <= (np.inf if end is None else end))
+    steps, scores = steps[kept], scores[:, kept]
+    if len(steps) < 2:
+        return scores[:, 0] if len(steps) else np.full(len(scores), np.nan)
     return np.trapezoid(scores, steps, axis=1) / (steps[-1] - steps[0])
 
 
@@ -101,14 +113,15 @@ def reaches(values: np.ndarray | pd.Series, threshold: float) -> np.ndarray:
 def steps_to(table: pd.DataFrame, env: str, arm: str, metric: str, threshold: float) -> np.ndarray:
     """(seeds, 2): a seed's first step with the metric at the threshold, inf for never; without and with supervision.
 
-    Supervision is what replays and auditions had taken in environment steps by then.
+    Supervision is what replays and auditions had taken in environment steps by then. A consultation at the step of an
+    evaluation comes after it: a script evaluates at the end of an iteration and consults at the beginning of the next.
     """
     rows = table[(table.env == env) & (table.arm == arm)]
     result = []
     for _, run in rows.groupby("seed"):
         reached = run[(run.tag == metric) & reaches(run.value, threshold)]
         step = reached.step.min() if len(reached) else np.inf
-        supervision = run[(run.tag == SUPERVISION_STEPS) & (run.step <= step)]
+        supervision = run[(run.tag == SUPERVISION_STEPS) & (run.step < step)]
         result.append((step, step + (supervision.value.max() if len(supervision) else 0)))
     return np.array(result, dtype=float)
 
@@ -121,8 +134,11 @@ def summary(table: pd.DataFrame, study: Study) -> str:
 
 def environment_summary(table: pd.DataFrame, study: Study, env: str) -> list[list[str]]:
     """The statistics of one environment: Markdown blocks, each a list of lines."""
-    data = {arm: curves(table, env, arm, study.metric) for arm in finished_arms(table, study, env)}
-    threshold = study.threshold
+    head = [[f"## {env}"], [f"`{study.metric}`, {counted(table, study, env)}:"]]
+    data = {arm: curves(table, env, arm, study.metric) for arm in study.arms if measured(table, study, env, arm)}
+    if not data:
+        return [*head, [f"**{NOT_MEASURED}**"]]
+    threshold = study.thresholds.get(env)
     digits = 1 if max(np.abs(scores).max() for _, scores in data.values()) >= 10 else 3
     seeds = "" if threshold is None else f" seeds ≥ {threshold:g} |"
     rows = [f"| arm | step | IQM [95 % interval] | lowest | highest |{seeds}", "|-|-|-|-|-|" + "-|" * bool(seeds)]
@@ -133,7 +149,12 @@ def environment_summary(table: pd.DataFrame, study: Study, env: str) -> list[lis
             lowest, highest = f"{values.min():z.{digits}f}", f"{values.max():z.{digits}f}"
             row = f"| {arm} | {step:,} | {shown(*estimate, digits)} | {lowest} | {highest} |"
             rows.append(row + (f" {reaches(values, threshold).sum()} of {len(values)} |" if seeds else ""))
-    blocks = [[f"## {env}"], [f"`{study.metric}`, {counted(table, study, env)}:"], rows]
+    blocks = [*head, rows]
+    for arm, (steps, _) in data.items():
+        longest = table[(table.env == env) & (table.arm == arm) & (table.tag == study.metric)].step.max()
+        if longest > steps[-1]:
+            blocks.append([f"{arm} is shown up to step {steps[-1]:,}, the last that all its seeds have; its longest "
+                           f"run goes on to step {longest:,}."])  # fmt: skip
 
     if threshold is not None:
         rows = ["| arm | median | lowest | highest | never | median with supervision |", "|-|-|-|-|-|-|"]
@@ -147,11 +168,22 @@ def environment_summary(table: pd.DataFrame, study: Study, env: str) -> list[lis
 
     rows = ["| arm | from step | to step | area: IQM [95 % interval] |", "|-|-|-|-|"]
     for arm, curve in data.items():
-        if len(curve.steps) > 1:
+        trained = curve.steps[curve.steps > 0]
+        if len(trained):
             estimate = (x[0] for x in iqm(area(curve)[:, None]))
-            rows.append(f"| {arm} | {curve.steps[0]:,} | {curve.steps[-1]:,} | {shown(*estimate, digits)} |")
+            rows.append(f"| {arm} | {trained[0]:,} | {trained[-1]:,} | {shown(*estimate, digits)} |")
     if len(rows) > 2:
-        blocks += [[f"Area under the curve (the mean of `{study.metric}` along the steps):"], rows]
+        blocks += [[f"Area under the curve (the mean of `{study.metric}` along the steps after 0):"], rows]
+
+    rows = ["| arm | step | IQM [95 % interval] |", "|-|-|-|"]
+    for arm, (steps, scores) in behaviour(table, study, env).items():
+        if study.arms[arm].point:
+            steps, scores = steps[-1:], scores[:, -1:]
+        for step, *estimate in zip(steps, *iqm(scores), strict=True):
+            rows.append(f"| {arm} | {step:,} | {shown(*estimate, digits)} |")
+    if len(rows) > 2:
+        blocks += [["Return of the behaviour, guided actions included (mean over the training episodes since the "
+                    "evaluation before):"], rows]  # fmt: skip
 
     rows = ["| | step | probability of improvement [95 % interval] |", "|-|-|-|"]
     for arm, other in combinations(data, 2):
@@ -169,7 +201,7 @@ def counted(table: pd.DataFrame, study: Study, env: str) -> str:
     parts = []
     for arm in study.arms:
         have = set(table[(table.env == env) & (table.arm == arm)].seed)
-        missing = [str(seed) for seed in study.seeds if seed not in have]
+        missing = [str(seed) for seed in study.seeds_of(arm) if seed not in have]
         parts.append(f"{arm} {len(have)} seeds" + (f" (missing: {', '.join(missing)})" if missing else ""))
     return ", ".join(parts)
 

@@ -10,18 +10,17 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
-from analysis import area, curves, iqm, measured, shown
+from analysis import NOT_MEASURED, Curves, area, behaviour, curves, iqm, measured, shown
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from models import Gait, Landscape
 from sweep import GUIDE_DURATION, Study
-from table import GUIDANCE_ACTIVE
+from table import BEHAVIOUR, GUIDANCE_ACTIVE
 
 matplotlib.rcParams["svg.hashsalt"] = "guided-sac"  # the same data gives the same bytes
 
 Part = tuple[pd.DataFrame, Study]  # a study and its table
 ESTIMATE = "interquartile mean and 95 % interval"
-NOT_MEASURED = "not measured yet"
 TOY_TEXT = ["FrozenLake-v1", "CliffWalking-v1", "Taxi-v4", "Blackjack-v1"]
 PHASES = ("before", "during", "right after", "long after")  # guidance
 
@@ -50,24 +49,43 @@ def source(parts: list[Part], env: str, arm: str) -> Part | None:
 
 
 def panel(axes: Axes, parts: list[Part], env: str, arms: list[str]) -> None:
-    """One environment: each arm's interquartile mean over the steps, its interval, and where it was guided."""
+    """One environment: each arm's curve, and the thresholds."""
     metrics, thresholds = {}, {}  # each once, in order
     for number, arm in enumerate(arms):
         if (part := source(parts, env, arm)) is None:
             continue
         table, study = part
-        steps, scores = curves(table, env, arm, study.metric)
-        estimate = iqm(scores)
-        axes.fill_between(steps, estimate.low, estimate.high, color=f"C{number}", alpha=0.25, lw=0)
-        axes.plot(steps, estimate.value, color=f"C{number}", lw=2, label=f"{arm} ({len(scores)} seeds)")
-        for index, (start, end) in enumerate(guided_intervals(table, env, arm)):
-            label = f"{arm} guided" if index == 0 else None
-            axes.axvspan(start, end, color=f"C{number}", alpha=0.08, lw=0, label=label)
-        metrics[study.metric] = thresholds[study.threshold] = None
+        draw_arm(axes, table, env, arm, curves(table, env, arm, study.metric), f"C{number}")
+        metrics[study.metric] = thresholds[study.thresholds.get(env)] = None
     for threshold in thresholds:
         if threshold is not None:
             axes.axhline(threshold, color="grey", ls=":", lw=1)
-    axes.set(xlabel="environment step", ylabel=", ".join(metrics), title=env)
+    finish(axes, env, ", ".join(metrics))
+
+
+def behaviour_panel(axes: Axes, part: Part, env: str) -> None:
+    """One environment: what each arm's training episodes returned, guided actions included."""
+    table, study = part
+    data = behaviour(table, study, env)
+    for number, arm in enumerate(study.arms):
+        if arm in data:
+            draw_arm(axes, table, env, arm, data[arm], f"C{number}")
+    finish(axes, f"{env}: training episodes, guided actions included", BEHAVIOUR if data else "")
+
+
+def draw_arm(axes: Axes, table: pd.DataFrame, env: str, arm: str, curve: Curves, color: str) -> None:
+    """An arm's interquartile mean over the steps, its interval, and where it was guided."""
+    estimate = iqm(curve.scores)
+    axes.fill_between(curve.steps, estimate.low, estimate.high, color=color, alpha=0.25, lw=0)
+    axes.plot(curve.steps, estimate.value, color=color, lw=2, label=f"{arm} ({len(curve.scores)} seeds)")
+    for index, (start, end) in enumerate(guided_intervals(table, env, arm)):
+        label = f"{arm} guided" if index == 0 else None
+        axes.axvspan(start, end, color=color, alpha=0.08, lw=0, label=label)
+
+
+def finish(axes: Axes, title: str, metrics: str) -> None:
+    """Labels, a scale on which all can be seen, and the legend; without a metric it says why it is empty."""
+    axes.set(xlabel="environment step", ylabel=metrics, title=title)
     if not metrics:
         axes.text(0.5, 0.5, NOT_MEASURED, transform=axes.transAxes, ha="center")
         return
@@ -86,20 +104,35 @@ def titled(text: str, parts: list[Part]) -> str:
     return f"QUICK LOOK, not a result: {seeds} seeds, {last:,} steps; {text}"
 
 
-def comparison(parts: list[Part], environments: list[str], arms: list[str], title: str, columns: int = 4) -> Figure:
-    """A panel for each environment, with the arms from whichever study has them first."""
+def comparison(
+    parts: list[Part], environments: list[str], arms: list[str], title: str, columns: int = 4, below: bool = False
+) -> Figure:
+    """A panel for each environment, with the arms from whichever study has them first.
+
+    Args:
+        below: under these panels another for each environment, with the first study's behaviour.
+    """
     columns = min(columns, len(environments))
     rows = -(-len(environments) // columns)
-    figure = Figure(figsize=(1.5 + 5.5 * columns, 3.8 * rows), layout="constrained")
-    for axes, env in zip(figure.subplots(rows, columns, squeeze=False).flat, environments, strict=True):
+    count = 2 * rows if below else rows
+    figure = Figure(figsize=(1.5 + 5.5 * columns, 3.8 * count), layout="constrained")
+    grid = figure.subplots(count, columns, squeeze=False)
+    for axes, env in zip(grid[:rows].flat, environments, strict=True):
         panel(axes, parts, env, arms)
+    if below:
+        for axes, env in zip(grid[rows:].flat, environments, strict=True):
+            behaviour_panel(axes, parts[0], env)
     figure.suptitle(titled(title, parts), fontsize="small")
     return figure
 
 
 def sample_efficiency(table: pd.DataFrame, study: Study) -> Figure:
-    """Interquartile mean of the metric over environment steps with its 95 % interval, a panel for each environment."""
-    return comparison([(table, study)], study.environments, list(study.arms), ESTIMATE)
+    """Interquartile mean of the metric over environment steps with its 95 % interval, a panel for each environment.
+
+    Where the study guides and its table has the behaviour's return, that comes below in panels of its own.
+    """
+    below = any(behaviour(table, study, env) for env in study.environments)
+    return comparison([(table, study)], study.environments, list(study.arms), ESTIMATE, below=below)
 
 
 # --- the paper's figures ---

@@ -2,8 +2,8 @@
 
     python benchmark/guidance_cost.py
 
-Both are taken inside one run of the unmodified script, so the machine's drift, which decides a race between two runs
-(`added_cost.py`), touches both alike.
+Both are taken inside one run of the unmodified script on the CPU, so the machine's drift, which decides a race between
+two runs (`added_cost.py`), touches both alike.
 
 Docs: docs/speed.md
 """
@@ -56,7 +56,7 @@ if __name__ == "__main__":
     SyncVectorEnv.step = timed(SyncVectorEnv.step, steps)
     sys.argv = [
         str(SCRIPT), f"--env-id={args.env_id}", f"--total-timesteps={args.warm_up + args.steps}",
-        "--learning-starts=100", *GUIDED_FLAGS,
+        "--learning-starts=100", "--no-cuda", *GUIDED_FLAGS,
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         runpy.run_path(str(SCRIPT), run_name="__main__")

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import figures
 import numpy as np
-from analysis import Curves, area, curves, interval, iqm, measured, origin, shown
-from figures import NOT_MEASURED, PHASES, TOY_TEXT, Part
+from analysis import NOT_MEASURED, Curves, area, curves, interval, iqm, measured, origin, shown
+from figures import PHASES, TOY_TEXT, Part
 from matplotlib.figure import Figure
 from models import Gait, Model, gait, landscape, load_model, oscillation, play
 from rliable import metrics
@@ -114,7 +114,7 @@ def compared_rows(parts: list[Part], env: str, arms: list[str]) -> Iterator[tupl
         steps, scores = data[arm]
         final = (x[-1] for x in iqm(scores))
         yield (env, arm, len(scores), f"{steps[-1]:,}", shown(*final, digits), f"{common:,}",
-               estimate(area(data[arm], common), digits), part[1].name)  # fmt: skip
+               estimate(area(data[arm], common), digits) if common else "", part[1].name)  # fmt: skip
 
 
 # --- figures 5 and 6: from saved models ---
@@ -194,10 +194,11 @@ def timing(part: Part, args: Args) -> Drawn:
     """Figure 7, and its margins: all durations of a start together and all starts of a duration, stratified."""
     runs, study = part
     (env,) = study.environments
-    cells = {tuple(arm.point.values()): curves(runs, env, name, study.metric)
+    axes = ("guide-start", GUIDE_DURATION)
+    cells = {tuple(arm.point[axis] for axis in axes): curves(runs, env, name, study.metric)
              for name, arm in study.arms.items() if arm.point and measured(runs, study, env, name)}  # fmt: skip
     texts = []
-    for axis, name in enumerate(("guide-start", GUIDE_DURATION)):
+    for axis, name in enumerate(axes):
         rows = []
         for value in sorted({point[axis] for point in cells}):
             line = [curve for point, curve in cells.items() if point[axis] == value]

@@ -16,10 +16,10 @@ import figures
 import paper
 import sweep
 import tyro
-from analysis import origin, summary
+from analysis import NOT_MEASURED, origin, summary
 from figures import Part
 from sweep import ROOT, Study, load_study
-from table import GUIDANCE_ACTIVE, SUPERVISION_STEPS, as_table, load_table, read_plain, read_sweep, write_table
+from table import as_table, committed, load_table, read_plain, read_sweep, write_table
 
 QUICK = ": a quick look, not a result"
 
@@ -43,26 +43,42 @@ def places(study: Study) -> tuple[Path, Path]:
     return ROOT / "benchmark" / "results", ROOT / "docs"
 
 
-def rebuild(study: Study, args: Args) -> Part:
-    """Write a study's tables, statistics and, unless it is a grid, its curves."""
+def written(study: Study) -> Part:
+    """The study with its table in its place, which is empty where none was ever written."""
+    path = places(study)[0] / f"{study.name}.csv"
+    return load_table(path) if path.is_file() else as_table(()), study
+
+
+def rebuild(study: Study, args: Args) -> bool:
+    """Write a study's tables, statistics and, unless it is a grid, its curves; of no runs: leave all as it is.
+
+    Returns:
+        Whether there were runs.
+    """
     tables, pictures = places(study)
-    tables.mkdir(parents=True, exist_ok=True)
     if args.redraw:
-        table = load_table(tables / f"{study.name}.csv")
+        table, _ = written(study)
     else:
-        table = read_plain(study, args.plain_runs) if args.plain_runs else read_sweep(study, args.runs, args.threads)
+        logged = read_plain(study, args.plain_runs) if args.plain_runs else read_sweep(study, args.runs, args.threads)
+        table = committed(logged, study)
+    if table.empty:
+        print(f"{study.name}: {NOT_MEASURED}")
+        return False
+    text = f"# {study.name}{QUICK if study.quick else ''}\n\n{origin(table)}\n\n{summary(table, study)}"
+    single = not any(arm.point for arm in study.arms.values())
+    drawn = figures.sample_efficiency(table, study) if single else None
+    tables.mkdir(parents=True, exist_ok=True)
+    if not args.redraw:
         if not study.quick:
             args.runs.mkdir(parents=True, exist_ok=True)
-            write_table(table, args.runs / f"{study.name}.csv.gz")
-        table = table[table.tag.isin((study.metric, SUPERVISION_STEPS, GUIDANCE_ACTIVE))]
+            write_table(logged, args.runs / f"{study.name}.csv.gz")
         write_table(table, tables / f"{study.name}.csv")
-    text = f"# {study.name}{QUICK if study.quick else ''}\n\n{origin(table)}\n\n{summary(table, study)}"
     write(text, tables / f"{study.name}.md")
     print(f"\n{text}\nwritten: {tables / study.name}.csv and .md")
-    if not any(arm.point for arm in study.arms.values()):
-        figures.save(figures.sample_efficiency(table, study), pictures / study.name)
+    if drawn is not None:
+        figures.save(drawn, pictures / study.name)
         print(f"written: {pictures / study.name}.png and .svg")
-    return table, study
+    return True
 
 
 def draw(number: int, parts: list[Part], args: Args) -> None:
@@ -111,15 +127,13 @@ if __name__ == "__main__":
         if not args.redraw and args.plain_runs is None:
             failures = sweep.sweep((run for study in studies for _, run in study.runs(args.threads)), args)
         sweep.report(failures)
-        parts = {}
-        for study in studies:
-            if args.redraw and wanted and not (places(study)[0] / f"{study.name}.csv").is_file():
-                print(f"{study.name}: not measured yet")
-                parts[study.name] = as_table(()), study
-            else:
-                parts[study.name] = rebuild(study, args)
+        by_name = {study.name: study for study in studies}
+        rebuilt = {name for name, study in by_name.items() if rebuild(study, args)}
         for number in wanted:
-            draw(number, [parts[name] for name in paper.STUDIES[number]], args)
+            if args.redraw or rebuilt.intersection(paper.STUDIES[number]):
+                draw(number, [written(by_name[name]) for name in paper.STUDIES[number]], args)
+            else:
+                print(f"figure {number}: {NOT_MEASURED}")
     except (ValueError, OSError) as error:
         raise SystemExit(f"results.py: error: {error}") from None
     except KeyboardInterrupt:

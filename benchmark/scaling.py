@@ -3,7 +3,8 @@
     python benchmark/scaling.py
 
 Each setting is the unmodified training loop of guided_sac_continuous.py in a process of its own (for the width, of a
-copy in which one number is another); those of one panel take turns, block by block. Keep the machine idle meanwhile.
+copy in which one number is another); those of one panel take turns, block by block. All run on the CPU. Keep the
+machine idle meanwhile.
 Writes benchmark/results/scaling.csv and docs/scaling.png and .svg.
 Docs: docs/speed.md
 """
@@ -21,7 +22,7 @@ import pandas as pd
 import torch
 import tyro
 from matplotlib.figure import Figure
-from speed import PEER, SCRIPT, Contestant, floor_of, products, take_turns
+from speed import PEER, SCRIPT, Contestant, environment, floor_of, products, take_turns
 from sweep import ROOT
 
 OBS_SIZE, ACTIONS, BATCH, HIDDEN = 17, 6, 256, 256  # HalfCheetah-v5's and the script's, where they are not varied
@@ -74,14 +75,13 @@ def floor(panel: str, value: int) -> float:
     batch = value if panel == "batch size" else BATCH
     hidden = value if panel == "width of the hidden layers" else HIDDEN
     obs_size = value if panel == "observation size" else OBS_SIZE
-    return floor_of(products(obs_size, ACTIONS, batch, hidden))[0]
+    return floor_of(products(obs_size, ACTIONS, batch, hidden))
 
 
 def measure(panel: str, args: Args) -> pd.DataFrame:
     """Milliseconds of a vector step (with its one update), median, lowest and highest block, for every value."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PEER.parent), str(SCRIPT.parent)])}
-    if args.threads:
-        env["OMP_NUM_THREADS"] = str(args.threads)
+    env = environment("cpu", args.threads)
+    env["PYTHONPATH"] = os.pathsep.join([str(PEER.parent), str(SCRIPT.parent)])
     with tempfile.TemporaryDirectory() as folder:
         contestants = [
             Contestant(str(value), command(panel, value, Path(folder)), folder, env) for value in PANELS[panel]

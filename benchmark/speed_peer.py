@@ -3,25 +3,34 @@
     python speed_peer.py script FILE.py ENV_ID [FLAG...]     an unmodified script with CleanRL's flags
     python speed_peer.py stable_baselines3|sbx ENV_ID        the library's SAC with its default settings
     python speed_peer.py ... --fill                          no blocks: 200 steps, then touch the whole replay buffer
+    python speed_peer.py versions PACKAGE...                 no training: what is installed of these
 
 Protocol: each line on stdin is a number of steps; the answer is the seconds that these took, training included. The
 only foothold in the training loop is the vector environment's `step`, of which every loop here makes one call per step.
+All train on the GPU where they see one, and on the CPU where the environment hides it (`environment` in speed.py).
 Imports nothing of this project, so that it runs in any virtual environment.
 """
 
 import importlib
 import os
+import platform
 import re
 import runpy
 import sys
 import time
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 LEARNING_STARTS = 100
 
 
 class Pace:
-    """Wraps `step`: after each block it answers and waits for the next order."""
+    """Wraps `step`: after each block it answers and waits for the next order.
+
+    On a GPU nothing is waited for here: the action that a step is given was copied from the GPU, which waits for all
+    that was ordered before it, the last update included.
+    """
 
     def __init__(self, step):
         self.step, self.left, self.start = step, 0, None
@@ -42,8 +51,7 @@ def library(name: str, env_id: str, fill: bool):
     from stable_baselines3.common.vec_env import DummyVecEnv
 
     sac = importlib.import_module(name).SAC
-    device = {"device": "cpu"} if name == "stable_baselines3" else {}
-    model = sac("MlpPolicy", env_id, learning_starts=LEARNING_STARTS, seed=1, **device)
+    model = sac("MlpPolicy", env_id, learning_starts=LEARNING_STARTS, seed=1)
     if not fill:
         pace = Pace(DummyVecEnv.step_wait)
         DummyVecEnv.step_wait = lambda self: pace(self)
@@ -64,8 +72,19 @@ def script(path: str, env_id: str, flags: list[str], fill: bool):
     return vars(runpy.run_path(path, run_name="__main__")["rb"])
 
 
+def versions(packages: list[str]) -> str:
+    words = [f"Python {platform.python_version()}"]
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            words.append(f"{package} {metadata.version(package)}")
+    return ", ".join(words)
+
+
 if __name__ == "__main__":
     kind, *rest = [word for word in sys.argv[1:] if word != "--fill"]
+    if kind == "versions":
+        print(versions(rest))
+        sys.exit()
     fill = "--fill" in sys.argv
     buffer = script(rest[0], rest[1], rest[2:], fill) if kind == "script" else library(kind, rest[0], fill)
     for array in buffer.values():

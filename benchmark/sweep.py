@@ -11,9 +11,11 @@ import hashlib
 import importlib.metadata
 import itertools
 import json
+import math
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -110,6 +112,7 @@ class Arm:
     script: Path
     flags: dict[str, Flag]
     point: dict[str, Flag] = field(default_factory=dict)  # its values on the axes of a grid, where it comes from one
+    seeds: list[int] | None = None  # its own; None: the study's
 
 
 @dataclass(frozen=True)
@@ -121,8 +124,12 @@ class Study:
     seeds: list[int]
     arms: dict[str, Arm]
     metric: str
-    threshold: float | None
+    thresholds: dict[str, float]  # by environment; there may be none
     quick: bool
+
+    def seeds_of(self, arm: str) -> list[int]:
+        own = self.arms[arm].seeds
+        return self.seeds if own is None else own
 
     def runs(self, threads: int) -> Iterator[tuple[str, Run]]:
         """Every run with its arm's name, seed by seed, so that an interrupted sweep leaves all arms alike.
@@ -134,17 +141,18 @@ class Study:
             (env, name): code_hash(arm.script, env, arm.flags, parse)
             for env in self.environments for name, arm in self.arms.items()
         }  # fmt: skip
-        for seed in self.seeds:
+        for index in range(max(len(self.seeds_of(name)) for name in self.arms)):
             for env, name in code:
-                arm = self.arms[name]
-                yield name, Run(arm.script, env, seed, arm.flags, threads, code[env, name])
+                arm, seeds = self.arms[name], self.seeds_of(name)
+                if index < len(seeds):
+                    yield name, Run(arm.script, env, seeds[index], arm.flags, threads, code[env, name])
 
 
 def load_study(path: Path, quick: bool = False) -> Study:
     """Read a study.
 
     Args:
-        quick: take the seeds of `[quick]` instead, its flags over all others, and its grid's values for an axis.
+        quick: take the seeds of `[quick]` for all arms, its flags over all others, and its grid's values for an axis.
 
     Raises:
         StudyError: the file cannot be read, or does not say what a study must say.
@@ -171,6 +179,17 @@ def load_study(path: Path, quick: bool = False) -> Study:
             fail(f"{where} names one twice: {value}")
         return value
 
+    def whole_numbers(value: object, where: str) -> list[int]:
+        if min(items(value, where, int, "whole numbers")) < 0:
+            fail(f"{where} must be 0 or more: {value}")
+        return value
+
+    def dashed(value: dict, where: str) -> dict:
+        names = {name.replace("_", "-"): setting for name, setting in value.items()}
+        if len(names) < len(value):
+            fail(f"{where} sets a flag in both spellings, with '-' and with '_': {', '.join(value)}")
+        return names
+
     def flags(value: object, where: str) -> dict[str, Flag]:
         if not isinstance(value, dict):
             fail(f"{where} must be a table, not {value!r}")
@@ -179,7 +198,7 @@ def load_study(path: Path, quick: bool = False) -> Study:
                 fail(f"{where} sets {name!r}, which comes from 'environments' and 'seeds'")
             if not isinstance(setting, Flag):
                 fail(f"{where}: {name!r} must be a string, a number or true/false, not {setting!r}")
-        return {name.replace("_", "-"): setting for name, setting in value.items()}
+        return dashed(value, where)
 
     def axes(value: object, where: str) -> dict[str, list[Flag]]:
         if not isinstance(value, dict):
@@ -189,11 +208,13 @@ def load_study(path: Path, quick: bool = False) -> Study:
                 fail(f"{where}: {name!r} must be a list of one or more values, each once, not {values!r}")
             for setting in values:
                 flags({name: setting}, where)
-        return {name.replace("_", "-"): values for name, values in value.items()}
+        return dashed(value, where)
 
     def with_end(settings: dict[str, Flag], where: str) -> dict[str, Flag]:
         if GUIDE_DURATION not in settings:
             return settings
+        if "guide-end" in settings:
+            fail(f"{where}: {GUIDE_DURATION} and 'guide-end' say the same thing: give one of the two")
         start, duration = settings.get("guide-start"), settings[GUIDE_DURATION]
         if type(start) is not int or type(duration) is not int:
             fail(f"{where}: {GUIDE_DURATION} needs 'guide-start' beside it, both whole numbers")
@@ -205,41 +226,55 @@ def load_study(path: Path, quick: bool = False) -> Study:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StudyError(f"{path}: cannot be read as TOML: {error}") from None
     table(data, "the study", ("environments", "seeds", "arms"), ("metric", "threshold", "flags", "quick"))
-    seeds = items(data["seeds"], "'seeds'", int, "whole numbers")
+    environments = items(data["environments"], "'environments'", str, "Gymnasium ids")
+    seeds = whole_numbers(data["seeds"], "'seeds'")
     shortening, short_axes = {}, {}
     if quick:
         if "quick" not in data:
             fail("has no [quick] table, so no quick form")
         form = table(data["quick"], "[quick]", ("seeds", "flags"), ("grid",))
-        seeds = items(form["seeds"], "[quick] seeds", int, "whole numbers")
+        seeds = whole_numbers(form["seeds"], "[quick] seeds")
         shortening = flags(form["flags"], "[quick] flags")
         short_axes = axes(form.get("grid", {}), "[quick] grid")
     common = flags(data.get("flags", {}), "[flags]")
     if not isinstance(data["arms"], dict) or not data["arms"]:
         fail("[arms] must hold at least one [arms.NAME] table")
-    arms = {}
+    arms, known_axes = {}, set()
     for name, arm in data["arms"].items():
-        table(arm, f"[arms.{name}]", ("script",), ("flags", "grid"))
+        table(arm, f"[arms.{name}]", ("script",), ("flags", "grid", "seeds"))
         script = ROOT / str(arm["script"])
         if not script.is_file():
             fail(f"[arms.{name}] names the script {arm['script']!r}: no such file")
+        if script.suffix != ".py":
+            fail(f"[arms.{name}] names the script {arm['script']!r}: it must be a .py file")
+        own_seeds = whole_numbers(arm["seeds"], f"[arms.{name}] seeds") if "seeds" in arm else None
         fixed = common | flags(arm.get("flags", {}), f"[arms.{name}] flags") | shortening
         grid = axes(arm.get("grid", {}), f"[arms.{name}] grid")
+        known_axes |= grid.keys()
         grid = {axis: short_axes.get(axis, values) for axis, values in grid.items()}
         for values in itertools.product(*grid.values()):  # without a grid: once, at no point
             point = dict(zip(grid, values, strict=True))
             label = " ".join([name, *(f"{axis}={value}" for axis, value in point.items())])
-            arms[label] = Arm(script, with_end(fixed | point, f"[arms.{name}]"), point)
+            if label in arms:
+                fail(f"two arms are called {label!r}")
+            arms[label] = Arm(script, with_end(fixed | point, f"[arms.{name}]"), point, None if quick else own_seeds)
             rule = arms[label].flags.get(RULE)
             if rule is not None and not (script.parent / str(rule)).is_file():
                 fail(f"[arms.{name}] names the rule {rule!r}: no such file")
-    threshold = data.get("threshold")
-    if threshold is not None and type(threshold) not in (int, float):
-        fail(f"'threshold' must be a number, not {threshold!r}")
+    for axis in short_axes:
+        if axis not in known_axes:
+            fail(f"[quick] grid has values for {axis!r}, which is in no arm's grid")
+    threshold = data.get("threshold", {})
+    if not isinstance(threshold, dict):
+        threshold = dict.fromkeys(environments, threshold)
+    for env, value in threshold.items():
+        if env not in environments:
+            fail(f"'threshold' names {env!r}, which is not in 'environments'")
+        if type(value) not in (int, float) or not math.isfinite(value):
+            fail(f"'threshold' must be a finite number, not {value!r}")
     metric = data.get("metric", "eval/episodic_return")
     if not isinstance(metric, str):
         fail(f"'metric' must be a TensorBoard tag, not {metric!r}")
-    environments = items(data["environments"], "'environments'", str, "Gymnasium ids")
     return Study(path.stem, environments, seeds, arms, metric, threshold, quick)
 
 
@@ -352,13 +387,24 @@ def git_commit() -> str:
 
 
 def start_ray(args: Args) -> None:
-    """Start Ray on this machine, or join the cluster at `--ray-address`; ValueError when the numbers do not fit."""
+    """Start Ray on this machine, or join the cluster at `--ray-address`.
+
+    Raises:
+        ValueError: the numbers do not fit.
+        ConnectionError: nobody answers there.
+    """
     cores = os.cpu_count() if args.cores is None else args.cores
     if args.threads < 1 or cores < 1:
         raise ValueError("--threads and --cores must be 1 or more")
     if args.ray_address != "local":
         if args.cores is not None:
             raise ValueError("--cores is for a local sweep; a cluster's machines say themselves what they offer")
+        host, _, port = args.ray_address.removeprefix("ray://").rpartition(":")
+        if host and port.isdecimal():
+            try:  # Ray itself would go on trying for ten minutes
+                socket.create_connection((host.strip("[]"), int(port)), timeout=20).close()
+            except (OSError, OverflowError) as error:
+                raise ConnectionError(f"--ray-address {args.ray_address} cannot be reached: {error}") from None
         ray.init(address=args.ray_address, log_to_driver=False, logging_level="ERROR")
         return
     if args.threads > cores:
@@ -376,6 +422,7 @@ def sweep(runs: Iterable[Run], args: Args) -> list[Outcome]:
 
     Raises:
         ValueError: another sweep uses the folder, or Ray cannot be had as asked for.
+        ConnectionError: Ray does not answer, does not accept the token, or went away.
     """
     unique = {run.name: run for run in runs}
     folder = args.runs.resolve()
@@ -391,6 +438,8 @@ def sweep(runs: Iterable[Run], args: Args) -> list[Outcome]:
         raise ValueError(
             f"another sweep is at work in {args.runs}; wait for it, or give --runs another folder"
         ) from None
+    except ray.exceptions.RayError as error:
+        raise ConnectionError(f"Ray: {' '.join(said(error).split())}") from None
 
 
 def run_all(runs: list[Run], folder: Path, args: Args) -> list[Outcome]:
@@ -414,12 +463,17 @@ def run_all(runs: list[Run], folder: Path, args: Args) -> list[Outcome]:
     return [outcome for outcome in outcomes if not outcome.succeeded]
 
 
+def said(error: Exception) -> str:
+    """An error's text, or its name where it has none."""
+    return str(error).strip() or type(error).__name__
+
+
 def outcome_of(ref: ray.ObjectRef, run: Run) -> Outcome:
     """The outcome of a task that is over, whether the run or Ray itself failed."""
     try:
         outcome = ray.get(ref)
     except ray.exceptions.RayError as error:
-        return Outcome(run, False, 0.0, Path(), str(error).strip().splitlines()[-1])
+        return Outcome(run, False, 0.0, Path(), said(error).splitlines()[-1])
     if not outcome.folder.is_dir():
         return outcome._replace(succeeded=False, message=f"{outcome.folder} is not to be seen from here: "
                                 "--runs must be a folder that all machines share")  # fmt: skip
@@ -453,7 +507,7 @@ if __name__ == "__main__":
     try:
         studies = [load_study(path, args.quick) for path in args.studies]
         failures = sweep((run for study in studies for _, run in study.runs(args.threads)), args)
-    except (ValueError, OSError, ConnectionError) as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"sweep.py: error: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit("sweep.py: interrupted; the same command goes on from here") from None

@@ -1,6 +1,7 @@
 """rnd_sac.py, icm_sac.py, e3b_sac.py: the bonuses against hand-worked numbers, and SAC underneath untouched by them."""
 
 import difflib
+import functools
 import itertools
 import math
 import re
@@ -25,6 +26,7 @@ rnd, icm, e3b = MODULES.values()
 
 FROZEN = ["--env-id", "FrozenLake-v1", "--batch-size", "32", "--buffer-size", "2000"]
 COUNTER = ["--env-id", "Counter-v0", "--learning-starts", "20", "--batch-size", "16", "--buffer-size", "2000"]
+CARTPOLE = ["--env-id", "CartPole-v1", *COUNTER[2:]]  # numbers observed, actions counted
 
 
 class TorusEnv(gym.Env):
@@ -153,6 +155,7 @@ def test_action_vectors_and_inverse_losses_by_hand():
         for low, high, action, expected in (
             ([-2.0], [1.0], [[1.0], [-0.5], [-2.0]], [[1.0], [0.0], [-1.0]]),
             ([-0.4, 0.0], [0.4, 8.0], [[0.2, 2.0], [-0.4, 8.0], [0.0, 4.0]], [[0.5, -0.5], [-1.0, 1.0], [0.0, 0.0]]),
+            ([-1.0, 3.0], [1.0, 3.0], [[0.5, 3.0], [1.0, 3.0], [-1.0, 3.0]], [[0.5, 0.0], [1.0, 0.0], [-1.0, 0.0]]),
         ):
             model = script.InverseDynamics(spaces(low=low, high=high))
             vectors = model.vectors(torch.tensor(action))
@@ -290,6 +293,40 @@ def test_e3b_bonuses_of_a_run_equal_direct_inverses(run_here):
 # -- what all three share ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["rnd", "e3b"])
+def test_bonuses_of_a_run_by_hand(name, run_here):
+    """Every step's bonus in NumPy: s' in units of all s' up to and with this step, clipped to ±5; σ of all bonuses.
+
+    The bonus's networks stay as they are, so that their last state is that of every step.
+    """
+    run = run_here(*COUNTER, "--num-envs", "2", "--total-timesteps", "200", "--bonus-lr", "0", script=SCRIPTS[name])
+    next_obs = run.rb.take(torch.arange(200)).next_observations.double().numpy()
+    bonuses, totals, inverse = [], [], np.stack([np.eye(64) / 0.1] * 2)
+    running = np.zeros(2)
+    for step in range(0, 200, 2):
+        seen = np.concatenate([np.zeros((1, 4)), next_obs[: step + 2]])
+        x = np.clip((next_obs[step : step + 2] - seen.mean(0)) / np.maximum(seen.std(0), 1e-8), -5, 5)
+        if name == "rnd":
+            error = forward_by_hand(run.bonus.predictor, x) - forward_by_hand(run.bonus.target, x)
+            bonus = (error**2).sum(axis=1)
+        else:
+            phi = forward_by_hand(run.bonus.phi, x)
+            bonus = np.einsum("ni,nij,nj->n", phi, inverse, phi)
+            inverse = np.linalg.inv(np.linalg.inv(inverse) + np.einsum("ni,nj->nij", phi, phi))
+        bonuses += [*bonus]
+        running += bonus
+        for i in range(2):
+            if step + 2 < 200 and run.rb.slots[step + 2 + i, 0] != run.rb.slots[step + i, 1]:  # an episode is over
+                totals.append((step + 2, running[i]))
+                running[i], inverse[i] = 0, np.eye(64) / 0.1
+    assert np.std(bonuses) > 0.1 * np.mean(bonuses) and len(totals) > 10
+    assert run.bonus_stats.std.item() == pytest.approx(np.std([0, *bonuses]), rel=1e-4)
+    logged = sorted(scalars(run.run_name)["charts/episode_curiosity_reward"])[: len(totals)]
+    np.testing.assert_allclose(logged, sorted(totals), rtol=1e-4)
+    if name == "e3b":
+        np.testing.assert_allclose(run.bonus.collected[:200], bonuses, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_running_statistics_and_normalisation_by_hand(name):
     script = MODULES[name]
@@ -311,7 +348,9 @@ def test_running_statistics_and_normalisation_by_hand(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("flags", [[*COUNTER, "--num-envs", "2"], FROZEN], ids=["continuous", "discrete"])
+@pytest.mark.parametrize(
+    "flags", [[*COUNTER, "--num-envs", "2"], FROZEN, CARTPOLE], ids=["continuous", "discrete", "mixed"]
+)
 def test_reward_and_statistics_of_a_run(name, flags, run_here):
     """r + c · r_int / σ, of shape (B,); the statistics have seen every transition's s' and bonus exactly once."""
     run = run_here(*flags, "--total-timesteps", "200", "--intrinsic-coef", "0.7", script=SCRIPTS[name])
@@ -337,10 +376,10 @@ def test_reward_and_statistics_of_a_run(name, flags, run_here):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("discrete", [True, False])
-def test_no_gradient_between_bonus_and_sac(name, discrete, run_here):
+@pytest.mark.parametrize("flags", [COUNTER, FROZEN, CARTPOLE], ids=["continuous", "discrete", "mixed"])
+def test_no_gradient_between_bonus_and_sac(name, flags, run_here):
     """SAC's update moves none of the bonus's parameters and the bonus's none of SAC's; nothing is left in `.grad`."""
-    run = run_here(*(FROZEN if discrete else COUNTER), "--total-timesteps", "60", script=SCRIPTS[name])
+    run = run_here(*flags, "--total-timesteps", "60", script=SCRIPTS[name])
     sac = [p for module in [*run.modules, run.qf_target] for p in module.parameters()] + [run.log_alpha]
     bonus = [*run.bonus.parameters()]
     assert not {id(p) for p in sac} & {id(p) for p in bonus}
@@ -360,7 +399,7 @@ def test_no_gradient_between_bonus_and_sac(name, discrete, run_here):
     assert not any(moved[: len(sac)]) and any(moved[len(sac) :])
     before = [p.detach().clone() for p in (*sac, *bonus)]
     data = data._replace(rewards=data.rewards + r_int)
-    (run.update_discrete if discrete else run.update_continuous)(data)
+    (run.update_continuous if flags == COUNTER else run.update_discrete)(data)
     moved = [not torch.equal(a, b) for a, b in zip(before, (*sac, *bonus), strict=True)]
     assert any(moved[: len(sac)]) and not any(moved[len(sac) :])
 
@@ -469,13 +508,21 @@ def test_saved_models_can_be_evaluated(name, env_id, run_here):
                    "--save-model", "--buffer-size=500", "--seed=3", script=SCRIPTS[name])  # fmt: skip
     assert re.fullmatch(rf"{env_id}__{name}_sac__3__\d+", run.run_name)
     model = script.DiscreteSoftQNetwork if env_id == "Blackjack-v1" else script.Actor
-    returns = script.evaluate(f"runs/{run.run_name}/{name}_sac.cleanrl_model", script.make_env, env_id, 2, "x", model)
-    envs = [script.make_env(env_id, 0, i, False, "x")() for i in range(2)]
+    make_env = functools.partial(script.make_env, max_episode_steps=run.args.max_episode_steps)
+    returns = script.evaluate(f"runs/{run.run_name}/{name}_sac.cleanrl_model", make_env, env_id, 2, "x", model)
+    envs = [make_env(env_id, 0, i, False, "x")() for i in range(2)]
     assert returns == script.greedy_returns(envs, lambda obs: run.act(obs, True), seed=0)
+    if run.args.max_episode_steps:  # without the limit that the run had, an evaluation might never end
+        with pytest.raises(ValueError, match=r"no time limit.*max_episode_steps bound"):
+            script.evaluate(f"runs/{run.run_name}/{name}_sac.cleanrl_model", script.make_env, env_id, 2, "x", model)
 
 
 BAD = {
     "coefficient": (["--intrinsic-coef", "-1"], "--intrinsic-coef"),
+    "infinite coefficient": (["--intrinsic-coef", "inf"], "--intrinsic-coef must lie in [0, inf), not inf"),
+    "no number": (["--intrinsic-coef", "nan"], "--intrinsic-coef must lie in [0, inf), not nan"),
+    "infinite rate": (["--policy-lr", "inf"], "--policy-lr must lie in [0, inf), not inf"),
+    "before any video": (["--capture-video", "--intrinsic-coef", "-1"], "--intrinsic-coef"),
     "bonus lr": (["--bonus-lr", "-1"], "--bonus-lr"),
     "replays": (["--replay-frequency", "-5"], "--replay-frequency"),
     "entropy": (["--target-entropy-scale", "1.5"], "--target-entropy-scale"),
@@ -488,7 +535,7 @@ BAD = {
 }  # fmt: skip
 OWN_BAD = {
     "icm": (["--beta", "1.5"], "--beta must lie in [0, 1]"),
-    "e3b": (["--ridge", "0"], "--ridge must lie in [1e-06, inf]"),
+    "e3b": (["--ridge", "0"], "--ridge must lie in [1e-06, inf)"),
 }
 
 
@@ -515,4 +562,4 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(case, run_here, tmp_path
 def test_bad_input_ends_a_process_with_one_line_on_stderr(tmp_path):
     process = run_process("--intrinsic-coef", "-1", script="rnd_sac.py")
     assert process.returncode == 1 and not list(tmp_path.iterdir())
-    assert re.fullmatch(r"rnd_sac.py: error: --intrinsic-coef must lie in \[0, inf\], not -1.0\n", process.stderr)
+    assert re.fullmatch(r"rnd_sac.py: error: --intrinsic-coef must lie in \[0, inf\), not -1.0\n", process.stderr)

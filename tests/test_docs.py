@@ -45,6 +45,8 @@ def test_documented_commands_parse(page):
             assert words[2] == "cleanrl_utils.benchmark", command
             script, *flags = shlex.split(words[words.index("--command") + 1])[1:]
             tyro.cli(arguments(ROOT / script), args=flags)
+        elif words[0] == "python" and len(words) == 2:
+            assert (ROOT / words[1]).is_file(), command
         elif words[0] == "python":
             tyro.cli(arguments(ROOT / words[1]), args=words[2:])
         else:

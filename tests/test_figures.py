@@ -41,7 +41,7 @@ def _few_samples(monkeypatch):
 
 def a_study(name: str, environments: list[str], arms: dict[str, Arm] | list[str], **changes) -> Study:
     arms = arms if isinstance(arms, dict) else {arm: Arm(SCRIPT, {}) for arm in arms}
-    values = dict(metric=METRIC, threshold=None, quick=False, seeds=[1, 2]) | changes
+    values = dict(metric=METRIC, thresholds={}, quick=False, seeds=[1, 2]) | changes
     return Study(name, environments, values.pop("seeds"), arms, **values)
 
 
@@ -57,10 +57,17 @@ def lines(axes) -> dict[str, list]:
 
 # --- statistics ---
 def test_area_under_the_curve_by_hand():
-    """0 → 10 in 10 steps, then 10 for 30: (50 + 300) / 40 = 8.75; up to step 10 it is 5; a constant is its own area."""
-    curve = Curves(np.array([0, 10, 40]), np.array([[0.0, 10.0, 10.0], [-3.0, -3.0, -3.0]]))
+    """0 → 10 in 10 steps, then 10 for 30: (50 + 300) / 40 = 8.75; up to step 20 it is 5; a constant is its own area.
+
+    What stands at step 0, before any training, counts for nothing.
+    """
+    curve = Curves(np.array([0, 10, 20, 50]), np.array([[-2e4, 0.0, 10.0, 10.0], [9.0, -3.0, -3.0, -3.0]]))
     assert analysis.area(curve).tolist() == [8.75, -3.0]
-    assert analysis.area(curve, end=10).tolist() == [5.0, -3.0]
+    assert analysis.area(curve, end=20).tolist() == [5.0, -3.0]
+    assert analysis.area(curve, end=10).tolist() == [0.0, -3.0]  # a single evaluation
+    assert np.isnan(analysis.area(curve, end=0)).tolist() == [True, True]
+    later = Curves(curve.steps[1:], curve.scores[:, 1:])  # never evaluated before training
+    assert analysis.area(later).tolist() == [8.75, -3.0]
 
 
 def test_the_summary_of_a_grid_is_short():
@@ -70,10 +77,9 @@ def test_the_summary_of_a_grid_is_short():
     data = table.as_table(row for i, arm in enumerate(arms) for row in rows(study, "E-v0", arm, [0, i], [0, i]))
     text = analysis.summary(data, study).splitlines()
     assert [line.split(" | ")[:2] for line in text if line.startswith("| A x=2 |")] == [["| A x=2", "10"],
-                                                                                      ["| A x=2", "0"]]  # fmt: skip
-    assert "| A x=2 | 0 | 10 | 0.500 [0.500, 0.500] |" in text and "| SAC | 0 | 0.000 [0.000, 0.000] |" in " ".join(
-        text
-    )
+                                                                                      ["| A x=2", "10"]]  # fmt: skip
+    assert "| A x=2 | 10 | 10 | 1.000 [1.000, 1.000] |" in text
+    assert "| SAC | 0 | 0.000 [0.000, 0.000] |" in " ".join(text)
     assert [line.split(" | ")[0] for line in text if " over " in line] == ["| A x=1 over SAC", "| A x=2 over SAC"]
 
 
@@ -90,7 +96,9 @@ def test_an_arms_name_stays_text(tmp_path, arm):
 # --- figures 3 and 4 ---
 def toy_text(quick: bool = False) -> list[figures.Part]:
     """FrozenLake with guidance, a second study with RND and another SAC, and a first seed of E3B."""
-    first = a_study("first", ["FrozenLake-v1"], ["GuidedSAC", "SAC", "as printed"], threshold=0.7, quick=quick)
+    first = a_study(
+        "first", ["FrozenLake-v1"], ["GuidedSAC", "SAC", "as printed"], thresholds={"FrozenLake-v1": 0.7}, quick=quick
+    )
     second = a_study("second", ["FrozenLake-v1", "Taxi-v4"], ["SAC", "RND", "E3B"], quick=quick)
     lake = "FrozenLake-v1"
     first_rows = [
@@ -131,10 +139,10 @@ def test_table_of_figure_3_by_hand():
     pictures, text = paper.figure(3, toy_text(), None)
     assert list(pictures) == ["figure_3"]
     for row in (
-        "| FrozenLake-v1 | SAC | 2 | 10 | 0.250 [0.000, 0.500] | 10 | 0.125 [0.000, 0.250] | first |",
-        "| FrozenLake-v1 | GuidedSAC | 2 | 20 | 1.000 [1.000, 1.000] | 10 | 0.250 [0.000, 0.500] | first |",
+        "| FrozenLake-v1 | SAC | 2 | 10 | 0.250 [0.000, 0.500] | 10 | 0.250 [0.000, 0.500] | first |",
+        "| FrozenLake-v1 | GuidedSAC | 2 | 20 | 1.000 [1.000, 1.000] | 10 | 0.500 [0.000, 1.000] | first |",
         "| FrozenLake-v1 | E3B | not measured yet |  |  |  |  |  |",
-        "| Taxi-v4 | SAC | 2 | 10 | 7.0 [6.0, 8.0] | 10 | -71.5 [-96.0, -47.0] | second |",
+        "| Taxi-v4 | SAC | 2 | 10 | 7.0 [6.0, 8.0] | 10 | 7.0 [6.0, 8.0] | second |",
         "| Blackjack-v1 | GuidedSAC | not measured yet |  |  |  |  |  |",
         "- [first](../benchmark/results/first.md): Runs of commit c0ffee, with torch 2.",
     ):
@@ -158,13 +166,15 @@ def test_figure_4_marks_its_steps_and_leaves_out_what_is_not_measured():
 
 
 # --- figure 7 ---
-def timing_study(quick: bool = False) -> figures.Part:
+def timing_study(quick: bool = False, duration_first: bool = False) -> figures.Part:
     """Starts 0 and 100, durations 5 and 7; the curve ends at 4 · (start + duration); one cell has one seed only."""
     points = [{"guide-start": t, "guide-duration": d} for t in (100, 0) for d in (7, 5)]
+    if duration_first:
+        points = [dict(reversed(point.items())) for point in points]
     arms = {f"A {t}": Arm(SCRIPT, {}, t) for t in points} | {"SAC": Arm(SCRIPT, {})}
     study = a_study("timing", ["E-v0"], arms, quick=quick)
     ends = {name: 4.0 * sum(arm.point.values()) for name, arm in arms.items()}
-    data = [row for name, end in ends.items() for row in rows(study, "E-v0", name, [0, end], [0, end + 2])]
+    data = [row for name, end in ends.items() for row in rows(study, "E-v0", name, [99, 0, end], [99, 0, end + 2])]
     missing = f"A {points[0]}"  # start 100, duration 7
     return table.as_table(row for row in data if row[1] != missing or row[4] == 1), study
 
@@ -183,10 +193,13 @@ def test_figure_7_is_its_grid():
     assert cells == {(0, 0): "21.0\n[20.0, 22.0]", (1, 0): "421.0\n[420.0, 422.0]", (0, 1): "29.0\n[28.0, 30.0]"}
 
 
-def test_margins_of_figure_7_are_stratified():
+@pytest.mark.parametrize("duration_first", [False, True])  # in the study's file
+def test_margins_of_figure_7_are_stratified(duration_first):
     """Of both cells at start 0, seeds {20, 22} and {28, 30}: the middle half of the four is {22, 28}."""
-    _, text = paper.figure(7, [timing_study()], None)
+    _, text = paper.figure(7, [timing_study(duration_first=duration_first)], None)
     found = text.splitlines()
+    assert found[0].startswith("| guide-start |")
+    assert [line.split(" | ")[0] for line in found[2:4]] == ["| 0", "| 100"]
     assert "| 0 | 2 | 25.0 [24.0, 26.0] | 12.5 [12.0, 13.0] |" in found
     assert any(line.startswith("| 100 | 1 | 421.0 [420.0, 422.0] |") for line in found)
 
@@ -415,7 +428,7 @@ def test_a_figure_from_its_tables(monkeypatch, capsys):
 
     study = sweep.load_study(ROOT / "benchmark" / "studies" / "guidance_timing.toml", quick=True)
     env = study.environments[0]
-    data = table.as_table(row for arm in study.arms for row in rows(study, env, arm, [0, 1], [0, 1]))
+    data = table.as_table(row for arm in study.arms for row in rows(study, env, arm, [0, 0, 1], [0, 0, 1]))
     table.write_table(data, Path("runs/quick/guidance_timing.csv"))
     assert "| 1,000 | 2 | 1.0 [1.0, 1.0] | 0.5 [0.5, 0.5] |" in run_results("--figure", "7")
     assert sorted(path.name for path in Path("runs/quick").iterdir()) == [
@@ -424,6 +437,34 @@ def test_a_figure_from_its_tables(monkeypatch, capsys):
     with pytest.raises(SystemExit, match=r"^results.py: error: give studies or --figure"):
         run_results("study.toml", "--figure", "7")
     assert "figure 5 is left as it is" in run_results("--figure", "5")
+
+
+def test_a_figure_keeps_what_was_measured_before(monkeypatch, capsys):
+    """Studies without a run keep their table, also in the figure; a figure without any run stays as it is."""
+    runs = {}
+
+    def plain_results(number: int) -> str:
+        monkeypatch.setattr(table, "read_plain", lambda study, folder: table.as_table(runs.get(study.name, ())))
+        monkeypatch.setattr("sys.argv", ["results.py", "--quick", "--plain-runs", "runs", "--figure", str(number)])
+        runpy.run_path(str(ROOT / "benchmark" / "results.py"), run_name="__main__")
+        return capsys.readouterr().out
+
+    folder = Path("runs/quick")
+    folder.mkdir(parents=True)
+    (folder / "figure_3.md").write_text("of the last time")
+    taxi = a_study("taxi", ["Taxi-v4"], ["SAC"])
+    table.write_table(table.as_table(rows(taxi, "Taxi-v4", "SAC", [0, 6], [0, 8])), folder / "taxi.csv")
+    said = plain_results(3).splitlines()
+    assert said == [*(f"{name}: not measured yet" for name in paper.STUDIES[3]), "figure 3: not measured yet"]
+    assert (folder / "figure_3.md").read_text() == "of the last time"
+
+    lake = a_study("frozen_lake", ["FrozenLake-v1"], ["SAC"])
+    runs["frozen_lake"] = rows(lake, "FrozenLake-v1", "SAC", [0, 1], [0, 1])
+    said = plain_results(3)
+    assert "taxi: not measured yet" in said and "frozen_lake: not measured yet" not in said
+    text = (folder / "figure_3.md").read_text()
+    assert "| FrozenLake-v1 | SAC | 2 | 10 | 1.000 [1.000, 1.000] | 10 | 1.000 [1.000, 1.000] | frozen_lake |" in text
+    assert "| Taxi-v4 | SAC | 2 | 10 | 7.000 [6.000, 8.000] | 10 | 7.000 [6.000, 8.000] | taxi |" in text
 
 
 def test_a_quick_figure_says_so():

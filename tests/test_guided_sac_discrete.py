@@ -543,6 +543,15 @@ def test_unguided_equals_a_script_without_supervision(run, tmp_path):
         assert all(a[tag] == b[tag] for tag in a if tag != "charts/SPS")
 
 
+def test_each_seed_is_evaluated_from_starts_of_its_own(run):
+    """Equal at every evaluation of a run; no two training seeds share an episode, or their evaluations would agree."""
+    for seed in (0, 1):
+        evaluated = run(*EXACT, "--total-timesteps", "20", "--eval-frequency", "10", "--eval-episodes", "3",
+                        "--seed", str(seed))  # fmt: skip
+        starts = [env.unwrapped.np_random_seed for env in evaluated.eval_envs]
+        assert starts == [(1 + seed) * 1_000_000 + i for i in range(3)]
+
+
 def test_evaluation_leaves_training_as_it_was(run):
     plain = run(*EXACT, "--total-timesteps", "150")
     evaluated = run(*EXACT, "--total-timesteps", "150", "--eval-frequency", "60", "--eval-episodes", "2")
@@ -670,6 +679,7 @@ def test_papers_table_is_in_force_with_paper(run, env_id):
     alpha = "auto" if a.autotune else a.alpha
     assert PAPER_TABLE[env_id] == (a.guide_window, a.guide_end, a.batch_size, a.gamma, a.tau, alpha, a.learning_starts)
     assert (a.value_network, a.exact_improvement, a.guide_probability, a.guide_conservatism) == (True, False, 1.0, 0.0)
+    assert a.audition_episodes == 0  # its rules are not auditioned
     assert hasattr(run, "vf") and hasattr(run, "actor")
     assert run.sources["value_network"] == run.sources["exact_improvement"] == "paper"
 
@@ -729,6 +739,8 @@ def test_alpha_zero_is_possible_for_an_actor(run):
 TAXI = ["--env-id", "Taxi-v4", "--supervisor", "none"]
 BAD = {
     "unknown env": (["--env-id", "NoSuchEnv-v0"], "NoSuchEnv"),
+    "before any video": ([*TAXI, "--guide-probability", "2", "--capture-video"], "--guide-probability"),
+    "paper and an audition": ([*TAXI, "--paper", "--audition-episodes", "1"], "--audition-episodes 0"),
     "continuous actions": (["--env-id", "Pendulum-v1", "--supervisor", "none"], "guided_sac_continuous.py"),
     "dict observations": (["--env-id", "AnyObservation-v0", "--env-kwargs", '{"kind": "dict"}', "--supervisor",
                            "none"], "observation space"),

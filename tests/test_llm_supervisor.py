@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+import tomllib
 from pathlib import Path
 
 import gymnasium as gym
@@ -586,6 +587,71 @@ def test_auto_chooses_and_says_so(run_here, monkeypatch, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     run = run_here("--total-timesteps", "2", "--guide-start", "5")
     assert run.supervisor.mode == "llm" and SECRET not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--env-id", "FrozenLake-v1", "--env-kwargs", '{"is_slippery": false}'],
+        ["--env-id", "FrozenLake-v1", "--env-kwargs", '{"map_name": "8x8"}', "--guide-policy", "rule.py"],
+        ["--env-id", "Humanoid-v5", "--env-kwargs", "{}"],
+    ],
+    ids=["not slippery", "8 x 8", "348 variables"],
+)
+def test_another_task_s_rule_and_threshold_are_not_used_by_themselves(flags, run_here):
+    """Its folder is for the default --env-kwargs: without a model nobody supervises, and the way to insist is named."""
+    Path("rule.py").write_text("def policy(obs, t):\n    return 2\n")
+    folder = ROOT / "prompts" / flags[1]
+    actions = "continuous" if flags[1] == "Humanoid-v5" else "discrete"
+    run = {"script": ROOT / f"guided_sac_{actions}.py"}
+    short = ["--replay-frames", "0", "--total-timesteps", "2"]
+    reason = f"{folder} describes the environment with its default --env-kwargs (--prompt-dir {folder} uses it anyway)"
+    with pytest.raises(SystemExit) as nobody:
+        run_here(*flags, *short, **run)
+    assert f"nobody can supervise {flags[1]}: no key or base URL is set and {reason}. Three ways" in str(nobody.value)
+    with pytest.raises(SystemExit) as bundled:
+        run_here(*flags, *short, "--supervisor", "bundled", **run)
+    assert f"neither a rule nor a threshold for these --env-kwargs: {reason}" in str(bundled.value)
+    assert run_here(*flags, *short, "--supervisor", "none", **run).supervisor.mode == "none"
+
+
+def test_ways_to_guide_with_other_env_kwargs(run_here):
+    """A rule of one's own without judgement; the folder where it is named; and a default that is only spelled out."""
+    Path("rule.py").write_text("def policy(obs, t):\n    return 2\n")
+    flags = ["--env-id", "FrozenLake-v1", "--replay-frames", "0", "--total-timesteps", "2"]
+    other = ["--env-kwargs", '{"is_slippery": false}']
+    script, own = ROOT / "guided_sac_discrete.py", ROOT / "prompts" / "FrozenLake-v1"
+    run = run_here(*flags, *other, "--guide-policy", "rule.py", "--advisor-always", script=script)
+    assert scalars(run.run_name)["charts/guidance_active"][0] == (0, 1.0)
+    run = run_here(*flags, *other, "--prompt-dir", str(own), script=script)
+    assert run.supervisor.mode == "bundled" and "threshold 0.74" in texts(run.run_name, "supervisor/advice")[0]
+    assert run_here(*flags, "--env-kwargs", "{}", script=script).supervisor.mode == "bundled"
+
+
+def test_a_model_is_not_told_of_another_task(run_here, capsys):
+    """With other --env-kwargs it gets the default prompts, and the header says which and why."""
+    flags = ["--env-id", "FrozenLake-v1", "--supervisor", "llm", "--replay-frames", "0", "--total-timesteps", "2"]
+    flags += ["--env-kwargs", '{"is_slippery": false}']
+    headers, prompts, own = [], [], ROOT / "prompts" / "FrozenLake-v1"
+    for more in ([], ["--prompt-dir", str(own)]):
+        with Endpoint(lambda body, n: CONTENT) as endpoint:
+            run_here(*flags, *more, "--llm-base-url", endpoint.url, script=ROOT / "guided_sac_discrete.py")
+        prompts.append(endpoint.requests[0]["messages"][0]["content"])
+        headers += re.findall(r"^ *supervisor: (llm .*)", capsys.readouterr().out, flags=re.MULTILINE)
+    assert "Environment: FrozenLake-v1\n" in prompts[0] and "The ice is slippery. With" not in prompts[0]
+    assert "The ice is slippery. With" in prompts[1]
+    default = own.with_name("default-discrete")
+    assert headers[0].startswith(f"llm (--supervisor); prompts of {default}, since {own} describes the environment")
+    assert headers[1] == f"llm (--supervisor); prompts of {own}"
+
+
+@pytest.mark.parametrize("bundled", sorted(sup.PROMPTS.glob("*/bundled.toml")), ids=lambda path: path.parent.name)
+def test_a_model_is_told_the_bundled_supervisor_s_threshold(bundled):
+    """Its decision begins with it, so that both intervene below the same return."""
+    threshold = tomllib.loads(bundled.read_text())["intervene_below"]
+    (decision,) = re.findall(r"^\d\. (Decision\. .*)", bundled.with_name("advisor.md").read_text(), flags=re.MULTILINE)
+    named = re.search(r"Intervene while .*?(?:below|less than) (-?\d+(?:\.\d+)?)", decision)
+    assert float(named[1]) == threshold
 
 
 def test_advisor_always_guides_without_judgement(run_here, tmp_path):

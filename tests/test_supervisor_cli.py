@@ -261,6 +261,31 @@ def test_new_prompts_go_to_the_folder_in_which_a_run_finds_them(monkeypatch, tmp
     assert capsys.readouterr().out.startswith("--- system ---\n## Task definition\nmine\n")
 
 
+def test_the_commands_pass_over_the_folder_of_another_task(monkeypatch, tmp_path, capsys):
+    """With other --env-kwargs than the script's, as in training; no folder is written in which no run would look."""
+    own = ROOT / "prompts" / "FrozenLake-v1"
+    flags = ["--env-id", "FrozenLake-v1", "--env-kwargs", '{"map_name": "8x8"}', "--replay-frames", "0"]
+    assert sup.main(["show-prompt", *flags, "--role", "advisor"]) == 0
+    output = capsys.readouterr()
+    assert "(4 x 4, slippery)" not in output.out and "Observation space: Discrete(64)" in output.out
+    assert f"prompts of {own.with_name('default-discrete')}, since {own} describes" in output.err
+    assert sup.main(["show-prompt", *flags, "--role", "advisor", "--prompt-dir", str(own)]) == 0
+    output = capsys.readouterr()
+    assert "(4 x 4, slippery)" in output.out and "prompts of" not in output.err
+    for supervisor, message in (("auto", "nobody can supervise"), ("bundled", "neither a rule nor a threshold")):
+        assert sup.main(["consult", *flags, "--supervisor", supervisor]) == 1
+        output = capsys.readouterr()
+        assert message in output.err and f"--prompt-dir {own} uses it anyway" in output.err
+    monkeypatch.setattr(sup, "PROMPTS", tmp_path / "prompts")
+    new = ["new-prompt", "--env-id", "CartPole-v1", "--env-kwargs", '{"sutton_barto_reward": true}']
+    assert sup.main(new) == 1
+    assert "for the default --env-kwargs of the environment: give another --prompt-dir" in capsys.readouterr().err
+    assert not sup.PROMPTS.exists()
+    default = ROOT / "prompts" / "default-discrete"
+    shutil.copytree(default, tmp_path / "prompts" / default.name)
+    assert sup.main([*new, "--prompt-dir", "own"]) == 0 and Path("own", "advisor.md").is_file()
+
+
 def shown(request: dict) -> str:
     """What show-prompt must print for a request that a server received."""
     system, user = (message["content"] for message in request["messages"])

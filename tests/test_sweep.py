@@ -1,9 +1,11 @@
 """benchmark/sweep.py: studies are read strictly, runs are recognised, and a sweep survives what happens to sweeps."""
 
 import ast
+import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ import pytest
 import sweep
 from conftest import ROOT, run_process, scalars
 from filelock import FileLock
-from sweep import Args, Outcome, Run, StudyError, code_hash, load_study
+from sweep import Args, Arm, Outcome, Run, Study, StudyError, code_hash, load_study
 
 SCRIPT = ROOT / "guided_sac_continuous.py"
 TINY = {
@@ -64,8 +66,8 @@ def a_run(script: Path, **changes) -> Run:
 @pytest.mark.parametrize("quick", [False, True])
 def test_the_projects_studies_are_sound(path, quick):
     study = load_study(path, quick)
-    assert len(study.seeds) >= 2
-    assert len({run.hash for _, run in study.runs(1)}) == len(study.seeds) * len(study.environments) * len(study.arms)
+    assert all(len(study.seeds_of(arm)) >= 2 for arm in study.arms)
+    assert len({run.hash for _, run in study.runs(1)}) == len(list(study.runs(1)))
 
 
 def test_a_study_becomes_its_runs():
@@ -82,6 +84,47 @@ def test_a_study_becomes_its_runs():
     quick = list(load_study(path, quick=True).runs(2))
     assert [run.seed for _, run in quick] == [1, 2]
     assert "--total-timesteps=10" in quick[0][1].arguments
+
+
+def test_an_arm_may_have_seeds_of_its_own():
+    """First seeds first; the others' runs stay what they are; the quick form has its seeds for all."""
+    arms = "\n".join(f'[arms.{name}]\nscript = "{script}.py"' for name, script in (
+        ("A", "guided_sac_continuous"), ("B", "rnd_sac")))  # fmt: skip
+    alike = load_study(write_study(seeds="seeds = [1, 2]", arms=arms))
+    path = write_study(seeds="seeds = [1, 2]", arms=f"{arms}\nseeds = [7, 1, 9]")
+    study = load_study(path)
+    runs = list(study.runs(1))
+    assert [(arm, run.seed) for arm, run in runs] == [("A", 1), ("B", 7), ("A", 2), ("B", 1), ("B", 9)]
+    assert (study.seeds_of("A"), study.seeds_of("B")) == ([1, 2], [7, 1, 9])
+    hashes = {(arm, run.seed): run.hash for arm, run in runs}
+    assert all(hashes[arm, run.seed] == run.hash for arm, run in alike.runs(1) if (arm, run.seed) != ("B", 2))
+    quick = load_study(path, quick=True)
+    assert [(arm, run.seed) for arm, run in quick.runs(1)] == [("A", 1), ("B", 1), ("A", 2), ("B", 2)]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("", {}),
+        ("threshold = 90", {"E-v0": 90, "F-v0": 90}),
+        ("threshold = { 'F-v0' = -13.5 }", {"F-v0": -13.5}),
+        ("threshold = { 'F-v0' = 0, 'E-v0' = 7.5 }", {"E-v0": 7.5, "F-v0": 0}),
+    ],
+)
+def test_a_threshold_is_for_all_environments_or_for_each(line, expected):
+    path = write_study(environments="environments = ['E-v0', 'F-v0']", seeds=f"seeds = [1]\n{line}")
+    assert load_study(path).thresholds == expected
+
+
+def test_the_hash_of_a_run_stays():
+    """What the sweeps of the past left behind is found again: the hash of these settings, by hand."""
+    run = Run(SCRIPT, "E-v0", 3, {"gamma": 0.5, "autotune": False}, 1, "c0de")
+    text = ('{"code": "c0de", "env": "E-v0", "flags": {"autotune": false, "gamma": 0.5}, '
+            '"script": "guided_sac_continuous.py", "seed": 3, "threads": 1}')  # fmt: skip
+    assert run.hash == hashlib.sha256(text.encode()).hexdigest()[:12]
+    study = Study("study", ["E-v0"], [3], {"A": Arm(SCRIPT, run.flags)}, "tag", {}, quick=False)
+    (found,) = (found for _, found in study.runs(1))
+    assert found.settings | {"code": "c0de"} == run.settings
 
 
 def test_a_grid_becomes_its_arms():
@@ -116,12 +159,25 @@ def test_a_grid_becomes_its_arms():
         ({"flags": "[flags]\nenv_id = 'E'"}, "comes from 'environments' and 'seeds'"),
         ({"flags": "[flags]\ngamma = [1]"}, "'gamma' must be a string, a number or true/false"),
         ({"flags": "flags = 3"}, "\\[flags\\] must be a table"),
-        ({"seeds": "seeds = [1]\nthreshold = 'high'"}, "'threshold' must be a number"),
+        ({"seeds": "seeds = [1, -1]"}, "'seeds' must be 0 or more: \\[1, -1\\]"),
+        ({"quick": "[quick]\nseeds = [-2]\nflags = {}"}, "\\[quick\\] seeds must be 0 or more"),
+        ({"flags": "[flags]\ntotal-timesteps = 20\ntotal_timesteps = 30"},
+         "\\[flags\\] sets a flag in both spellings, .*: total-timesteps, total_timesteps"),
+        ({"seeds": "seeds = [1]\nthreshold = 'high'"}, "'threshold' must be a finite number, not 'high'"),
+        ({"seeds": "seeds = [1]\nthreshold = nan"}, "'threshold' must be a finite number, not nan"),
+        ({"seeds": "seeds = [1]\nthreshold = -inf"}, "'threshold' must be a finite number, not -inf"),
+        ({"seeds": "seeds = [1]\nthreshold = true"}, "'threshold' must be a finite number, not True"),
+        ({"seeds": "seeds = [1]\nthreshold = { E-v0 = 1 }"}, "'threshold' names 'E-v0', which is not in 'environ"),
+        ({"seeds": "seeds = [1]\nthreshold = { MountainCarContinuous-v0 = 'x' }"}, "must be a finite number, not 'x'"),
         ({"seeds": "seeds = [1]\nmetric = 3"}, "'metric' must be a TensorBoard tag"),
         ({"arms": ""}, "lacks 'arms'"),
         ({"arms": "[arms]"}, "at least one"),
         ({"arms": "[arms.A]"}, "\\[arms.A\\] lacks 'script'"),
         ({"arms": '[arms.A]\nscript = "nowhere.py"'}, "names the script 'nowhere.py'"),
+        ({"arms": '[arms.A]\nscript = "README.md"'}, "names the script 'README.md': it must be a .py file"),
+        ({"arms": '[arms.A]\nscript = "guided_sac_continuous.py"\nseeds = 3'},
+         "\\[arms.A\\] seeds must be a list of one or more whole numbers, not 3"),
+        ({"arms": '[arms.A]\nscript = "guided_sac_continuous.py"\nseeds = [-3]'}, "\\[arms.A\\] seeds must be 0 or"),
         ({"arms": '[arms.A]\nscript = "guided_sac_continuous.py"\nflag = 1'}, "unknown key 'flag' in \\[arms.A\\]"),
         ({"arms": '[arms.A]\nscript = "guided_sac_continuous.py"\nflags = { guide-policy = "no.py" }'},
          "names the rule 'no.py': no such file"),
@@ -134,6 +190,15 @@ def test_a_grid_becomes_its_arms():
         ({"arms": grid("{ seed = [1, 2] }")}, "comes from 'environments' and 'seeds'"),
         ({"arms": grid("{ guide-duration = [5] }")}, "guide-duration needs 'guide-start' beside it"),
         ({"arms": grid("{ guide-start = [0], guide-duration = [0.5] }")}, "both whole numbers"),
+        ({"arms": grid("{ guide-start = [0], guide-duration = [5] }") + "\nflags = { guide_end = 9 }"},
+         "\\[arms.A\\]: guide-duration and 'guide-end' say the same thing"),
+        ({"arms": grid("{ eval_episodes = [1], eval-episodes = [2] }")}, "\\[arms.A\\] grid sets a flag in both spell"),
+        ({"arms": grid("{ gamma = [1] }") + '\n[arms."A gamma=1"]\nscript = "rnd_sac.py"'},
+         "two arms are called 'A gamma=1'"),
+        ({"arms": '[arms."A gamma=1"]\nscript = "rnd_sac.py"\n' + grid("{ gamma = [1] }")},
+         "two arms are called 'A gamma=1'"),
+        ({"arms": grid("{ gamma = [1] }"), "quick": "[quick]\nseeds = [1]\nflags = {}\ngrid = { tau = [1] }"},
+         "\\[quick\\] grid has values for 'tau', which is in no arm's grid"),
     ],
 )  # fmt: skip
 def test_a_bad_study_is_refused_with_its_reason(changes, message):
@@ -153,6 +218,36 @@ def test_bad_input_is_one_line():
         assert status == 1
         assert message in output.splitlines()[-1] and output.splitlines()[-1].startswith("sweep.py: error: ")
         assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("program", ["sweep.py", "results.py"])
+def test_a_cluster_that_cannot_be_joined_is_one_line(program, tmp_path):
+    """Somebody answers, but we have no token; nobody answers."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_TOKEN")}
+    env |= {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
+    command = [sys.executable, str(ROOT / "benchmark" / program), write_study(), "--quick", "--ray-address"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        without_token = subprocess.run([*command, address], env=env, capture_output=True, text=True, timeout=240)
+    unreachable = subprocess.run([*command, f"ray://{address}"], capture_output=True, text=True, timeout=60)
+    for result, start, end in (
+        (without_token, "Ray: ", "authentication token"),
+        (unreachable, f"--ray-address ray://{address} cannot be reached: ", "Connection refused"),
+    ):
+        assert result.returncode == 1 and "Traceback" not in result.stderr
+        error = result.stderr.splitlines()[-1]
+        assert error.startswith(f"{program}: error: {start}") and end in error
+
+
+@pytest.mark.parametrize("error", [sweep.ray.exceptions.RpcError("gone\naway", 14), sweep.ray.exceptions.RayError()])
+def test_what_ray_raises_is_said_in_one_line(error, tmp_path, monkeypatch):
+    def fail(args: Args) -> None:
+        raise error
+
+    monkeypatch.setattr(sweep, "start_ray", fail)
+    with pytest.raises(ConnectionError, match=r"^Ray: .+") as said:
+        sweep.sweep([a_run(SCRIPT)], Args([], runs=tmp_path))
+    assert len(str(said.value).splitlines()) == 1
 
 
 # --- what makes a run the same run ---
@@ -304,6 +399,12 @@ def test_what_a_cluster_does_wrong_is_said(tmp_path, monkeypatch):
     outcome = sweep.outcome_of(None, run)
     assert not outcome.succeeded and "worker died" in outcome.message and "\n" not in outcome.message
 
+    def silent(ref):
+        raise sweep.ray.exceptions.RayError
+
+    monkeypatch.setattr(sweep.ray, "get", silent)
+    assert sweep.outcome_of(None, run).message == "RayError"
+
 
 def test_progress_by_hand():
     """Ten runs, two at a time: three over in 10 s each, two half done, five waiting: (7 − 1) · 10 / 2 = 30 s."""
@@ -353,7 +454,7 @@ def test_failures_and_duplicates(tmp_path):
 
 
 def test_goes_on_after_kill_9(tmp_path, monkeypatch):
-    """The sweep is killed in its second run: that run ends too, and is redone with the numbers of a run by hand."""
+    """The sweep is killed in its second run: that one is redone, with the numbers of a run by hand."""
     study = write_study(seeds="seeds = [1, 2]")
     first, second = (tmp_path / "runs" / "sweep" / run.name for _, run in load_study(study).runs(1))
     process = start_sweep(study)
@@ -365,7 +466,7 @@ def test_goes_on_after_kill_9(tmp_path, monkeypatch):
     process.wait()
     (attempt,) = second.parent.glob(f"{second.name}.*.part")
     while any(p.info["cwd"] == str(attempt) for p in psutil.process_iter(["cwd"])):
-        assert time.time() < end, "the killed sweep's run is still going"
+        assert time.time() < end
         time.sleep(0.1)
     assert not second.exists()
 
@@ -386,3 +487,21 @@ def test_goes_on_after_kill_9(tmp_path, monkeypatch):
     plain = scalars(by_hand)
     assert swept.keys() == plain.keys() and len(plain["eval/episodic_return"]) == 3
     assert all(swept[tag] == plain[tag] for tag in plain if tag != "charts/SPS")
+
+
+def test_a_killed_sweeps_runs_end_with_it(tmp_path):
+    """A run that would sleep for minutes is gone within 20 s of its sweep's kill -9."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(f'{{os.getpid()}} ')\ntime.sleep(280)\n"
+    )
+    process = start_sweep(write_study(flags="", arms=f'[arms.A]\nscript = "{script}"'))
+    end = time.time() + 200
+    while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text().endswith(" "):
+        assert time.time() < end and process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    run = psutil.Process(int((tmp_path / "pid").read_text()))
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    _, alive = psutil.wait_procs([run], timeout=20)
+    assert not alive, "the killed sweep's run is still going"

@@ -398,8 +398,12 @@ def test_reasoning_said_about_frozen_lake():
     assert m.start @ m.value(m.random(), 100) == pytest.approx(0.014, abs=5e-4) and "random actions 0.014" in advisor
     direct = np.array([1, 2, 1, 0, 1, 0, 1, 0, 2, 1, 1, 0, 0, 2, 2, 0])  # shortest where the ice were not slippery
     assert m.start @ m.value(m.greedy(direct), 100) == pytest.approx(0.04, abs=0.005) and "slippery 0.04" in advisor
-    scatter = (0.74 * 0.26 / 20) ** 0.5
-    assert scatter == pytest.approx(0.1, abs=0.005) and "scatters by 0.1" in advisor
+    episodes = SETTINGS["FrozenLake-v1"]["replay_episodes"]
+    scatter = f"{(0.74 * 0.26 / episodes) ** 0.5:.2f}"
+    assert f"with {episodes} episodes the measured rate still scatters by {scatter}." in advisor
+    threshold = (ROOT / "prompts" / "FrozenLake-v1" / "bundled.toml").read_text()
+    assert f"{episodes} episodes of it scatter around that by {scatter} (" in threshold
+    assert gym.spec("FrozenLake-v1").reward_threshold == 0.7 and "0.70 counts as solved" in advisor
 
 
 @pytest.mark.parametrize("name", ["advisor.md", "coder.md"])
@@ -448,9 +452,12 @@ def test_returns_and_examples_said_of_taxi():
     assert "return 7.93 on average (3 to 15, by the start)" in text
     assert m.start @ m.value(m.random(), 200) == pytest.approx(-770, abs=5) and "about -770" in text
     assert m.start @ m.value(m.random(), 200, m.goal) == pytest.approx(0.05, abs=0.005) and "5 episodes of 100" in text
-    assert (best.mean() + 200) / 50 == pytest.approx(
-        4, abs=0.5
-    ) and "a single failure among 50 episodes costs 4" in text
+    episodes = SETTINGS["Taxi-v4"]["replay_episodes"]
+    assert f"a single failure among {episodes} episodes costs {(best.mean() + 200) / episodes:.0f}." in text
+    scatter = f"{best.std() / episodes**0.5:.2f}"
+    assert f"{episodes} perfect episodes" in text and f"they scatter by {scatter};" in text
+    threshold = (ROOT / "prompts" / "Taxi-v4" / "bundled.toml").read_text()
+    assert f"{episodes} optimal episodes" in threshold and f"by {scatter} (standard error)" in threshold
     assert "328 is row 3, column 1, passenger 2 (Yellow), destination 0 (Red)" in coder
     actions, obs, names = answers("Taxi-v4", source_of("Taxi-v4")), 328, []
     assert gym.make("Taxi-v4").unwrapped.decode(328) == (3, 1, 2, 0)
@@ -495,6 +502,11 @@ def test_returns_and_hands_said_of_blackjack():
     ):
         number = words.split()[-1]
         assert words in text and f"{value:.{len(number) - 3}f}" == number
+    hands = SETTINGS["Blackjack-v1"]["replay_episodes"]
+    scatter = f"{0.95 / hands**0.5:.3f}"
+    assert f"{scatter} for {hands} hands" in text
+    threshold = (ROOT / "prompts" / "Blackjack-v1" / "bundled.toml").read_text()
+    assert f"{hands} hands scatter around their mean by {scatter} (" in threshold
     busts = {card: dealers_sums(*drawn(0, 0, card))[0] for card in CARDS}
     said_busts = said(r"4, 5 or 6 \(about (\d+).*2 or 3 \((\d+)\).*7 to 10 \((\d+)\).*an ace \((\d+)\)", text)[0]
     for cards, percent in zip(((4, 5, 6), (2, 3), (7, 8, 9, 10), (1,)), said_busts, strict=True):

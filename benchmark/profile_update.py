@@ -1,0 +1,92 @@
+"""Where the milliseconds of an environment step go, in the unmodified loop of guided_sac_continuous.py.
+
+    python benchmark/profile_update.py
+
+What the script calls is wrapped from outside and notes when each call began and ended. The parts of a step are the
+spans between these moments, so they add up to it. Without supervisor, on the CPU. Keep the machine idle meanwhile.
+Docs: docs/speed.md
+"""
+
+import runpy
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import chdir
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from gymnasium.vector import SyncVectorEnv
+from speed import OURS, SCRIPT, machine, versions
+
+PARTS = {  # what has happened since the moment before, when a moment comes
+    "step ends": "physics",
+    "get_action begins": "store, sample",
+    "get_action ends": "actor on s",
+    "update_critic ends": "critics' update",
+    "update_actor ends": "actor's update",
+    "lerp ends": "targets",
+    "step begins": "logging, acting",  # of the next step
+}
+
+
+@dataclass
+class Args:
+    env_id: str = "Humanoid-v5"
+    """an environment with Gymnasium's own settings"""
+    steps: int = 1_000
+    """environment steps that count, ≥ 1"""
+    warm_up: int = 300
+    """steps before them, > 101, of which the first 100 are without updates"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """the script's `--precision`"""
+    threads: int | None = None
+    """threads of torch; None: its default"""
+
+
+def timed(function: Callable, name: str, moments: list[tuple[str, float]]) -> Callable:
+    """The function, which notes when each of its calls began and ended."""
+
+    def call(*args, **options):
+        moments.append((f"{name} begins", perf_counter()))
+        result = function(*args, **options)
+        moments.append((f"{name} ends", perf_counter()))
+        return result
+
+    return call
+
+
+def parts(moments: list[tuple[str, float]], steps: int) -> dict[str, float]:
+    """Mean seconds of each part over the last whole steps, each from one call of the environment to the next."""
+    moments = [(name, when) for name, when in moments if name in PARTS]
+    begins = [i for i, (name, _) in enumerate(moments) if name == "step begins"]
+    names, times = zip(*moments[begins[-1 - steps] : begins[-1] + 1], strict=True)
+    if names[1:] != tuple(PARTS) * steps:
+        raise ValueError(f"a step of the script is no longer {' → '.join(PARTS)}")
+    return dict(zip(PARTS.values(), np.diff(times).reshape(steps, -1).mean(axis=0).tolist(), strict=True))
+
+
+if __name__ == "__main__":
+    args = tyro.cli(Args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    about = f"{versions(sys.executable, 'torch', 'gymnasium', 'mujoco')}\n{machine('cpu', args.threads)}"
+    moments: list[tuple[str, float]] = []
+    decorate = torch.autocast.__call__  # of the script's updates and of its drawing of actions for s, in any precision
+    torch.autocast.__call__ = lambda self, function: timed(decorate(self, function), function.__name__, moments)
+    torch._foreach_lerp_ = timed(torch._foreach_lerp_, "lerp", moments)
+    SyncVectorEnv.step = timed(SyncVectorEnv.step, "step", moments)
+    sys.argv = [
+        str(SCRIPT), f"--env-id={args.env_id}", f"--total-timesteps={args.warm_up + args.steps + 1}",
+        "--learning-starts=100", "--no-cuda", f"--precision={args.precision}", *OURS,
+    ]  # fmt: skip
+    sys.path.insert(0, str(SCRIPT.parent))
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    means = {name: 1e3 * seconds for name, seconds in parts(moments, args.steps).items()}
+    print(f"\n{about}, {args.env_id}, {args.precision}, mean of {args.steps:,} steps, in ms\n")
+    print(f"| step | {' | '.join(means)} |\n|{'-|' * (len(means) + 1)}")
+    print(f"| {sum(means.values()):.2f} | {' | '.join(f'{mean:.2f}' for mean in means.values())} |")
