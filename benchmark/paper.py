@@ -17,7 +17,8 @@ from rliable import metrics
 from sweep import GUIDE_DURATION, Args, Run
 
 STUDIES = {  # where several have an arm, the first that has it measured counts
-    3: ("baselines_toy_text", "frozen_lake", "cliff_walking", "taxi", "blackjack"),  # SAC with the bonuses' settings
+    # plain SAC with the bonuses' settings before that with the guided script's
+    3: ("baselines_blackjack", "baselines_toy_text", "frozen_lake", "cliff_walking", "taxi", "blackjack"),
     4: ("baselines_mountain_car", "mountain_car_continuous", "humanoid"),
     5: ("policy_landscape",),
     6: ("humanoid",),

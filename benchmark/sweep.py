@@ -318,7 +318,10 @@ def code_hash(script: Path, env: str, flags: dict[str, Flag], parse: Callable = 
     if supervised and not unsupervised:
         prompts = script.parent / "prompts"
         own = (prompts / env).is_dir()
-        for path in sorted(prompts.glob(f"{env}/*.*" if own else "default*/*.*")):
+        paths = sorted(prompts.glob(f"{env}/*.*" if own else "default*/*.*"))
+        if own and "env-kwargs" in flags:  # with other values than the default the environment's own are not used
+            paths += sorted(prompts.glob("default*/*.*"))
+        for path in paths:
             digest.update(f"{path.name}\0".encode() + path.read_bytes())
         if RULE in flags:
             digest.update((script.parent / str(flags[RULE])).read_bytes())

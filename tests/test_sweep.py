@@ -276,6 +276,12 @@ def test_the_hash_is_of_settings_and_code(tmp_path):
         assert a_run(script).hash != before, path
         assert (a_run(script, flags={"supervisor": "none"}).hash == unsupervised) == (path.suffix == ".md")
         path.write_text(kept)
+    (tmp_path / "prompts" / "E-v0").mkdir()
+    (tmp_path / "prompts" / "E-v0" / "coder.md").write_text("of this environment")
+    default, other = a_run(script, env="E-v0").hash, a_run(script, env="E-v0", flags={"env-kwargs": "{}"}).hash
+    (tmp_path / "prompts" / "default" / "coder.md").write_text("rewrite")  # used with other --env-kwargs
+    assert a_run(script, env="E-v0").hash == default
+    assert a_run(script, env="E-v0", flags={"env-kwargs": "{}"}).hash != other
     (tmp_path / "rules").mkdir()
     rule = tmp_path / "rules" / "rule.py"
     rule.write_text("def policy(obs, t): return 0")
