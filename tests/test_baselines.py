@@ -477,10 +477,13 @@ def test_paper_settings_are_defaults_and_flags_win(run_here):
     assert run.args.intrinsic_coef == 0.3 and run.sources["intrinsic_coef"] == "command line"
 
 
-def test_videos_are_left_and_change_nothing(run_here):
-    flags = [*FROZEN, "--total-timesteps", "60"]
-    plain = run_here(*flags, script=SCRIPTS["icm"])
-    filmed = run_here(*flags, "--replay-frequency", "30", script=SCRIPTS["icm"])
+@pytest.mark.parametrize(
+    ("name", "env_id"), [("rnd", "FrozenLake-v1"), ("icm", "MountainCarContinuous-v0"), ("e3b", "CliffWalking-v1")]
+)
+def test_videos_are_left_and_change_nothing(name, env_id, run_here):
+    flags = ["--env-id", env_id, "--batch-size", "16", "--buffer-size", "2000", "--total-timesteps", "60"]
+    plain = run_here(*flags, script=SCRIPTS[name])
+    filmed = run_here(*flags, "--replay-frequency", "30", script=SCRIPTS[name])
     assert all(torch.equal(a, b) for a, b in zip(learned(plain), learned(filmed), strict=True))
     videos = sorted(path.name for path in Path(f"runs/{filmed.run_name}/replays").iterdir())
     assert videos == ["step_00000030.mp4", "step_00000060.mp4"]

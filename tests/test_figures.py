@@ -243,7 +243,7 @@ def test_a_saved_model_is_the_one_that_training_evaluated(run_here, tmp_path):
     moved(done.run_name, tmp_path / "one")
     model = models.load_model(Run(SCRIPT, "MountainCarContinuous-v0", 3, {}, 1, ""), tmp_path / "one")
     env = model.make_env(None)
-    episode = models.play(model, env, seed=10_003)  # where training's evaluation starts
+    episode = models.play(model, env, seed=4_000_000)  # where training's evaluation starts
     assert episode.episodic_return == pytest.approx(evaluations[-1][1], rel=1e-6)
     assert episode.observations.shape == (51, 2) and episode.feet.shape == (50, 0)
 
@@ -274,6 +274,17 @@ def test_a_saved_model_is_the_one_that_training_evaluated(run_here, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="must hold one saved model, not 0: does the study set save-model"):
         models.load_model(Run(SCRIPT, "MountainCarContinuous-v0", 3, {}, 1, ""), tmp_path / "empty")
+
+
+def test_a_saved_model_of_a_baseline_is_the_one_that_training_evaluated(run_here, tmp_path):
+    """Figure 6 has RND beside the guided script."""
+    flags = ["--env-id=Pendulum-v1", "--total-timesteps=40", "--learning-starts=10", "--batch-size=8", "--seed=3"]
+    script = ROOT / "rnd_sac.py"
+    done = run_here(*flags, "--save-model", "--eval-frequency=40", "--eval-episodes=1", script=script)
+    moved(done.run_name, tmp_path / "one")
+    model = models.load_model(Run(script, "Pendulum-v1", 3, {}, 1, ""), tmp_path / "one")
+    episode = models.play(model, model.make_env(None), seed=4_000_000)
+    assert episode.episodic_return == pytest.approx(scalars(done.run_name)["eval/episodic_return"][-1][1], rel=1e-5)
 
 
 def test_runs_of_a_seed_are_equal_up_to_the_shorter_ones_end(run_here):
