@@ -132,8 +132,9 @@ gym.register("Tabular-v0", entry_point=TabularEnv, max_episode_steps=20)
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
-    """Each test runs in an empty folder of its own, without a key, and with one thread."""
+    """Each test runs in an empty folder of its own, without a key, with one thread, and numbers its environments anew."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(CounterEnv, "ids", 0)  # an observation: what is learned must not depend on the tests before
     for name in SECRETS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")

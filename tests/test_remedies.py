@@ -2,15 +2,13 @@
 
 import math
 import runpy
-import subprocess
-import sys
 import tomllib
 from types import SimpleNamespace
 
 import gymnasium as gym
 import pytest
 import torch
-from conftest import ROOT, scalars
+from conftest import ROOT, run_process, scalars
 
 remedies = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmark" / "remedies.py"), run_name="imported"))
 script = SimpleNamespace(**runpy.run_path(str(ROOT / "guided_sac_discrete.py"), run_name="imported"))
@@ -23,12 +21,10 @@ def changed(name: str, tmp_path) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize("name", remedies.REMEDIES)
-def test_a_changed_script_trains(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_changed_script_trains(name, tmp_path):
     path = remedies.write(name, tmp_path / name)
     actor = [] if name in ("margin", "episode_gate", "symmetric_sampling") else ["--no-exact-improvement"]
-    command = [sys.executable, str(path), *FLAGS, *actor]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    process = run_process(*FLAGS, *actor, script=str(path))
     assert process.returncode == 0, process.stderr
     (run,) = tmp_path.glob("runs/*")
     assert scalars(run.name)["charts/guidance_active"] == [(0, 1.0), (100, 0.0)]
