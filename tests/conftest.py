@@ -132,7 +132,7 @@ gym.register("Tabular-v0", entry_point=TabularEnv, max_episode_steps=20)
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
-    """Each test runs in an empty folder of its own, without a key, with one thread, and numbers its environments anew."""
+    """Each test has an empty folder of its own, no key and one thread, and numbers its environments anew."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(CounterEnv, "ids", 0)  # an observation: what is learned must not depend on the tests before
     for name in SECRETS:
