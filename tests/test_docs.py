@@ -15,10 +15,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SCRIPTS = sorted(ROOT.glob("*_sac*.py"))
 
 
-def arguments(script: Path) -> type:
-    """A script's command line: its Args, or its subcommands."""
+def arguments(script: Path) -> type | None:
+    """A script's command line: its subcommands, or its Args; None where it takes no flags."""
     names = runpy.run_path(str(script), run_name="imported")
-    return names["Command"] if "Command" in names else names["Args"]
+    return names.get("Command", names.get("Args"))
 
 
 def commands(page: Path) -> list[str]:
@@ -45,10 +45,11 @@ def test_documented_commands_parse(page):
             assert words[2] == "cleanrl_utils.benchmark", command
             script, *flags = shlex.split(words[words.index("--command") + 1])[1:]
             tyro.cli(arguments(ROOT / script), args=flags)
-        elif words[0] == "python" and len(words) == 2:
-            assert (ROOT / words[1]).is_file(), command
         elif words[0] == "python":
-            tyro.cli(arguments(ROOT / words[1]), args=words[2:])
+            kind = arguments(ROOT / words[1])
+            assert kind is not None or not words[2:], command
+            if kind is not None:
+                tyro.cli(kind, args=words[2:])
         else:
             assert words[0] in ("pip", "ray", "tensorboard"), command
             if words[0] == "pip":
