@@ -63,11 +63,11 @@ def panel(axes: Axes, parts: list[Part], env: str, arms: list[str]) -> None:
     finish(axes, env, ", ".join(metrics))
 
 
-def behaviour_panel(axes: Axes, part: Part, env: str) -> None:
+def behaviour_panel(axes: Axes, part: Part, env: str, arms: list[str]) -> None:
     """One environment: what each arm's training episodes returned, guided actions included."""
     table, study = part
     data = behaviour(table, study, env)
-    for number, arm in enumerate(study.arms):
+    for number, arm in enumerate(arms):
         if arm in data:
             draw_arm(axes, table, env, arm, data[arm], f"C{number}")
     finish(axes, f"{env}: training episodes, guided actions included", BEHAVIOUR if data else "")
@@ -121,7 +121,7 @@ def comparison(
         panel(axes, parts, env, arms)
     if below:
         for axes, env in zip(grid[rows:].flat, environments, strict=True):
-            behaviour_panel(axes, parts[0], env)
+            behaviour_panel(axes, parts[0], env, arms)
     figure.suptitle(titled(title, parts), fontsize="small")
     return figure
 
@@ -132,7 +132,8 @@ def sample_efficiency(table: pd.DataFrame, study: Study) -> Figure:
     Where the study guides and its table has the behaviour's return, that comes below in panels of its own.
     """
     below = any(behaviour(table, study, env) for env in study.environments)
-    return comparison([(table, study)], study.environments, list(study.arms), ESTIMATE, below=below)
+    arms = list(study.arms) if study.drawn is None else study.drawn
+    return comparison([(table, study)], study.environments, arms, ESTIMATE, below=below)
 
 
 # --- the paper's figures ---

@@ -126,6 +126,7 @@ class Study:
     metric: str
     thresholds: dict[str, float]  # by environment; there may be none
     quick: bool
+    drawn: list[str] | None = None  # the arms whose curves are drawn; None: all
 
     def seeds_of(self, arm: str) -> list[int]:
         own = self.arms[arm].seeds
@@ -225,7 +226,7 @@ def load_study(path: Path, quick: bool = False) -> Study:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StudyError(f"{path}: cannot be read as TOML: {error}") from None
-    table(data, "the study", ("environments", "seeds", "arms"), ("metric", "threshold", "flags", "quick"))
+    table(data, "the study", ("environments", "seeds", "arms"), ("metric", "threshold", "drawn", "flags", "quick"))
     environments = items(data["environments"], "'environments'", str, "Gymnasium ids")
     seeds = whole_numbers(data["seeds"], "'seeds'")
     shortening, short_axes = {}, {}
@@ -275,7 +276,11 @@ def load_study(path: Path, quick: bool = False) -> Study:
     metric = data.get("metric", "eval/episodic_return")
     if not isinstance(metric, str):
         fail(f"'metric' must be a TensorBoard tag, not {metric!r}")
-    return Study(path.stem, environments, seeds, arms, metric, threshold, quick)
+    drawn = items(data["drawn"], "'drawn'", str, "arms' names") if "drawn" in data else None
+    for name in drawn or []:
+        if name not in arms or arms[name].point:
+            fail(f"'drawn' names {name!r}, which is no arm, or one with a grid")
+    return Study(path.stem, environments, seeds, arms, metric, threshold, quick, drawn)
 
 
 def parsed(source: str) -> tuple[ast.Module, str]:
