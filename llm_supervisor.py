@@ -797,6 +797,8 @@ class ChatModel(Chat):
             try:
                 result = self._answer(exchange.question)
             except Exception as error:  # whatever a server makes the client raise, no failure of it may end the run
+                if exchange.over:  # the client too knows the deadline; who waits for the answer tells of it
+                    return
                 result = Result(error=_said(error), final=getattr(error, "status_code", 0) in (401, 403))
             if result.error:
                 result.error = _gist(self.clean(result.error), 500)

@@ -724,11 +724,13 @@ def test_training_goes_on_while_models_think(consultant):
         consultant(None, "again", llm_log="runs/run/llm")
 
 
-def test_a_deadline_holds_while_training_goes_on(consultant, capsys):
+@pytest.mark.parametrize("pause", [0.0, 1.0])  # before the run looks for the answer: the client's own time-out is first
+def test_a_deadline_holds_while_training_goes_on(consultant, capsys, pause):
     with Endpoint(lambda body, n: time.sleep(5) or INTERVENE) as endpoint:
         it = consultant(endpoint.url, llm_async=True, llm_timeout=0.3)
         started = time.time()
         assert consult(it) is None
+        time.sleep(pause)
         while it.supervisor.waiting:
             assert consult(it) is None and time.time() - started < 4
     assert_unguided(it, None, "no answer within 0.3 s", capsys.readouterr().out)
