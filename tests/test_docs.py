@@ -122,3 +122,13 @@ def test_the_hyperparameter_names_are_cleanrls(script):
                 env_id total_timesteps num_envs buffer_size gamma tau batch_size learning_starts policy_lr q_lr
                 policy_frequency target_network_frequency alpha autotune"""
     assert names >= set(common.split())
+
+
+def test_the_luck_of_blackjacks_hands(monkeypatch, capsys):
+    """The page's snippet prints what the page says of it."""
+    page = (ROOT / "docs" / "guided_sac_discrete.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(ROOT)
+    exec(snippet, {})
+    said = re.search(r"basic strategy itself, the bundled rule, returns\s+−(0\.\d+)", page)[1]
+    assert round(-float(capsys.readouterr().out), len(said) - 2) == float(said)
