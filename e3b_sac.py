@@ -7,6 +7,7 @@ Docs:  docs/e3b_sac.md
 import json
 import os
 import random
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -78,7 +79,7 @@ class Args:
     learning_starts: int = 5_000
     """environment steps of uniformly random actions before the first update"""
     policy_lr: float = 3e-4
-    """learning rate of the actor"""
+    """learning rate of the actor network (discrete actions need none by default)"""
     q_lr: float = 3e-4
     """learning rate of the critics (and the value network); 3e-4 as in Stable-Baselines3, CleanRL has 1e-3"""
     alpha_lr: float = 3e-4
@@ -95,7 +96,7 @@ class Args:
 
     # --- shared: discrete flags ---
     target_entropy_scale: float = 0.89
-    """the entropy's target with `--autotune`, as a share of the largest possible entropy log|A|"""
+    """of discrete actions, with `--autotune`: the target of the entropy as a share of its largest value log|A|"""
     # --- end ---
 
     # --- shared: bonus flags ---
@@ -145,9 +146,11 @@ def parse_args() -> tuple[Args, dict[str, str]]:
     """Read the command line over the environment's defaults over the general ones.
 
     Returns:
-        The settings in force and, for each field, where it came from: "command line", "environment" or "default".
+        The settings in force and, for each field, where it came from: "command line" (where that changes it),
+        "environment" or "default".
     """
-    env_id = tyro.cli(Args).env_id
+    flags = [flag for flag in sys.argv[1:] if flag not in ("-h", "--help")]  # help is to show that environment's values
+    env_id = tyro.cli(Args, args=flags).env_id
     base = replace(Args(), env_id=env_id, **ENV_DEFAULTS.get(env_id, {}))
     args = tyro.cli(Args, default=base)
     sources = {}
@@ -180,6 +183,8 @@ def check_args(args: Args) -> None:
     })  # fmt: skip
     if args.autotune and args.alpha == 0:
         raise ValueError("--alpha is the initial temperature that --autotune scales: it must be above 0")
+    if args.tau == 0:
+        raise ValueError("--tau 0 would leave the target networks as they begin: it must be above 0")
 
 
 @contextmanager
@@ -242,8 +247,9 @@ def make_env(
         mode = "rgb_array" if record else render_mode
         try:
             env = gym.make(env_id, max_episode_steps=max_episode_steps, render_mode=mode, **(env_kwargs or {}))
-        except TypeError as error:
-            raise ValueError(f"{env_id} does not accept --env-kwargs {env_kwargs}: {error}") from error
+        except (TypeError, KeyError, AttributeError, AssertionError) as error:  # an environment checks as it likes
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{env_id} does not accept --env-kwargs {env_kwargs or {}}: {reason}") from error
         if record:
             env = gym.wrappers.RecordVideo(env, f"videos/{run_name}")
         env = gym.wrappers.RecordEpisodeStatistics(env)
@@ -273,17 +279,31 @@ def parse_env_kwargs(text: str) -> dict:
 # --- end ---
 
 
+# --- shared: continuous actions ---
+def is_continuous(space: gym.Space) -> bool:
+    """Whether a squashed Gaussian can act in the space: a bounded Box of floats with at least one axis."""
+    return (
+        isinstance(space, gym.spaces.Box)
+        and space.is_bounded()
+        and np.issubdtype(space.dtype, np.floating)
+        and len(space.shape) > 0
+    )
+
+
+# --- end ---
+
+
 # --- shared: spaces of both kinds ---
 def check_spaces(env: gym.Env) -> None:
-    """Raise ValueError unless the actions are a bounded Box or Discrete, and the observations fit them."""
+    """Raise ValueError unless the actions are a bounded Box of floats or Discrete, and the observations fit them."""
     actions, observations = env.action_space, env.observation_space
-    if isinstance(actions, gym.spaces.Box) and actions.is_bounded():
+    if is_continuous(actions):
         if not isinstance(observations, gym.spaces.Box):
             raise ValueError(
                 f"with continuous actions the observation space must be a Box, that of {env.spec.id} is {observations}"
             )
     elif not isinstance(actions, gym.spaces.Discrete):
-        raise ValueError(f"the action space must be a bounded Box or Discrete, that of {env.spec.id} is {actions}")
+        raise ValueError(f"the actions must be a bounded Box of floats or Discrete, not {actions} ({env.spec.id})")
     elif not isinstance(observations, gym.spaces.Box | gym.spaces.MultiDiscrete):
         raise ValueError(
             "the observation space must be a Box, a Discrete, a MultiDiscrete or a Tuple of Discrete, that of "
@@ -317,7 +337,7 @@ class ReplayBuffer:
     The next observation of a transition is the observation of its successor, except at an episode's end, whose last
     observation gets a slot of its own. Half the memory of storing s and s': 1M transitions of 348 floats in 1.5 GB.
     Slots are numbered by age (0, 1, 2, …; number modulo capacity is the place), so a transition has expired exactly
-    when the number of its s is more than a capacity behind the newest.
+    when the number of its s is a capacity or more behind the newest.
     """
 
     def __init__(self, buffer_size: int, envs: gym.vector.VectorEnv, device: torch.device):
@@ -415,8 +435,9 @@ class SoftQNetwork(nn.Module):
         x = torch.baddbmm(self.biases[0], obs.flatten(1).expand(2, -1, -1), self.weights[0])  # (2, B, hidden)
         x = torch.baddbmm(x, actions.flatten(1).expand(2, -1, -1), self.weights[1]).relu_()
         x = torch.baddbmm(self.biases[1], x, self.weights[2]).relu_()
-        # a matrix product with a single column is slow, its gradient slower: a row-wise scalar product instead
-        return torch.linalg.vecdot(x, self.weights[3].mT) + self.biases[2].squeeze(-1)
+        # a matrix product with a single column is slow, its gradient slower: a row-wise scalar product instead, which
+        # is float32 also where the products before it are not
+        return (x * self.weights[3].mT).sum(dim=2) + self.biases[2].squeeze(-1)
 
 
 # --- end ---
@@ -530,18 +551,30 @@ def place_values(space: gym.Space) -> torch.Tensor | None:
     return torch.as_tensor(np.cumprod([1, *space.nvec[:0:-1]])[::-1].copy())
 
 
-def distinct(obs: torch.Tensor, places: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each observation once: obs (B, *obs) → u (U, *obs) and index (B,) with obs = u[index].
+class States(NamedTuple):
+    """The states of a batch, s = x[rows] and s' = next_x[next_rows]."""
+
+    x: torch.Tensor  # (U, *obs)
+    rows: torch.Tensor  # (B,) int64
+    next_x: torch.Tensor  # (U', *obs); x itself where both have the same
+    next_rows: torch.Tensor  # (B,) int64
+
+
+def distinct(data: Batch, places: torch.Tensor | None) -> States:
+    """Each state of the batch once, s and s' together, with the `place_values` of its integers.
 
     A batch of a finite task holds few different states: the networks are evaluated once for each. Without `places`
-    (see `place_values`) the observations are left as they are.
+    the observations are left as they are, s' apart from s, since no gradient is needed there.
     """
     if places is None:
-        return obs, torch.arange(len(obs), device=obs.device)
+        rows = torch.arange(len(data.rows), device=data.rows.device)
+        return States(data.observations, rows, data.next_observations, rows)
+    obs = torch.cat([data.observations, data.next_observations])
     numbers, index = (obs * places).sum(dim=1).unique(return_inverse=True)
-    u = obs.new_empty((len(numbers), *obs.shape[1:]))
-    u[index] = obs
-    return u, index
+    x = obs.new_empty((len(numbers), *obs.shape[1:]))
+    x[index] = obs
+    rows, next_rows = index.chunk(2)
+    return States(x, rows, x, next_rows)
 
 
 # --- end ---
@@ -811,6 +844,8 @@ if __name__ == "__main__":
 
     # --- shared: setup ---
     with one_line_errors():
+        if args.track:
+            import wandb
         make_run_env = partial(
             make_env, env_kwargs=parse_env_kwargs(args.env_kwargs), max_episode_steps=args.max_episode_steps
         )
@@ -898,12 +933,13 @@ if __name__ == "__main__":
 
     def update_discrete(data: Batch) -> dict[str, torch.Tensor]:
         """One step on J_Q and, every `policy_frequency` updates, as many on α."""
-        x, index = distinct(torch.cat([data.observations, data.next_observations]), places)  # (U, *obs), (2B,)
-        s, next_s = index.chunk(2)
+        x, s, next_x, next_s = distinct(data, places)
         q, alpha = qf(x), log_alpha.detach().exp()  # (2, U, |A|)
         log_pi = improved_policy(q.detach(), alpha)  # (U, |A|): one policy for both steps
         with torch.no_grad():
-            target = td_target(data, expected_soft_value(qf_target(x), log_pi, alpha)[next_s], args.gamma)
+            next_log_pi = log_pi if next_x is x else improved_policy(qf(next_x), alpha)  # (U', |A|)
+            next_values = expected_soft_value(qf_target(next_x), next_log_pi, alpha)[next_s]
+            target = td_target(data, next_values, args.gamma)
         logs = update_critic(q[:, s, data.actions - first_action], target)
         for i in range(args.policy_frequency if args.autotune and iteration % args.policy_frequency == 0 else 0):
             if i > 0:
@@ -939,8 +975,6 @@ if __name__ == "__main__":
 
     # --- shared: logging ---
     if args.track:
-        import wandb
-
         wandb.init(
             project=args.wandb_project_name, entity=args.wandb_entity, sync_tensorboard=True, config=vars(args),
             name=run_name, monitor_gym=True, save_code=True,

@@ -7,6 +7,7 @@ Docs:  docs/guided_sac_continuous.md
 import json
 import os
 import random
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -77,7 +78,7 @@ class Args(SupervisorArgs):
     learning_starts: int = 5_000
     """environment steps of uniformly random actions before the first update"""
     policy_lr: float = 3e-4
-    """learning rate of the actor"""
+    """learning rate of the actor network (discrete actions need none by default)"""
     q_lr: float = 3e-4
     """learning rate of the critics (and the value network); 3e-4 as in Stable-Baselines3, CleanRL has 1e-3"""
     alpha_lr: float = 3e-4
@@ -132,9 +133,11 @@ def parse_args() -> tuple[Args, dict[str, str]]:
     """Read the command line over the environment's defaults over the general ones.
 
     Returns:
-        The settings in force and, for each field, where it came from: "command line", "environment" or "default".
+        The settings in force and, for each field, where it came from: "command line" (where that changes it),
+        "environment" or "default".
     """
-    env_id = tyro.cli(Args).env_id
+    flags = [flag for flag in sys.argv[1:] if flag not in ("-h", "--help")]  # help is to show that environment's values
+    env_id = tyro.cli(Args, args=flags).env_id
     base = replace(Args(), env_id=env_id, **ENV_DEFAULTS.get(env_id, {}))
     args = tyro.cli(Args, default=base)
     sources = {}
@@ -167,6 +170,8 @@ def check_args(args: Args) -> None:
     })  # fmt: skip
     if args.autotune and args.alpha == 0:
         raise ValueError("--alpha is the initial temperature that --autotune scales: it must be above 0")
+    if args.tau == 0:
+        raise ValueError("--tau 0 would leave the target networks as they begin: it must be above 0")
 
 
 @contextmanager
@@ -204,8 +209,9 @@ def make_env(
         mode = "rgb_array" if record else render_mode
         try:
             env = gym.make(env_id, max_episode_steps=max_episode_steps, render_mode=mode, **(env_kwargs or {}))
-        except TypeError as error:
-            raise ValueError(f"{env_id} does not accept --env-kwargs {env_kwargs}: {error}") from error
+        except (TypeError, KeyError, AttributeError, AssertionError) as error:  # an environment checks as it likes
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{env_id} does not accept --env-kwargs {env_kwargs or {}}: {reason}") from error
         if record:
             env = gym.wrappers.RecordVideo(env, f"videos/{run_name}")
         env = gym.wrappers.RecordEpisodeStatistics(env)
@@ -233,12 +239,26 @@ def parse_env_kwargs(text: str) -> dict:
 # --- end ---
 
 
+# --- shared: continuous actions ---
+def is_continuous(space: gym.Space) -> bool:
+    """Whether a squashed Gaussian can act in the space: a bounded Box of floats with at least one axis."""
+    return (
+        isinstance(space, gym.spaces.Box)
+        and space.is_bounded()
+        and np.issubdtype(space.dtype, np.floating)
+        and len(space.shape) > 0
+    )
+
+
+# --- end ---
+
+
 def check_spaces(env: gym.Env) -> None:
     """Raise ValueError unless the environment has Box observations and a bounded Box of actions."""
     if isinstance(env.action_space, gym.spaces.Discrete):
         raise ValueError(f"{env.spec.id} has discrete actions {env.action_space}: use guided_sac_discrete.py")
-    if not isinstance(env.action_space, gym.spaces.Box) or not env.action_space.is_bounded():
-        raise ValueError(f"the action space must be a bounded Box, that of {env.spec.id} is {env.action_space}")
+    if not is_continuous(env.action_space):
+        raise ValueError(f"the actions must be a bounded Box of floats, those of {env.spec.id} are {env.action_space}")
     if not isinstance(env.observation_space, gym.spaces.Box):
         raise ValueError(
             f"the observation space must be a Box, that of {env.spec.id} is {env.observation_space}: "
@@ -269,7 +289,7 @@ class ReplayBuffer:
     The next observation of a transition is the observation of its successor, except at an episode's end, whose last
     observation gets a slot of its own. Half the memory of storing s and s': 1M transitions of 348 floats in 1.5 GB.
     Slots are numbered by age (0, 1, 2, …; number modulo capacity is the place), so a transition has expired exactly
-    when the number of its s is more than a capacity behind the newest.
+    when the number of its s is a capacity or more behind the newest.
     """
 
     def __init__(self, buffer_size: int, envs: gym.vector.VectorEnv, device: torch.device):
@@ -367,8 +387,9 @@ class SoftQNetwork(nn.Module):
         x = torch.baddbmm(self.biases[0], obs.flatten(1).expand(2, -1, -1), self.weights[0])  # (2, B, hidden)
         x = torch.baddbmm(x, actions.flatten(1).expand(2, -1, -1), self.weights[1]).relu_()
         x = torch.baddbmm(self.biases[1], x, self.weights[2]).relu_()
-        # a matrix product with a single column is slow, its gradient slower: a row-wise scalar product instead
-        return torch.linalg.vecdot(x, self.weights[3].mT) + self.biases[2].squeeze(-1)
+        # a matrix product with a single column is slow, its gradient slower: a row-wise scalar product instead, which
+        # is float32 also where the products before it are not
+        return (x * self.weights[3].mT).sum(dim=2) + self.biases[2].squeeze(-1)
 
 
 # --- end ---
@@ -380,13 +401,15 @@ class ValueNetwork(nn.Module):
     def __init__(self, envs: gym.vector.VectorEnv, hidden: int = 256):
         super().__init__()
         obs_dim = int(np.prod(envs.single_observation_space.shape))
-        self.net = nn.Sequential(
-            nn.Linear(obs_dim, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1)
-        )
+        self.fc1 = nn.Linear(obs_dim, hidden)
+        self.fc2 = nn.Linear(hidden, hidden)
+        self.fc3 = nn.Linear(hidden, 1)
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         """Values (B,) of observations (B, *obs)."""
-        return self.net(obs.flatten(1)).squeeze(-1)
+        x = self.fc1(obs.flatten(1)).relu_()
+        x = self.fc2(x).relu_()
+        return (x * self.fc3.weight).sum(dim=1) + self.fc3.bias  # float32, as in the critics
 
 
 # --- shared: continuous actor ---
@@ -548,6 +571,8 @@ if __name__ == "__main__":
 
     # --- shared: setup ---
     with one_line_errors():
+        if args.track:
+            import wandb
         make_run_env = partial(
             make_env, env_kwargs=parse_env_kwargs(args.env_kwargs), max_episode_steps=args.max_episode_steps
         )
@@ -672,8 +697,6 @@ if __name__ == "__main__":
 
     # --- shared: logging ---
     if args.track:
-        import wandb
-
         wandb.init(
             project=args.wandb_project_name, entity=args.wandb_entity, sync_tensorboard=True, config=vars(args),
             name=run_name, monitor_gym=True, save_code=True,

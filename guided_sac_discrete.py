@@ -7,6 +7,7 @@ Docs:  docs/guided_sac_discrete.md
 import json
 import os
 import random
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -77,7 +78,7 @@ class Args(SupervisorArgs):
     learning_starts: int = 5_000
     """environment steps of uniformly random actions before the first update"""
     policy_lr: float = 3e-4
-    """learning rate of the actor"""
+    """learning rate of the actor network (discrete actions need none by default)"""
     q_lr: float = 3e-4
     """learning rate of the critics (and the value network); 3e-4 as in Stable-Baselines3, CleanRL has 1e-3"""
     alpha_lr: float = 3e-4
@@ -108,7 +109,7 @@ class Args(SupervisorArgs):
 
     # --- shared: discrete flags ---
     target_entropy_scale: float = 0.89
-    """the entropy's target with `--autotune`, as a share of the largest possible entropy log|A|"""
+    """of discrete actions, with `--autotune`: the target of the entropy as a share of its largest value log|A|"""
     # --- end ---
 
     guide_probability: float = 1.0
@@ -158,9 +159,11 @@ def parse_args() -> tuple[Args, dict[str, str]]:
     """Read the command line over the environment's defaults over the general ones.
 
     Returns:
-        The settings in force and, for each field, where it came from: "command line", "environment" or "default".
+        The settings in force and, for each field, where it came from: "command line" (where that changes it),
+        "environment" or "default".
     """
-    env_id = tyro.cli(Args).env_id
+    flags = [flag for flag in sys.argv[1:] if flag not in ("-h", "--help")]  # help is to show that environment's values
+    env_id = tyro.cli(Args, args=flags).env_id
     base = replace(Args(), env_id=env_id, **ENV_DEFAULTS.get(env_id, {}))
     args = tyro.cli(Args, default=base)
     sources = {}
@@ -193,6 +196,8 @@ def check_args(args: Args) -> None:
     })  # fmt: skip
     if args.autotune and args.alpha == 0:
         raise ValueError("--alpha is the initial temperature that --autotune scales: it must be above 0")
+    if args.tau == 0:
+        raise ValueError("--tau 0 would leave the target networks as they begin: it must be above 0")
 
 
 @contextmanager
@@ -263,8 +268,9 @@ def make_env(
         mode = "rgb_array" if record else render_mode
         try:
             env = gym.make(env_id, max_episode_steps=max_episode_steps, render_mode=mode, **(env_kwargs or {}))
-        except TypeError as error:
-            raise ValueError(f"{env_id} does not accept --env-kwargs {env_kwargs}: {error}") from error
+        except (TypeError, KeyError, AttributeError, AssertionError) as error:  # an environment checks as it likes
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{env_id} does not accept --env-kwargs {env_kwargs or {}}: {reason}") from error
         if record:
             env = gym.wrappers.RecordVideo(env, f"videos/{run_name}")
         env = gym.wrappers.RecordEpisodeStatistics(env)
@@ -330,7 +336,7 @@ class ReplayBuffer:
     The next observation of a transition is the observation of its successor, except at an episode's end, whose last
     observation gets a slot of its own. Half the memory of storing s and s': 1M transitions of 348 floats in 1.5 GB.
     Slots are numbered by age (0, 1, 2, …; number modulo capacity is the place), so a transition has expired exactly
-    when the number of its s is more than a capacity behind the newest.
+    when the number of its s is a capacity or more behind the newest.
     """
 
     def __init__(self, buffer_size: int, envs: gym.vector.VectorEnv, device: torch.device):
@@ -463,18 +469,30 @@ def place_values(space: gym.Space) -> torch.Tensor | None:
     return torch.as_tensor(np.cumprod([1, *space.nvec[:0:-1]])[::-1].copy())
 
 
-def distinct(obs: torch.Tensor, places: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each observation once: obs (B, *obs) → u (U, *obs) and index (B,) with obs = u[index].
+class States(NamedTuple):
+    """The states of a batch, s = x[rows] and s' = next_x[next_rows]."""
+
+    x: torch.Tensor  # (U, *obs)
+    rows: torch.Tensor  # (B,) int64
+    next_x: torch.Tensor  # (U', *obs); x itself where both have the same
+    next_rows: torch.Tensor  # (B,) int64
+
+
+def distinct(data: Batch, places: torch.Tensor | None) -> States:
+    """Each state of the batch once, s and s' together, with the `place_values` of its integers.
 
     A batch of a finite task holds few different states: the networks are evaluated once for each. Without `places`
-    (see `place_values`) the observations are left as they are.
+    the observations are left as they are, s' apart from s, since no gradient is needed there.
     """
     if places is None:
-        return obs, torch.arange(len(obs), device=obs.device)
+        rows = torch.arange(len(data.rows), device=data.rows.device)
+        return States(data.observations, rows, data.next_observations, rows)
+    obs = torch.cat([data.observations, data.next_observations])
     numbers, index = (obs * places).sum(dim=1).unique(return_inverse=True)
-    u = obs.new_empty((len(numbers), *obs.shape[1:]))
-    u[index] = obs
-    return u, index
+    x = obs.new_empty((len(numbers), *obs.shape[1:]))
+    x[index] = obs
+    rows, next_rows = index.chunk(2)
+    return States(x, rows, x, next_rows)
 
 
 # --- end ---
@@ -648,6 +666,8 @@ if __name__ == "__main__":
 
     # --- shared: setup ---
     with one_line_errors():
+        if args.track:
+            import wandb
         make_run_env = partial(
             make_env, env_kwargs=parse_env_kwargs(args.env_kwargs), max_episode_steps=args.max_episode_steps
         )
@@ -727,22 +747,20 @@ if __name__ == "__main__":
         indices = log_pi.argmax(dim=1) if deterministic else log_pi.exp().multinomial(1).squeeze(1)
         return (indices + first_action).cpu().numpy()
 
-    def update_critic(
-        data: Batch, x: torch.Tensor, s: torch.Tensor, next_s: torch.Tensor, q: torch.Tensor, log_pi: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def update_critic(data: Batch, states: States, q: torch.Tensor, log_pi: torch.Tensor) -> dict[str, torch.Tensor]:
         """One step on J_Q (and J_V).
 
         Args:
-            data: the batch; its states s and s' are x[s] and x[next_s].
-            x: (U, *obs), the distinct observations. s, next_s: (B,) int64, places in x.
-            q: (2, U, |A|), the critics' values for x, with gradients. log_pi: (U, |A|), of the policy for x.
+            q: (2, U, |A|), the critics' values for states.x, with gradients. log_pi: (U, |A|), of the policy for it.
         """
+        x, s, next_x, next_s = states
         alpha = log_alpha.detach().exp()
         with torch.no_grad():
             if args.value_network:
-                next_values, v_target = vf_target(x), expected_soft_value(q, log_pi, alpha)
+                next_values, v_target = vf_target(next_x), expected_soft_value(q, log_pi, alpha)
             else:
-                next_values = expected_soft_value(qf_target(x), log_pi, alpha)
+                next_log_pi = log_pi if next_x is x else log_policy(next_x)
+                next_values = expected_soft_value(qf_target(next_x), next_log_pi, alpha)
             target = td_target(data, next_values[next_s], args.gamma)
         actions = data.actions - first_action
         q_taken = q[:, s, actions]  # (2, B)
@@ -794,8 +812,6 @@ if __name__ == "__main__":
 
     # --- shared: logging ---
     if args.track:
-        import wandb
-
         wandb.init(
             project=args.wandb_project_name, entity=args.wandb_entity, sync_tensorboard=True, config=vars(args),
             name=run_name, monitor_gym=True, save_code=True,
@@ -880,12 +896,12 @@ if __name__ == "__main__":
         guided_rows[rb.last] = torch.as_tensor(guided)
         if global_step > args.learning_starts:
             data = rb.sample(args.batch_size)
-            x, index = distinct(torch.cat([data.observations, data.next_observations]), places)  # (U, *obs), (2B,)
-            s, next_s = index.chunk(2)
+            states = distinct(data, places)
+            x, s = states.x, states.rows  # (U, *obs), (B,)
             q = qf(x)  # (2, U, |A|)
             # one policy for both updates: the critics' step leaves π_θ as it is, and the exact one follows at the next
             log_pi = improved_policy(q.detach(), log_alpha.detach().exp()) if args.exact_improvement else actor(x)
-            logs = update_critic(data, x, s, next_s, q, log_pi.detach())
+            logs |= update_critic(data, states, q, log_pi.detach())
             if actor_optimizer is not None and iteration % args.policy_frequency == 0:
                 logs |= update_actor(x, s, log_pi)
                 for _ in range(args.policy_frequency - 1):  # make up for the delay, as CleanRL does

@@ -28,13 +28,14 @@ import threading
 import time
 import tomllib
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import redirect_stdout, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import gymnasium as gym
 import numpy as np
@@ -236,6 +237,7 @@ renderer = mujoco.Renderer(model, 16, 16)
 renderer.update_scene(mujoco.MjData(model))
 renderer.render()
 """
+GL_SECONDS = 60.0  # a driver or a display that does not answer must not hold the run
 
 
 @functools.cache
@@ -248,7 +250,10 @@ def _choose_mujoco_gl() -> str | None:
     keyless = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
     for backend in [configured] if configured else ["egl", "osmesa", "glfw"]:
         env = {**keyless, "MUJOCO_GL": backend}
-        if subprocess.run([sys.executable, "-c", GL_PROBE], env=env, capture_output=True).returncode == 0:
+        with suppress(subprocess.SubprocessError):  # it fails, or a driver or a display does not answer
+            subprocess.run(
+                [sys.executable, "-c", GL_PROBE], env=env, capture_output=True, timeout=GL_SECONDS, check=True
+            )
             os.environ["MUJOCO_GL"] = backend  # read by the first render(), not at import
             return None
     return f"no OpenGL for MuJoCo (tried {configured or 'egl, osmesa, glfw'})"
@@ -425,29 +430,36 @@ def without_thoughts(answer: str) -> str:
     return re.split(r"<think(?:ing)?>", re.split(r"</think(?:ing)?>", answer)[-1])[0]
 
 
-def parse_advice(answer: str) -> Advice:
-    """Read the advisor's JSON object, alone or inside prose or a fence; SupervisionError where there is none."""
+def parse_advice(answer: str, has_rule: bool) -> Advice:
+    """Read the advisor's JSON object, alone or inside prose or a fence.
+
+    Args:
+        has_rule: whether there is a rule that could be kept.
+
+    Raises:
+        SupervisionError: there is none, or none that says what it must.
+    """
     text, decoder, problem = without_thoughts(answer), json.JSONDecoder(), ""
     for match in itertools.islice(re.finditer(r'\{\s*"', text), MAX_OBJECTS):
         try:
             data = decoder.raw_decode(text, match.start())[0]
         except (ValueError, RecursionError):  # no JSON; a number of thousands of digits; nested too deeply
             continue
-        found = _advice_problem(data)
+        found = _advice_problem(data, has_rule)
         if not found:
             return Advice(**{"analysis": "", **{key: data[key] for key in ADVICE_TYPES if key in data}})
         problem = problem or found
     raise SupervisionError(f"the advisor's answer is unusable: {problem or 'it holds no complete JSON object'}")
 
 
-def _advice_problem(data: dict) -> str:
+def _advice_problem(data: dict, has_rule: bool) -> str:
     """What ADVICE_SCHEMA has against an object, less what small models leave out and nobody misses.
 
     That is the analysis, whether to keep the rule (no), and the advice where no coder will read it. Keys beside those
     of the schema are passed over.
     """
     needed = {"intervene"}
-    if data.get("intervene") is True and data.get("keep_current_policy") is not True:
+    if data.get("intervene") is True and not (has_rule and data.get("keep_current_policy") is True):
         needed.add("advice")
     problems = []
     for key, kind in ADVICE_TYPES.items():
@@ -455,6 +467,8 @@ def _advice_problem(data: dict) -> str:
             problems.append(f'"{key}" is missing')
         elif key in data and not isinstance(data[key], str if kind == "string" else bool):
             problems.append(f'"{key}" must be {"a string" if kind == "string" else "true or false"}')
+        elif key in needed and kind == "string" and not data[key].strip():
+            problems.append(f'"{key}" must not be empty: a rule is to be written from it')
     return "; ".join(problems)
 
 
@@ -513,6 +527,14 @@ class Question:
             named = {"name": "advice", "strict": True, "schema": ADVICE_SCHEMA}
             request["response_format"] = {"type": "json_schema", "json_schema": named}
         return request
+
+    def estimated_usage(self, answer: str, pictures: bool) -> dict[str, Any]:
+        """Tokens of the question and of an answer, at four characters each, and 300 for a picture of 512 pixels."""
+        asked = sum(len(turn["content"]) for turn in self.messages) // 4 + 300 * pictures * len(self.pictures)
+        said = len(answer) // 4
+        return {
+            "prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said, "estimated": True,
+        }  # fmt: skip
 
     def transcript(self) -> list[str]:
         """The text of the question, line by line; pictures differ from machine to machine and are left out."""
@@ -600,9 +622,6 @@ class Chat:
     def open(self) -> None:
         """Make ready before training."""
 
-    def close(self) -> None:
-        """No further question will come."""
-
     def _send(self, exchange: Exchange) -> None:
         """See to it that the exchange is resolved, now or from another thread."""
         raise NotImplementedError
@@ -624,9 +643,14 @@ class Chat:
         Raises:
             SupervisionError: there is none: a failure of the server, a passed deadline, a spent budget.
         """
-        result, question = exchange.result, exchange.question
-        if not exchange.done.is_set():
-            result = Result(error=self._silence(exchange), seconds=time.monotonic() - exchange.started)
+        question = exchange.question
+        if exchange.done.is_set():
+            result = exchange.result
+        else:  # what was asked is paid for also where the answer comes too late
+            result = Result(
+                error=self._silence(exchange), seconds=time.monotonic() - exchange.started,
+                usage=question.estimated_usage("", pictures=True),
+            )  # fmt: skip
         cost = self.costs[question.role]
         cost.calls += result.calls
         cost.seconds += result.seconds
@@ -681,8 +705,10 @@ class Chat:
 PROBE_SECONDS = 5.0
 # what servers say of pictures that they do not take: llama.cpp and Ollama "image input", vLLM "not a multimodal model",
 # DeepSeek "unknown variant `image_url`", Groq "content must be a string"
-NO_PICTURES = re.compile(r"\bimage|\bvision\b|\bvisual|multi-?modal|content.?type|content\W+must be a string", re.I)
+NO_PICTURES = re.compile(r"\bimage|\bvision\b|\bvisual|multi-?modal|content\W+must be a string", re.I)
 NO_SCHEMA = re.compile(r"response_?format|json_?schema|grammar|structured", re.I)
+TOO_LONG = re.compile(r"\bcontext|too (long|large)|\btokens\b", re.I)  # this question, not every one with pictures
+MAX_RESPONSE_BYTES = 20_000_000
 
 
 def in_thread(function: Callable[[], None]) -> threading.Thread:
@@ -690,6 +716,11 @@ def in_thread(function: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=function, daemon=True)
     thread.start()
     return thread
+
+
+def _refusal(response: Any) -> str:
+    """What a server says of a request that it refuses. A gateway's page in HTML says nothing of it."""
+    return response.text if "json" in response.headers.get("content-type", "") else ""
 
 
 def _said(error: Exception) -> str:
@@ -728,15 +759,15 @@ class ChatModel(Chat):
         self.max_calls, self.max_tokens = args.llm_max_calls, args.llm_max_tokens
         self.schema = True  # until the server refuses it
         self.status = 0  # HTTP status of the server's last response, that of a retried one included
-        self.openai, self.hidden = openai, None
+        self.openai = openai
         self.client = openai.OpenAI(
             api_key=self.key or "none", base_url=base_url, timeout=self.timeout,
-            max_retries=int(math.log2(1 + self.timeout)),  # waits of 0.5, 1, 2, … s: at most half the deadline
+            max_retries=int(math.log2(1 + self.timeout)),  # waits of 0.5, 1, 2, 4, 8, 8, … s: at most half the deadline
             http_client=openai.DefaultHttpxClient(
-                event_hooks={"request": [self._keep_deadline], "response": [self._judge_status]}
+                event_hooks={"request": [self._keep_deadline], "response": [self._bound_body, self._judge_status]}
             ),
         )  # fmt: skip
-        self.thread = threading.local()  # its deadline: that of the question which a thread asks
+        self.thread = threading.local()  # of the question which a thread asks: its deadline, and whether with pictures
 
     def _keep_deadline(self, request: Any) -> None:
         """Let no attempt begin or wait beyond its question's deadline: a server must not work for nobody."""
@@ -746,12 +777,28 @@ class ChatModel(Chat):
                 raise TimeoutError("the question's deadline has passed")
             request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), left)
 
+    def _bound_body(self, response: Any) -> None:
+        """Let no body go on beyond its question's deadline, however fast or slowly it comes, nor fill the memory."""
+
+        def bounded(chunks: Iterator[bytes]) -> Iterator[bytes]:
+            size = 0
+            for chunk in chunks:
+                size += len(chunk)
+                if size > MAX_RESPONSE_BYTES:
+                    raise ValueError(f"a response of more than {MAX_RESPONSE_BYTES:,} bytes")
+                if time.monotonic() > getattr(self.thread, "deadline", math.inf):
+                    raise TimeoutError("the question's deadline has passed")
+                yield chunk
+
+        body = response.iter_bytes
+        response.iter_bytes = lambda chunk_size=None: bounded(body(chunk_size))  # what read() takes the body from
+
     def _judge_status(self, response: Any) -> None:
         """Note a response's status; where it refuses pictures with a 5xx (llama.cpp), tell the client not to repeat."""
         self.status = response.status_code
-        if self.status >= 500:
+        if self.status >= 500 and getattr(self.thread, "pictures", False):
             response.read()
-            if NO_PICTURES.search(response.text):
+            if NO_PICTURES.search(_refusal(response)):
                 response.headers["x-should-retry"] = "false"
 
     def open(self) -> None:
@@ -774,12 +821,7 @@ class ChatModel(Chat):
         if refusals:
             what = "refuses the key in OPENAI_API_KEY" if self.key else "wants a key: set OPENAI_API_KEY"
             raise ValueError(f"the model server {what}: {_gist(self.clean(refusals[0]))}")
-        self.hidden = os.environ.pop("OPENAI_API_KEY", None)  # no process that this one starts inherits it
-
-    def close(self) -> None:
-        """Put the key back, for the next run in this process."""
-        if self.hidden is not None:
-            os.environ["OPENAI_API_KEY"] = self.hidden
+        os.environ.pop("OPENAI_API_KEY", None)  # no process that this one starts inherits it
 
     def _send(self, exchange: Exchange) -> None:
         calls = sum(cost.calls for cost in self.costs.values())
@@ -810,13 +852,16 @@ class ChatModel(Chat):
 
     def _answer(self, question: Question) -> Result:
         """Ask, and ask again in a plainer way where the server refuses the JSON schema or the pictures."""
-        schema, pictures = self.schema and question.role == "advisor", bool(question.pictures)
+        schema, pictures, too_long = self.schema and question.role == "advisor", bool(question.pictures), None
         while True:
+            self.thread.pictures = pictures
             try:
                 response = self.client.chat.completions.create(**question.request(schema, pictures))
                 break
             except self.openai.APIStatusError as error:
-                about_schema, about_pictures = NO_SCHEMA.search(_said(error)), NO_PICTURES.search(_said(error))
+                said = _refusal(error.response)
+                too_long = TOO_LONG.search(said)
+                about_schema, about_pictures = NO_SCHEMA.search(said), NO_PICTURES.search(said) or too_long
                 if error.status_code in (401, 403, 408, 409, 429):
                     raise
                 if schema and (about_schema or not (pictures and about_pictures)):
@@ -830,36 +875,37 @@ class ChatModel(Chat):
             self.schema = False
             result.refused.append("schema")
         if question.pictures and not pictures:
-            self.vision = "off"
             result.refused.append("pictures")
-            print(f"supervisor: {question.model} takes no pictures: states only from now on", flush=True)
+            if not too_long:
+                self.vision = "off"
+                print(f"supervisor: {question.model} takes no pictures: states only from now on", flush=True)
         return result
 
     def _read(self, response: Any, question: Question, pictures: bool) -> Result:
         """The text of a response, whose parts may all be missing or of another type than documented."""
+        result, choice, content, refusal = Result(), None, None, None
         try:
             choice = response.choices[0]
             content, refusal = choice.message.content, getattr(choice.message, "refusal", None)
         except (AttributeError, IndexError, KeyError, TypeError):
-            return Result(error=f"the response is no chat completion: {response}")
+            result.error = f"the response is no chat completion: {response}"
         if isinstance(content, list):  # of parts
             texts = [part.get("text") for part in content if isinstance(part, dict)]
             content = "".join(text for text in texts if isinstance(text, str))
         answer = self.clean(content) if isinstance(content, str) else ""
         usage = getattr(response, "usage", None)
         tokens = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-        estimated = not all(isinstance(n, int) and n >= 0 for n in tokens)
-        if estimated:  # four characters a token; 300 for a picture of 512 pixels
-            asked = sum(len(turn["content"]) for turn in question.messages) // 4
-            tokens = [asked + 300 * pictures * len(question.pictures), len(answer) // 4]
-        result = Result(usage={"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens),
-                               "estimated": estimated})  # fmt: skip
-        if not answer.strip():
+        if all(isinstance(n, int) and 0 <= n < 2**31 for n in tokens):
+            result.usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens),
+                            "estimated": False}  # fmt: skip
+        else:
+            result.usage = question.estimated_usage(answer, pictures)
+        if not result.error and not answer.strip():
             reason = f"refused: {refusal}" if refusal else f"finish reason: {getattr(choice, 'finish_reason', None)}"
             result.error = f"an empty answer ({reason})"
         elif len(answer) > MAX_ANSWER_CHARS:
             result.error = f"an answer of {len(answer):,} characters, more than {MAX_ANSWER_CHARS:,}: {answer[:100]}"
-        else:
+        elif not result.error:
             result.answer = answer
         return result
 
@@ -880,7 +926,13 @@ def check_base_url(url: str) -> None:
             "--llm-base-url (or OPENAI_BASE_URL) must hold no user name, password or query: give the key in "
             "OPENAI_API_KEY"
         )
-    if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", url):
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = usable and bool(parts.hostname.encode("idna")) and not re.search(r"\s", url)
+    except ValueError:  # a port that is none, a bracket left open, a name that cannot be
+        usable = False
+    if not usable:
         raise ValueError(f"--llm-base-url (or OPENAI_BASE_URL) must look like http://127.0.0.1:8000/v1, not {url}")
 
 
@@ -898,8 +950,14 @@ class RecordedChat(Chat):
         super().__init__(log_dir)
         self.folder, self.used = folder, 0
         try:
-            self.records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+            paths = sorted(folder.glob("*.json"), key=lambda path: int(path.name.partition("-")[0]))
+            self.records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
             causes = [cause for record in self.records if (cause := self._unrepeatable(record))]
+            self.asked = [
+                Question(r["role"], r["model"], r["global_step"], r["prompt_sha256"], r["messages"]).transcript()
+                for r in self.records
+            ]
+            self.results = [Result(**{f.name: r[f.name] for f in fields(Result)}) for r in self.records]
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ValueError(f"--llm-log {folder} cannot be read: {type(error).__name__}: {error}") from None
         if not self.records:
@@ -918,17 +976,16 @@ class RecordedChat(Chat):
     def _send(self, exchange: Exchange) -> None:
         if self.used == len(self.records):
             raise SystemExit(f"error: the run asks more than the {self.used} questions of --llm-log {self.folder}")
-        record = self.records[self.used]
+        recorded, asked = self.asked[self.used], exchange.question.transcript()
+        result = self.results[self.used]
         self.used += 1
-        asked = exchange.question
-        recorded = replace(asked, role=record["role"], step=record["global_step"], messages=record["messages"])
-        if recorded.transcript() != asked.transcript():
-            diff = difflib.unified_diff(recorded.transcript(), asked.transcript(), "recorded", "now", n=1, lineterm="")
+        if recorded != asked:
+            diff = difflib.unified_diff(recorded, asked, "recorded", "now", n=1, lineterm="")
             raise SystemExit(
                 f"error: question {self.used} is not the one of --llm-log {self.folder}; flags, prompts or code "
                 "are others than in that run:\n" + "\n".join(diff)
             )
-        exchange.resolve(Result(**{f.name: record[f.name] for f in fields(Result)}))
+        exchange.resolve(result)
 
     def missed_deadline(self) -> str | None:
         verdict = self.records[self.used - 1]["verdict"] or ""
@@ -1179,7 +1236,7 @@ class Supervisor:
     """Decides, window by window, whether a rule guides the agent, and provides the rule.
 
     Args:
-        args: a script's arguments (SupervisorArgs and env_id, seed, guide_end, guide_window).
+        args: a script's arguments (SupervisorArgs and env_id, seed, guide_start, guide_end, guide_window).
         env_fn: makes an environment like the training one, of the given render mode ("rgb_array" or None). Its
             observations are arrays: a Box's, or the integers (k,) of which a discrete observation consists.
         act: the unguided policy: observations (N, *obs) and `deterministic` to actions (N, *action); discrete ones
@@ -1252,6 +1309,11 @@ class Supervisor:
         self.description = f"{self.mode} ({reason})"
         if self.mode == "none":
             return
+        if not 0 <= args.guide_start < args.guide_end:
+            raise ValueError(
+                f"--guide-start {args.guide_start} must lie before --guide-end {args.guide_end}, and not below 0; "
+                "without any guidance it is --supervisor none"
+            )
         check_platform(strict=args.sandbox == "strict")
         if isinstance(sys.stdout, io.TextIOWrapper):  # a server's words may be in any script, a terminal's may not
             sys.stdout.reconfigure(errors="backslashreplace")
@@ -1475,7 +1537,6 @@ class Supervisor:
             writer.add_text("llm/summary", summary, global_step)
             for tag, value in self.chat.scalars().items():
                 writer.add_scalar(tag, value, global_step)
-            self.chat.close()
         if self.policy is not None:
             self.policy.close()
         for env in [self.replay_env, *self.audition_envs]:
@@ -1548,7 +1609,7 @@ class Supervisor:
         for may_repair in (True, False):
             answer = yield from self._ask(question)
             try:
-                advice = parse_advice(answer)
+                advice = parse_advice(answer, has_rule=self.policy is not None)
                 break
             except SupervisionError as error:
                 self.chat.note("verdict", f"{REFUSED}{error}")

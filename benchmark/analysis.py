@@ -68,14 +68,14 @@ def behaviour(table: pd.DataFrame, study: Study, env: str) -> dict[str, Curves]:
     return {arm: curve for arm, curve in data.items() if len(curve.steps)}
 
 
-def area(curve: Curves, end: int | None = None) -> np.ndarray:
-    """Mean of each seed's curve over the steps, by the trapezoid rule, up to its step `end`: (seeds,).
+def area(curve: Curves, begin: int = 1, end: int | None = None) -> np.ndarray:
+    """Mean of each seed's curve from step `begin` to step `end`, by the trapezoid rule: (seeds,).
 
     It begins at the first evaluation after step 0. The one at step 0 belongs to no method: on CliffWalking the greedy
     action of an untrained network returns −20,000 or −200 by luck alone. Without a later one there is no area: NaN.
     """
     steps, scores = curve
-    kept = (steps > 0) & (steps <= (np.inf if end is None else end))
+    kept = (steps >= begin) & (steps <= (np.inf if end is None else end))
     steps, scores = steps[kept], scores[:, kept]
     if len(steps) < 2:
         return scores[:, 0] if len(steps) else np.full(len(scores), np.nan)

@@ -25,6 +25,7 @@ FLAGS = {
     "ours": ["--supervisor", "none"],
     "ours, with an actor network": ["--supervisor", "none", "--no-exact-improvement"],
     "ours, guided at every step": ALWAYS_GUIDED,
+    "ours, guided, without the conservative term": [*ALWAYS_GUIDED, "--guide-conservatism", "0"],
     "ours, guided, with an actor network": [*ALWAYS_GUIDED, "--no-exact-improvement"],
     "plain": [],
 }

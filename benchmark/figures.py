@@ -55,11 +55,11 @@ def panel(axes: Axes, parts: list[Part], env: str, arms: list[str]) -> None:
         if (part := source(parts, env, arm)) is None:
             continue
         table, study = part
-        draw_arm(axes, table, env, arm, curves(table, env, arm, study.metric), f"C{number}")
+        draw_arm(axes, table, env, arm, curves(table, env, arm, study.metric), number)
         metrics[study.metric] = thresholds[study.thresholds.get(env)] = None
     for threshold in thresholds:
         if threshold is not None:
-            axes.axhline(threshold, color="grey", ls=":", lw=1)
+            axes.axhline(threshold, color="grey", ls=":", lw=1, label=f"threshold {threshold:g}")
     finish(axes, env, ", ".join(metrics))
 
 
@@ -69,15 +69,17 @@ def behaviour_panel(axes: Axes, part: Part, env: str, arms: list[str]) -> None:
     data = behaviour(table, study, env)
     for number, arm in enumerate(arms):
         if arm in data:
-            draw_arm(axes, table, env, arm, data[arm], f"C{number}")
+            draw_arm(axes, table, env, arm, data[arm], number)
     finish(axes, f"{env}: training episodes, guided actions included", BEHAVIOUR if data else "")
 
 
-def draw_arm(axes: Axes, table: pd.DataFrame, env: str, arm: str, curve: Curves, color: str) -> None:
-    """An arm's interquartile mean over the steps, its interval, and where it was guided."""
-    estimate = iqm(curve.scores)
+def draw_arm(axes: Axes, table: pd.DataFrame, env: str, arm: str, curve: Curves, number: int) -> None:
+    """An arm's interquartile mean at its evaluations, its interval, and where it was guided."""
+    estimate, color = iqm(curve.scores), f"C{number}"
     axes.fill_between(curve.steps, estimate.low, estimate.high, color=color, alpha=0.25, lw=0)
-    axes.plot(curve.steps, estimate.value, color=color, lw=2, label=f"{arm} ({len(curve.scores)} seeds)")
+    style = ("--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), "-")[number % 5]  # arms that coincide can all be seen
+    axes.plot(curve.steps, estimate.value, color=color, ls=style, lw=2, marker="o", ms=3,
+              label=f"{arm} ({len(curve.scores)} seeds)")  # fmt: skip
     for index, (start, end) in enumerate(guided_intervals(table, env, arm)):
         label = f"{arm} guided" if index == 0 else None
         axes.axvspan(start, end, color=color, alpha=0.08, lw=0, label=label)
@@ -92,6 +94,7 @@ def finish(axes: Axes, title: str, metrics: str) -> None:
     low, high = axes.get_ylim()
     if high - low > 1_000:  # falling off a cliff at every step must not flatten what happens near the optimum
         axes.set_yscale("symlog", linthresh=20)
+        axes.autoscale_view()  # the margins were those of a linear scale: 1,000 above a best return of −13
     axes.legend(frameon=False, fontsize="small")
 
 

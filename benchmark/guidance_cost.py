@@ -16,9 +16,11 @@ from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import dataclass
 
+import gymnasium as gym
 import numpy as np
 import tyro
 from added_cost import GUIDED_FLAGS
+from gymnasium.spaces import Discrete
 from gymnasium.vector import SyncVectorEnv
 from speed import SCRIPT
 
@@ -54,12 +56,14 @@ if __name__ == "__main__":
     steps: list[tuple[float, float]] = []
     SandboxedPolicy.__call__ = timed(SandboxedPolicy.__call__, calls)
     SyncVectorEnv.step = timed(SyncVectorEnv.step, steps)
+    discrete = isinstance(gym.make(args.env_id).action_space, Discrete)
+    script = SCRIPT.with_name("guided_sac_discrete.py") if discrete else SCRIPT
     sys.argv = [
-        str(SCRIPT), f"--env-id={args.env_id}", f"--total-timesteps={args.warm_up + args.steps}",
+        str(script), f"--env-id={args.env_id}", f"--total-timesteps={args.warm_up + args.steps}",
         "--learning-starts=100", "--no-cuda", *GUIDED_FLAGS,
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+        runpy.run_path(str(script), run_name="__main__")
     call = np.diff(np.array(calls[-args.steps :])).mean()  # seconds
     step = np.diff(np.array(steps[-args.steps :])[:, 0]).mean()
     print(f"\n{args.env_id}, mean of {args.steps:,} guided steps: {1e3 * step:.2f} ms, of which the rule's call takes "

@@ -9,7 +9,18 @@ from typing import NamedTuple
 
 import figures
 import numpy as np
-from analysis import NOT_MEASURED, Curves, area, curves, interval, iqm, measured, origin, shown
+from analysis import (
+    NOT_MEASURED,
+    Curves,
+    area,
+    curves,
+    interval,
+    iqm,
+    measured,
+    origin,
+    probability_of_improvement,
+    shown,
+)
 from figures import PHASES, TOY_TEXT, Part
 from matplotlib.figure import Figure
 from models import Gait, Model, gait, landscape, load_model, oscillation, play
@@ -97,25 +108,42 @@ def compared(panels: dict, arms: list[str], parts: list[Part]) -> Drawn:
         drawn[name] = draw(parts)
         rows = [row for env in environments for row in compared_rows(parts, env, arms)]
         texts.append(
-            table("task | arm | seeds | step | IQM at that step | area to step | IQM of the area | study", rows)
+            table(
+                "task | arm | seeds | step | IQM at that step | area over steps | IQM of the area | "
+                "step | P(GuidedSAC better) at that step | study",
+                rows,
+            )
         )
     return drawn, "\n\n".join([*texts, origins(parts)])
 
 
 def compared_rows(parts: list[Part], env: str, arms: list[str]) -> Iterator[tuple]:
-    """A row for each arm: its end, and its area up to the last step that all measured arms have."""
+    """A row for each arm: its end, its area over the steps that all measured arms share, and GuidedSAC against it."""
     sources = {arm: figures.source(parts, env, arm) for arm in arms}
     data = {arm: curves(part[0], env, arm, part[1].metric) for arm, part in sources.items() if part}
-    common = min((curve.steps[-1] for curve in data.values()), default=0)
+    trained = [curve.steps[curve.steps > 0] for curve in data.values()]
+    begin, end = max((steps[0] for steps in trained), default=0), min((steps[-1] for steps in trained), default=0)
     digits = 1 if max((np.abs(curve.scores).max() for curve in data.values()), default=0) >= 10 else 3
     for arm, part in sources.items():
         if part is None:
-            yield env, arm, NOT_MEASURED, *[""] * 5
+            yield env, arm, NOT_MEASURED, *[""] * 7
             continue
         steps, scores = data[arm]
         final = (x[-1] for x in iqm(scores))
-        yield (env, arm, len(scores), f"{steps[-1]:,}", shown(*final, digits), f"{common:,}",
-               estimate(area(data[arm], common), digits) if common else "", part[1].name)  # fmt: skip
+        shared = (
+            (f"{begin:,} to {end:,}", estimate(area(data[arm], begin, end), digits)) if 0 < begin <= end else ("", "")
+        )
+        yield (env, arm, len(scores), f"{steps[-1]:,}", shown(*final, digits), *shared,
+               *better(data, "GuidedSAC", arm), part[1].name)  # fmt: skip
+
+
+def better(data: dict[str, Curves], arm: str, other: str) -> tuple[str, str]:
+    """The last step that both arms have, and the probability that a seed of the one is better there."""
+    if arm == other or arm not in data:
+        return "", ""
+    step = np.intersect1d(data[arm].steps, data[other].steps)[-1]
+    scores = [data[name].scores[:, data[name].steps == step][:, 0] for name in (arm, other)]
+    return f"{step:,}", shown(*(x[0] for x in probability_of_improvement(*scores)), 2)
 
 
 # --- figures 5 and 6: from saved models ---

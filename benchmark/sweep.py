@@ -22,6 +22,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +34,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read on import: a sweep
 import ray
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "gymnasium", "mujoco", "numpy", "tensorboard")  # whose versions are recorded with a run
+# whose versions are recorded with a run, as far as they are installed
+PACKAGES = ("torch", "gymnasium", "mujoco", "numpy", "tensorboard", "stable-baselines3")
 LOG_LINES = 15
 RULE = "guide-policy"  # the flag that names a file: relative to the script's folder, and part of the code
 GUIDE_DURATION = "guide-duration"  # no flag of a script: in a study it stands for guide-end = guide-start + duration
@@ -55,7 +57,7 @@ class Args:
     cores: int | None = None
     """cores of this machine that a local sweep may use, ≥ 1; None: all"""
     ray_address: str = "local"
-    """"local" starts Ray on this machine; "auto", "host:port" and "ray://host:port" use a running cluster"""
+    """"local" starts Ray on this machine; "auto" and "host:port" use a running cluster, from one of its machines"""
 
 
 # --- studies ---
@@ -132,17 +134,21 @@ class Study:
         own = self.arms[arm].seeds
         return self.seeds if own is None else own
 
-    def runs(self, threads: int) -> Iterator[tuple[str, Run]]:
+    def runs(self, threads: int, only_drawn: bool = False) -> Iterator[tuple[str, Run]]:
         """Every run with its arm's name, seed by seed, so that an interrupted sweep leaves all arms alike.
 
         Arms may share a run: it has one hash, is run once, and counts for each of them.
+
+        Args:
+            only_drawn: leave out the arms that no picture shows.
         """
         parse = functools.lru_cache(parsed)  # a grid's arms ask for the same files many times
+        arms = self.drawn if only_drawn and self.drawn is not None else [*self.arms]
         code = {
-            (env, name): code_hash(arm.script, env, arm.flags, parse)
-            for env in self.environments for name, arm in self.arms.items()
+            (env, name): code_hash(self.arms[name].script, env, self.arms[name].flags, parse)
+            for env in self.environments for name in arms
         }  # fmt: skip
-        for index in range(max(len(self.seeds_of(name)) for name in self.arms)):
+        for index in range(max(len(self.seeds_of(name)) for name in arms)):
             for env, name in code:
                 arm, seeds = self.arms[name], self.seeds_of(name)
                 if index < len(seeds):
@@ -340,7 +346,7 @@ class Outcome(NamedTuple):
     run: Run
     succeeded: bool
     seconds: float
-    folder: Path
+    folder: Path | None  # None: Ray failed before the run had one
     message: str  # of a failed run: why
 
 
@@ -365,10 +371,9 @@ def execute(run: Run, folder: Path, commit: str) -> Outcome:
             cwd=attempt, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False,
         ).returncode  # fmt: skip
     seconds = time.time() - started
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     record = {
         **run.settings, "hash": run.hash, "commit": commit, "machine": platform.node(), "started": started,
-        "seconds": seconds, "status": status, "versions": {"python": platform.python_version(), **versions},
+        "seconds": seconds, "status": status, "versions": versions(),
     }  # fmt: skip
     (attempt / "run.json").write_text(json.dumps(record, indent=1) + "\n")
     done, failed = folder / run.name, folder / f"{run.name}.failed"
@@ -383,6 +388,15 @@ def execute(run: Run, folder: Path, commit: str) -> Outcome:
             raise
         shutil.rmtree(attempt)  # Ray repeats a task whose machine it had given up; the first to finish counts
     return Outcome(run, True, seconds, done, "")
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of PACKAGES."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def git_commit() -> str:
@@ -407,7 +421,9 @@ def start_ray(args: Args) -> None:
     if args.ray_address != "local":
         if args.cores is not None:
             raise ValueError("--cores is for a local sweep; a cluster's machines say themselves what they offer")
-        host, _, port = args.ray_address.removeprefix("ray://").rpartition(":")
+        if "://" in args.ray_address:
+            raise ValueError("--ray-address is host:port; start the sweep on one of the cluster's machines")
+        host, _, port = args.ray_address.rpartition(":")
         if host and port.isdecimal():
             try:  # Ray itself would go on trying for ten minutes
                 socket.create_connection((host.strip("[]"), int(port)), timeout=20).close()
@@ -462,7 +478,7 @@ def run_all(runs: list[Run], folder: Path, args: Args) -> list[Outcome]:
         while tasks:
             ready, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=1.0)
             for ref in ready:
-                outcomes.append(outcome_of(ref, tasks.pop(ref)))
+                outcomes.append(outcome_of(ref, tasks.pop(ref), folder))
             if (ready and time.time() - last_print > 5) or time.time() - last_print > 30 or not tasks:
                 last_print = time.time()
                 print(progress(outcomes, len(tasks), running=len(list(folder.glob("*.part")))), flush=True)
@@ -476,12 +492,13 @@ def said(error: Exception) -> str:
     return str(error).strip() or type(error).__name__
 
 
-def outcome_of(ref: ray.ObjectRef, run: Run) -> Outcome:
+def outcome_of(ref: ray.ObjectRef, run: Run, folder: Path) -> Outcome:
     """The outcome of a task that is over, whether the run or Ray itself failed."""
     try:
         outcome = ray.get(ref)
     except ray.exceptions.RayError as error:
-        return Outcome(run, False, 0.0, Path(), said(error).splitlines()[-1])
+        attempts = sorted(folder.glob(f"{run.name}.*.part"), key=lambda path: path.stat().st_mtime)
+        return Outcome(run, False, 0.0, attempts[-1] if attempts else None, said(error).splitlines()[-1])
     if not outcome.folder.is_dir():
         return outcome._replace(succeeded=False, message=f"{outcome.folder} is not to be seen from here: "
                                 "--runs must be a folder that all machines share")  # fmt: skip
@@ -504,7 +521,7 @@ def report(failures: list[Outcome]) -> None:
     """Print each failed run with the last lines of its log."""
     for run, _, _, folder, message in failures:
         print(f"\nfailed: {run.name}: {message}")
-        if (folder / "log.txt").is_file():
+        if folder is not None and (folder / "log.txt").is_file():
             lines = (folder / "log.txt").read_text(errors="replace").splitlines()
             print(f"  {folder / 'log.txt'} ends:")
             print("\n".join(f"  | {line}" for line in lines[-LOG_LINES:]))

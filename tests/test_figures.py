@@ -65,6 +65,7 @@ def test_area_under_the_curve_by_hand():
     assert analysis.area(curve).tolist() == [8.75, -3.0]
     assert analysis.area(curve, end=20).tolist() == [5.0, -3.0]
     assert analysis.area(curve, end=10).tolist() == [0.0, -3.0]  # a single evaluation
+    assert analysis.area(curve, begin=20, end=50).tolist() == [10.0, -3.0]
     assert np.isnan(analysis.area(curve, end=0)).tolist() == [True, True]
     later = Curves(curve.steps[1:], curve.scores[:, 1:])  # never evaluated before training
     assert analysis.area(later).tolist() == [8.75, -3.0]
@@ -125,7 +126,10 @@ def test_figure_3_shows_each_arm_of_the_first_study_that_has_it():
         "SAC (2 seeds)": [[0, 0], [10, 0.25]],
         "RND (2 seeds)": [[0, 0], [10, 0.5]],
         "GuidedSAC (2 seeds)": [[0, 0], [10, 0.5], [20, 1]],
+        "threshold 0.7": [[0, 0.7], [1, 0.7]],  # from the left edge to the right one
     }
+    styles = {line.get_label(): line.get_linestyle() for line in panels["FrozenLake-v1"].lines}
+    assert len(set(styles.values()) - {":"}) == 3  # seen also where they coincide
     (span,) = panels["FrozenLake-v1"].patches
     assert span.get_label() == "GuidedSAC guided" and (span.get_x(), span.get_width()) == (0, 10)
     assert panels["FrozenLake-v1"].lines[-1].get_ydata() == [0.7, 0.7]
@@ -135,18 +139,33 @@ def test_figure_3_shows_each_arm_of_the_first_study_that_has_it():
 
 
 def test_table_of_figure_3_by_hand():
-    """Areas up to the step that all measured arms have, and a row for what is missing."""
+    """Areas up to the step that all measured arms have, and a row for what is missing.
+
+    At step 10 GuidedSAC's seeds have 0 and 1 and SAC's 0 and ½: of the four pairs two are won and one is a tie, 0.625.
+    """
     pictures, text = paper.figure(3, toy_text(), None)
     assert list(pictures) == ["figure_3"]
     for row in (
-        "| FrozenLake-v1 | SAC | 2 | 10 | 0.250 [0.000, 0.500] | 10 | 0.250 [0.000, 0.500] | first |",
-        "| FrozenLake-v1 | GuidedSAC | 2 | 20 | 1.000 [1.000, 1.000] | 10 | 0.500 [0.000, 1.000] | first |",
-        "| FrozenLake-v1 | E3B | not measured yet |  |  |  |  |  |",
-        "| Taxi-v4 | SAC | 2 | 10 | 7.0 [6.0, 8.0] | 10 | 7.0 [6.0, 8.0] | second |",
-        "| Blackjack-v1 | GuidedSAC | not measured yet |  |  |  |  |  |",
+        "| FrozenLake-v1 | SAC | 2 | 10 | 0.250 [0.000, 0.500] | 10 to 10 | 0.250 [0.000, 0.500] | 10 | "
+        "0.62 [0.00, 1.00] | first |",
+        "| FrozenLake-v1 | GuidedSAC | 2 | 20 | 1.000 [1.000, 1.000] | 10 to 10 | 0.500 [0.000, 1.000] |  |  | first |",
+        "| FrozenLake-v1 | E3B | not measured yet |  |  |  |  |  |  |  |",
+        "| Taxi-v4 | SAC | 2 | 10 | 7.0 [6.0, 8.0] | 10 to 10 | 7.0 [6.0, 8.0] |  |  | second |",
+        "| Blackjack-v1 | GuidedSAC | not measured yet |  |  |  |  |  |  |  |",
         "- [first](../benchmark/results/first.md): Runs of commit c0ffee, with torch 2.",
     ):
         assert row in text.splitlines()
+
+
+def test_areas_are_compared_over_the_steps_that_all_have():
+    """Evaluated at 10 and 20, and at 20 alone: from 20 to 20."""
+    car = "MountainCarContinuous-v0"
+    study = a_study("car", [car], ["SAC", "GuidedSAC"])
+    rare = [row for row in rows(study, car, "SAC", [0, 1, 3], [0, 1, 3]) if row[5] != 10]
+    data = table.as_table([*rows(study, car, "GuidedSAC", [0, 2, 4], [0, 2, 4]), *rare])
+    _, text = paper.figure(4, [(data, study)], None)
+    assert "| GuidedSAC | 2 | 20 | 4.000 [4.000, 4.000] | 20 to 20 | 4.000 [4.000, 4.000] |" in text
+    assert "| SAC | 2 | 20 | 3.000 [3.000, 3.000] | 20 to 20 | 3.000 [3.000, 3.000] | 20 | 1.00 [1.00, 1.00] |" in text
 
 
 def test_figure_4_marks_its_steps_and_leaves_out_what_is_not_measured():
@@ -474,8 +493,9 @@ def test_a_figure_keeps_what_was_measured_before(monkeypatch, capsys):
     said = plain_results(3)
     assert "taxi: not measured yet" in said and "frozen_lake: not measured yet" not in said
     text = (folder / "figure_3.md").read_text()
-    assert "| FrozenLake-v1 | SAC | 2 | 10 | 1.000 [1.000, 1.000] | 10 | 1.000 [1.000, 1.000] | frozen_lake |" in text
-    assert "| Taxi-v4 | SAC | 2 | 10 | 7.000 [6.000, 8.000] | 10 | 7.000 [6.000, 8.000] | taxi |" in text
+    at_10 = "| 10 | {0} | 10 to 10 | {0} |  |  |"
+    assert f"| FrozenLake-v1 | SAC | 2 {at_10.format('1.000 [1.000, 1.000]')} frozen_lake |" in text
+    assert f"| Taxi-v4 | SAC | 2 {at_10.format('7.000 [6.000, 8.000]')} taxi |" in text
 
 
 def test_a_quick_figure_says_so():

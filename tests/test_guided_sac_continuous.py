@@ -1,8 +1,10 @@
 """guided_sac_continuous.py: losses, buffer, loop, supervision and the contract with CleanRL's tools."""
 
+import importlib.util
 import math
 import re
 import runpy
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -295,6 +297,23 @@ def test_bf16_rounds_the_products_and_nothing_else(run_here):
         assert not torch.equal(logs[1][name], exact) or name == "alpha_loss"
     for exact, rounded in zip(*([*run.actor.parameters(), *run.qf.parameters()] for run in runs), strict=True):
         assert F.cosine_similarity(exact.grad.flatten(), rounded.grad.flatten(), dim=0) > 0.99
+
+
+def test_bf16_keeps_values_finer_than_its_own_numbers(run_here):
+    """Around 100, where neighbours in bfloat16 are 0.5 apart: a value and its target must not be rounded to that."""
+    run = run_here(*COUNTER, "--supervisor", "none", "--total-timesteps", "20", "--learning-starts", "20",
+                   "--value-network", "--precision", "bf16")  # fmt: skip
+    data = run.rb.sample(512)
+    with torch.no_grad():
+        for bias in (run.qf.biases[-1], run.vf.fc3.bias):
+            bias.zero_()
+        for weight in (run.qf.weights[-1], run.vf.fc3.weight):  # from values around 0 to values around 100
+            weight.abs_().mul_(100)
+        for network, inputs in ((run.qf, (data.observations, data.actions)), (run.vf, (data.observations,))):
+            rounded, exact = run.mixed_precision(network.__call__)(*inputs), network(*inputs)
+            assert exact.abs().mean() > 20 and rounded.dtype == torch.float32
+            assert (rounded != rounded.bfloat16()).float().mean() > 0.9
+            torch.testing.assert_close(rounded, exact, rtol=0.01, atol=0.2)
 
 
 # -- replay buffer ----------------------------------------------------------------------------------------------------
@@ -618,6 +637,9 @@ BAD = {
     "env-kwargs no JSON": (["--env-kwargs", "{goal_velocity: 1"], "--env-kwargs must be a JSON object"),
     "env-kwargs no object": (["--env-kwargs", "[1]"], "--env-kwargs must be a JSON object"),
     "env-kwargs refused": (["--env-kwargs", '{"nonsense": 1}'], "nonsense"),
+    "guidance ends before it begins": (["--supervisor", "bundled", "--guide-start", "5000"], "--guide-end 3000"),
+    "guidance begins before the run": (["--supervisor", "bundled", "--guide-start", "-1"], "--guide-start -1"),
+    "targets that stand still": (["--tau", "0"], "--tau"),
     "no key": (["--supervisor", "llm"], "OPENAI_API_KEY"),
     "prompt folder lacks a file": (["--supervisor", "llm", "--llm-base-url", "http://127.0.0.1:9", "--prompt-dir",
                                     "half"], "coder.md"),
@@ -653,6 +675,48 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(case, run_here, tmp_path
     message = str(exit_info.value.code)
     assert expected in message and "\n" not in message and message.startswith("guided_sac_continuous.py: error: ")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["guided_sac_continuous.py", "rnd_sac.py"])
+@pytest.mark.parametrize(
+    ("space", "usable"),
+    [
+        (gym.spaces.Box(-1, 1, (2,), np.float32), True),
+        (gym.spaces.Box(-1, 1, (2, 3), np.float64), True),
+        (gym.spaces.Box(0, 3, (2,), np.int64), False),  # a Gaussian's action lies between its members
+        (gym.spaces.Box(-1, 1, (), np.float32), False),
+        (gym.spaces.Box(-np.inf, np.inf, (2,), np.float32), False),
+    ],
+)  # fmt: skip
+def test_actions_that_a_gaussian_cannot_take_are_refused(name, space, usable):
+    check_spaces = runpy.run_path(str(ROOT / name))["check_spaces"]
+    env = gym.Env()
+    env.spec = gym.spec("Pendulum-v1")
+    env.observation_space, env.action_space = gym.spaces.Box(-1, 1, (3,)), space
+    with nullcontext() if usable else pytest.raises(ValueError, match="a bounded Box of floats"):
+        check_spaces(env)
+
+
+@pytest.mark.parametrize(
+    ("script", "env_id", "flag", "default"),
+    [
+        ("guided_sac_continuous.py", "Humanoid-v5", "--guide-end", "900000"),
+        ("guided_sac_discrete.py", "CliffWalking-v1", "--batch-size", "1024"),
+        ("rnd_sac.py", "FrozenLake-v1", "--batch-size", "64"),
+    ],
+)
+def test_help_shows_the_environments_defaults(script, env_id, flag, default):
+    process = run_process("--env-id", env_id, "--help", script=script, COLUMNS="200", NO_COLOR="1")
+    assert process.returncode == 0
+    (line,) = re.findall(rf"{flag} INT .*", process.stdout)
+    assert f"(default: {default})" in line
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
+def test_tracking_without_its_package_is_one_clear_line(tmp_path):
+    process = run_process("--track", "--supervisor", "none")
+    assert process.returncode == 1 and "No module named 'wandb'" in process.stderr and not list(tmp_path.iterdir())
+    assert process.stderr.startswith("guided_sac_continuous.py: error: ") and process.stderr.strip().count("\n") == 0
 
 
 def test_bad_input_ends_a_process_with_one_line_on_stderr(tmp_path):

@@ -140,10 +140,9 @@ def test_improved_policy_is_where_a_softmax_actor_ends():
 def sampled(run) -> tuple:
     """A batch of a finished run, and what the loop hands to `update_critic` and to `update_actor` with it."""
     data = run.rb.sample(32)
-    x, index = script.distinct(torch.cat([data.observations, data.next_observations]), run.places)
-    s, next_s = index.chunk(2)
-    log_pi = run.log_policy(x)
-    return data, (data, x, s, next_s, run.qf(x), log_pi.detach()), (x, s, log_pi)
+    states = script.distinct(data, run.places)
+    log_pi = run.log_policy(states.x)
+    return data, (data, states, run.qf(states.x), log_pi.detach()), (states.x, states.rows, log_pi)
 
 
 @torch.no_grad()
@@ -238,27 +237,35 @@ def test_actor_and_temperature_updates_by_hand(run):
 # -- networks and observations ----------------------------------------------------------------------------------------
 
 
+def batch_of(obs: torch.Tensor, next_obs: torch.Tensor):
+    zeros = torch.zeros(len(obs))
+    return script.Batch(obs, next_obs, zeros.long(), zeros, zeros, torch.arange(len(obs)))
+
+
 @given(seed=st.integers(0, 10_000), batch=st.integers(1, 40), nvec=st.lists(st.integers(1, 4), min_size=1, max_size=3))
 @settings(max_examples=60, deadline=None)
 def test_distinct_gives_the_observations_back(seed, batch, nvec):
-    """Of k integers, whatever their starts: each once, and the batch again by u[index]."""
+    """Of k integers, whatever their starts: s and s' together, each once, and the batch again by its rows."""
     space = gym.spaces.MultiDiscrete(nvec, start=np.random.default_rng(seed).integers(-3, 3, len(nvec)), seed=seed)
-    obs = torch.as_tensor(np.stack([space.sample() for _ in range(batch)]))
-    u, index = script.distinct(obs, script.place_values(space))
-    assert u.dtype == obs.dtype and index.shape == (batch,) and torch.equal(u[index], obs)
-    assert len(u) == len({tuple(row) for row in obs.tolist()})
+    obs, next_obs = (torch.as_tensor(np.stack([space.sample() for _ in range(batch)])) for _ in range(2))
+    x, s, next_x, next_s = script.distinct(batch_of(obs, next_obs), script.place_values(space))
+    assert next_x is x and x.dtype == obs.dtype and s.shape == next_s.shape == (batch,)
+    assert torch.equal(x[s], obs) and torch.equal(x[next_s], next_obs)
+    assert len(x) == len({tuple(row) for row in torch.cat([obs, next_obs]).tolist()})
 
 
 def test_observations_that_are_no_small_integers_are_left_as_they_are():
     """Floats, and integers of which there are 2⁶⁴ combinations; 2⁶² are still counted."""
     for space in (OBSERVATIONS["box"], gym.spaces.MultiDiscrete([2**32, 2**32])):
         assert script.place_values(space) is None
-    obs = torch.randn(6, 2, 3)
-    u, index = script.distinct(obs, None)
-    assert torch.equal(u[index], obs)
+    obs, next_obs = torch.randn(2, 6, 2, 3)
+    x, s, next_x, next_s = script.distinct(batch_of(obs, next_obs), None)
+    assert torch.equal(x[s], obs) and torch.equal(next_x[next_s], next_obs) and len(x) == len(next_x) == 6
     obs = torch.tensor([[2**31 - 1, 0], [0, 2**31 - 1], [2**31 - 1, 0], [2**31 - 2, 2**31 - 1]])
-    u, index = script.distinct(obs, script.place_values(gym.spaces.MultiDiscrete([2**31, 2**31])))
-    assert torch.equal(u[index], obs) and len(u) == 3
+    x, s, _, next_s = script.distinct(
+        batch_of(obs, obs.flip(0)), script.place_values(gym.spaces.MultiDiscrete([2**31, 2**31]))
+    )
+    assert torch.equal(x[s], obs) and torch.equal(x[next_s], obs.flip(0)) and len(x) == 3
 
 
 @given(seed=st.integers(0, 1_000), kind=st.sampled_from(["discrete", "tuple", "multi", "matrix"]))
@@ -759,6 +766,8 @@ BAD = {
     "alpha 0, tuned": ([*TAXI, "--autotune", "--alpha", "0"], "--alpha"),
     "gamma": ([*TAXI, "--gamma", "1.5"], "--gamma"),
     "env-kwargs refused": ([*TAXI, "--env-kwargs", '{"nonsense": 1}'], "nonsense"),
+    "env-kwargs refused by a lookup": (["--env-id", "FrozenLake-v1", "--env-kwargs", '{"map_name": "9x9"}',
+                                        "--supervisor", "none"], "KeyError: '9x9'"),
     "rule raises": (["--env-id", "Taxi-v4", "--guide-policy", "raises.py"], "t=7"),
     "rule's action": (["--env-id", "Taxi-v4", "--guide-policy", "six.py"], "6"),
     "rule's float": (["--env-id", "Taxi-v4", "--guide-policy", "float.py"], "int"),

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+import time
 import tomllib
 from pathlib import Path
 
@@ -298,6 +299,15 @@ def test_summary_of_many_episodes_is_short():
     assert sup._summary(replay) == "returns [0.5, -2.0], lengths [3, 4]"
 
 
+def test_a_display_that_does_not_answer_holds_nobody(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setattr(sup, "GL_SECONDS", 0.5)
+    monkeypatch.setattr(sup, "GL_PROBE", "import time\ntime.sleep(60)")
+    started = time.time()
+    assert sup._choose_mujoco_gl.__wrapped__() == "no OpenGL for MuJoCo (tried egl)"
+    assert time.time() - started < 10
+
+
 def test_malformed_prompt_files_are_refused(tmp_path):
     path = tmp_path / "advisor.md"
     for text, expected in (
@@ -322,24 +332,37 @@ def test_malformed_prompt_files_are_refused(tmp_path):
     ],
 )
 def test_advice_is_found_in_what_models_write(answer):
-    advice = sup.parse_advice(answer)
+    advice = sup.parse_advice(answer, has_rule=True)
     assert (advice.intervene, advice.advice, advice.keep_current_policy) == (True, "pump energy", False)
 
 
 def test_what_small_models_leave_out_of_their_advice():
     """Decided by what is there: no analysis, no rule to keep, no advice that nobody would read."""
-    assert sup.parse_advice('{"intervene": false}') == sup.Advice("", False)
-    assert sup.parse_advice('{"intervene": true, "advice": "push"}') == sup.Advice("", True, "push")
-    assert sup.parse_advice('{"intervene": true, "keep_current_policy": true}') == sup.Advice("", True, "", True)
+    assert sup.parse_advice('{"intervene": false}', has_rule=True) == sup.Advice("", False)
+    assert sup.parse_advice('{"intervene": true, "advice": "push"}', has_rule=True) == sup.Advice("", True, "push")
+    assert sup.parse_advice('{"intervene": true, "keep_current_policy": true}', has_rule=True) == sup.Advice(
+        "", True, "", True
+    )
     with pytest.raises(sup.SupervisionError, match=r'"advice" is missing$'):
-        sup.parse_advice('{"intervene": true}')
+        sup.parse_advice('{"intervene": true}', has_rule=True)
+
+
+def test_a_rule_is_not_written_from_nothing():
+    """Where there is no rule to keep, the coder needs advice, whatever the advisor thinks is there."""
+    assert sup.parse_advice('{"intervene": false, "keep_current_policy": true}', has_rule=False).intervene is False
+    with pytest.raises(sup.SupervisionError, match=r'"advice" is missing$'):
+        sup.parse_advice('{"intervene": true, "keep_current_policy": true}', has_rule=False)
+    for keep, has_rule in ((True, False), (False, True), (False, False)):
+        answer = json.dumps({"intervene": True, "advice": " \n", "keep_current_policy": keep})
+        with pytest.raises(sup.SupervisionError, match='"advice" must not be empty'):
+            sup.parse_advice(answer, has_rule)
 
 
 @pytest.mark.parametrize("answer", ["", "I cannot help.", "{}", '{"intervene": "yes"}', INTERVENE[:-1],
                                     '{"intervene": true, "keep_current_policy": 1}'])  # fmt: skip
 def test_unusable_advice_is_refused(answer):
     with pytest.raises(sup.SupervisionError):
-        sup.parse_advice(answer)
+        sup.parse_advice(answer, has_rule=True)
 
 
 def test_code_is_found_in_what_models_write():
@@ -428,7 +451,7 @@ def test_a_consultation_with_discrete_actions(env_id, tmp_path):
 
     rng = np.random.default_rng(0)
     args = sup.SupervisorArgs(supervisor="bundled", prompt_dir=str(tmp_path), replay_frames=0, replay_episodes=30)
-    args.env_id, args.seed, args.guide_window, args.guide_end = env_id, 0, 10, 20
+    args.env_id, args.seed, args.guide_window, args.guide_start, args.guide_end = env_id, 0, 10, 0, 20
     (tmp_path / "bundled.toml").write_text('intervene_below = 1e9\nanalysis = "a"\nadvice = "b"\n')
     (tmp_path / "bundled_policy.py").write_text("def policy(obs, t):\n    return 0\n")
     n = gym.make(env_id).action_space.n
@@ -518,7 +541,7 @@ def test_models_are_asked_about_discrete_actions(env_id, prompt, row, tmp_path):
     rng, n = np.random.default_rng(0), gym.make(env_id).action_space.n
     codes = iter([f"```python\ndef policy(obs, t):\n    return {answer}\n```" for answer in ("True", n, "1")])
     args = sup.SupervisorArgs(supervisor="llm", replay_frames=0, audition_episodes=0, coder_model="a-coder")
-    args.env_id, args.seed, args.guide_window, args.guide_end = env_id, 0, 10, 20
+    args.env_id, args.seed, args.guide_window, args.guide_start, args.guide_end = env_id, 0, 10, 0, 20
     with Endpoint(lambda body, _: next(codes) if body["model"] == "a-coder" else INTERVENE) as endpoint:
         args.llm_base_url = endpoint.url
         supervisor = sup.Supervisor(

@@ -1143,7 +1143,7 @@ def test_a_strict_run_ends_before_it_begins(monkeypatch):
     """`prepare` is what a script calls before it makes the run's folder."""
     monkeypatch.setattr(policy_sandbox, "missing_layers", lambda: {"seccomp": "for a test"})
     args = SupervisorArgs(supervisor="bundled", sandbox="strict")
-    args.env_id, args.guide_window = "MountainCarContinuous-v0", 1
+    args.env_id, args.guide_window, args.guide_start, args.guide_end = "MountainCarContinuous-v0", 1, 0, 1
     supervisor = Supervisor(args, env_fn=pytest.fail, act=pytest.fail, intervene=pytest.fail, run_dir="run")
     with pytest.raises(ValueError, match="strict sandbox needs what this machine lacks"):
         supervisor.prepare()

@@ -318,8 +318,9 @@ def test_plain_sac_and_what_adds_to_it_take_turns(monkeypatch):
     assert all(len(blocks) == 2 and min(blocks) > 0 for blocks in times.values())
 
 
-def test_the_cost_of_a_guided_step_is_a_part_of_the_step():
-    command = ["benchmark/guidance_cost.py", "--env-id=MountainCarContinuous-v0", "--steps=100", "--warm-up=150"]
+@pytest.mark.parametrize("env_id", ["MountainCarContinuous-v0", "Taxi-v4"])
+def test_the_cost_of_a_guided_step_is_a_part_of_the_step(env_id):
+    command = ["benchmark/guidance_cost.py", f"--env-id={env_id}", "--steps=100", "--warm-up=150"]
     output = subprocess.check_output([sys.executable, *command], cwd=ROOT, text=True)
     assert " cuda=False" in output
     line = output.splitlines()[-1]

@@ -1,6 +1,7 @@
 """benchmark/sweep.py: studies are read strictly, runs are recognised, and a sweep survives what happens to sweeps."""
 
 import ast
+import dataclasses
 import hashlib
 import json
 import os
@@ -100,6 +101,9 @@ def test_an_arm_may_have_seeds_of_its_own():
     assert all(hashes[arm, run.seed] == run.hash for arm, run in alike.runs(1) if (arm, run.seed) != ("B", 2))
     quick = load_study(path, quick=True)
     assert [(arm, run.seed) for arm, run in quick.runs(1)] == [("A", 1), ("B", 1), ("A", 2), ("B", 2)]
+    of_the_picture = dataclasses.replace(study, drawn=["A"])
+    assert [(arm, run.seed) for arm, run in of_the_picture.runs(1, only_drawn=True)] == [("A", 1), ("A", 2)]
+    assert [*of_the_picture.runs(1)] == [*study.runs(1, only_drawn=True)] == runs
 
 
 @pytest.mark.parametrize(
@@ -224,6 +228,11 @@ def test_bad_input_is_one_line():
         assert "Traceback" not in output
 
 
+def test_a_client_of_a_cluster_is_told_where_to_go():
+    with pytest.raises(ValueError, match=r"^--ray-address is host:port; start the sweep on one of the cluster"):
+        sweep.start_ray(Args([], ray_address="ray://127.0.0.1:1"))
+
+
 @pytest.mark.parametrize("program", ["sweep.py", "results.py"])
 def test_a_cluster_that_cannot_be_joined_is_one_line(program, tmp_path):
     """Somebody answers, but we have no token; nobody answers."""
@@ -233,10 +242,10 @@ def test_a_cluster_that_cannot_be_joined_is_one_line(program, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         without_token = subprocess.run([*command, address], env=env, capture_output=True, text=True, timeout=240)
-    unreachable = subprocess.run([*command, f"ray://{address}"], capture_output=True, text=True, timeout=60)
+    unreachable = subprocess.run([*command, address], capture_output=True, text=True, timeout=60)
     for result, start, end in (
         (without_token, "Ray: ", "authentication token"),
-        (unreachable, f"--ray-address ray://{address} cannot be reached: ", "Connection refused"),
+        (unreachable, f"--ray-address {address} cannot be reached: ", "Connection refused"),
     ):
         assert result.returncode == 1 and "Traceback" not in result.stderr
         error = result.stderr.splitlines()[-1]
@@ -395,25 +404,32 @@ def test_two_sweeps_do_not_share_a_folder(tmp_path):
         sweep.sweep([a_run(SCRIPT)], Args([], runs=tmp_path))
 
 
-def test_what_a_cluster_does_wrong_is_said(tmp_path, monkeypatch):
+def test_what_a_cluster_does_wrong_is_said(tmp_path, monkeypatch, capsys):
     """A folder that the other machines do not share, and a task that Ray lost, are failures with their reason."""
     run = a_run(SCRIPT)
     monkeypatch.setattr(sweep.ray, "get", lambda ref: Outcome(run, True, 1.0, tmp_path / "elsewhere", ""))
-    outcome = sweep.outcome_of(None, run)
+    outcome = sweep.outcome_of(None, run, tmp_path)
     assert not outcome.succeeded and "--runs must be a folder that all machines share" in outcome.message
 
     def lost(ref):
         raise sweep.ray.exceptions.WorkerCrashedError
 
     monkeypatch.setattr(sweep.ray, "get", lost)
-    outcome = sweep.outcome_of(None, run)
+    outcome = sweep.outcome_of(None, run, tmp_path)
     assert not outcome.succeeded and "worker died" in outcome.message and "\n" not in outcome.message
+    (tmp_path / "log.txt").write_text("of something else\n")  # in the present folder
+    sweep.report([outcome])
+    assert "of something else" not in capsys.readouterr().out
+    (tmp_path / f"{run.name}.abc.part").mkdir()
+    (tmp_path / f"{run.name}.abc.part" / "log.txt").write_text("step 17\n")
+    sweep.report([sweep.outcome_of(None, run, tmp_path)])
+    assert "  | step 17\n" in capsys.readouterr().out
 
     def silent(ref):
         raise sweep.ray.exceptions.RayError
 
     monkeypatch.setattr(sweep.ray, "get", silent)
-    assert sweep.outcome_of(None, run).message == "RayError"
+    assert sweep.outcome_of(None, run, tmp_path).message == "RayError"
 
 
 def test_progress_by_hand():

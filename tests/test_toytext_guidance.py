@@ -284,7 +284,7 @@ def test_bundled_supervisor_guides_chance_and_lets_a_good_agent_alone(env_id, tm
         return gym.wrappers.TransformObservation(env, as_vector, gym.spaces.MultiDiscrete(sizes))
 
     args = sup.SupervisorArgs(supervisor="bundled", replay_frames=0, **SETTINGS[env_id])
-    args.env_id, args.seed, args.guide_window, args.guide_end = env_id, 1, 100, 1_100
+    args.env_id, args.seed, args.guide_window, args.guide_start, args.guide_end = env_id, 1, 100, 0, 1_100
     supervisor = sup.Supervisor(args, env_fn=make, act=act, intervene=lambda a, g: g, run_dir=tmp_path)
     supervisor.prepare()
     writer = SummaryWriter(str(tmp_path))
