@@ -803,7 +803,10 @@ def test_a_question_that_waits_at_the_end_is_given_up(consultant, capsys):
         assert not it.supervisor.waiting and time.time() - started < 2
     (record,) = exchanges("run")
     assert record["error"] == "given up: the guided time was over" and record["answer"] is None
-    assert "advisor 1 calls, 0 + 0 tokens" in capsys.readouterr().out
+    # the question was sent and is paid for: four characters a token, 300 tokens a picture
+    asked = sum(len(turn["content"]) for turn in record["messages"]) // 4 + 300 * len(record["images"])
+    assert asked > 500
+    assert f"advisor 1 calls, about {asked:,} + 0 tokens" in capsys.readouterr().out
 
 
 RUN = ["--env-id", "Line-v0", "--supervisor", "llm", "--advisor-model", "an-advisor", "--coder-model", "a-coder",
