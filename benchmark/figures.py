@@ -135,8 +135,7 @@ def sample_efficiency(table: pd.DataFrame, study: Study) -> Figure:
     Where the study guides and its table has the behaviour's return, that comes below in panels of its own.
     """
     below = any(behaviour(table, study, env) for env in study.environments)
-    arms = list(study.arms) if study.drawn is None else study.drawn
-    return comparison([(table, study)], study.environments, arms, ESTIMATE, below=below)
+    return comparison([(table, study)], study.environments, list(study.arms), ESTIMATE, below=below)
 
 
 # --- the paper's figures ---

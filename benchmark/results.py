@@ -29,7 +29,7 @@ class Args(sweep.Args):
     studies: tyro.conf.Positional[list[Path]] = field(default_factory=list)
     """the studies' TOML files; none: all of benchmark/studies/, and all figures of the paper"""
     figure: Literal[3, 4, 5, 6, 7] | None = None
-    """only this figure of the paper and the studies behind it, of these the arms that are drawn"""
+    """only this figure of the paper and the studies behind it"""
     plain_runs: Path | None = None
     """start nothing: take the runs of this folder whose `--exp-name` is an arm's name (CleanRL's tools, SLURM)"""
     redraw: bool = False
@@ -125,7 +125,7 @@ if __name__ == "__main__":
         studies = [load_study(path, args.quick) for path in paths]
         failures = []
         if not args.redraw and args.plain_runs is None:
-            runs = (run for study in studies for _, run in study.runs(args.threads, only_drawn=args.figure is not None))
+            runs = (run for study in studies for _, run in study.runs(args.threads))
             failures = sweep.sweep(runs, args)
         sweep.report(failures)
         by_name = {study.name: study for study in studies}

@@ -128,31 +128,31 @@ class Study:
     metric: str
     thresholds: dict[str, float]  # by environment; there may be none
     quick: bool
-    drawn: list[str] | None = None  # the arms whose curves are drawn; None: all
+    by_environment: dict[str, dict[str, Flag]] = field(default_factory=dict)  # flags that go over the arms' there
+
+    def flags_of(self, arm: str, env: str) -> dict[str, Flag]:
+        return self.arms[arm].flags | self.by_environment.get(env, {})
 
     def seeds_of(self, arm: str) -> list[int]:
         own = self.arms[arm].seeds
         return self.seeds if own is None else own
 
-    def runs(self, threads: int, only_drawn: bool = False) -> Iterator[tuple[str, Run]]:
+    def runs(self, threads: int) -> Iterator[tuple[str, Run]]:
         """Every run with its arm's name, seed by seed, so that an interrupted sweep leaves all arms alike.
 
         Arms may share a run: it has one hash, is run once, and counts for each of them.
-
-        Args:
-            only_drawn: leave out the arms that no picture shows.
         """
         parse = functools.lru_cache(parsed)  # a grid's arms ask for the same files many times
-        arms = self.drawn if only_drawn and self.drawn is not None else [*self.arms]
         code = {
-            (env, name): code_hash(self.arms[name].script, env, self.arms[name].flags, parse)
-            for env in self.environments for name in arms
+            (env, name): code_hash(self.arms[name].script, env, self.flags_of(name, env), parse)
+            for env in self.environments for name in self.arms
         }  # fmt: skip
-        for index in range(max(len(self.seeds_of(name)) for name in arms)):
+        for index in range(max(len(self.seeds_of(name)) for name in self.arms)):
             for env, name in code:
                 arm, seeds = self.arms[name], self.seeds_of(name)
                 if index < len(seeds):
-                    yield name, Run(arm.script, env, seeds[index], arm.flags, threads, code[env, name])
+                    flags = self.flags_of(name, env)
+                    yield name, Run(arm.script, env, seeds[index], flags, threads, code[env, name])
 
 
 def load_study(path: Path, quick: bool = False) -> Study:
@@ -232,7 +232,8 @@ def load_study(path: Path, quick: bool = False) -> Study:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StudyError(f"{path}: cannot be read as TOML: {error}") from None
-    table(data, "the study", ("environments", "seeds", "arms"), ("metric", "threshold", "drawn", "flags", "quick"))
+    table(data, "the study", ("environments", "seeds", "arms"),
+          ("metric", "threshold", "flags", "flags_by_environment", "quick"))  # fmt: skip
     environments = items(data["environments"], "'environments'", str, "Gymnasium ids")
     seeds = whole_numbers(data["seeds"], "'seeds'")
     shortening, short_axes = {}, {}
@@ -244,6 +245,15 @@ def load_study(path: Path, quick: bool = False) -> Study:
         shortening = flags(form["flags"], "[quick] flags")
         short_axes = axes(form.get("grid", {}), "[quick] grid")
     common = flags(data.get("flags", {}), "[flags]")
+    own = data.get("flags_by_environment", {})
+    by_environment = {}
+    for env, settings in table(own, "[flags_by_environment]", optional=tuple(environments)).items():
+        where = f"[flags_by_environment.{env}]"
+        settings = flags(settings, where)
+        for name in (RULE, GUIDE_DURATION):
+            if name in settings:
+                fail(f"{where} sets {name!r}, which only arms can")
+        by_environment[env] = {name: shortening.get(name, value) for name, value in settings.items()}
     if not isinstance(data["arms"], dict) or not data["arms"]:
         fail("[arms] must hold at least one [arms.NAME] table")
     arms, known_axes = {}, set()
@@ -282,11 +292,7 @@ def load_study(path: Path, quick: bool = False) -> Study:
     metric = data.get("metric", "eval/episodic_return")
     if not isinstance(metric, str):
         fail(f"'metric' must be a TensorBoard tag, not {metric!r}")
-    drawn = items(data["drawn"], "'drawn'", str, "arms' names") if "drawn" in data else None
-    for name in drawn or []:
-        if name not in arms or arms[name].point:
-            fail(f"'drawn' names {name!r}, which is no arm, or one with a grid")
-    return Study(path.stem, environments, seeds, arms, metric, threshold, quick, drawn)
+    return Study(path.stem, environments, seeds, arms, metric, threshold, quick, by_environment)
 
 
 def parsed(source: str) -> tuple[ast.Module, str]:

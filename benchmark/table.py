@@ -82,7 +82,7 @@ def plain_rows(study: Study, folder: Path) -> Iterator[tuple]:
     first = {}  # run of an arm on an environment, with its settings
     for (env, arm, seed), path in runs.items():
         points, settings = read_events(path)
-        for name, wanted in study.arms[arm].flags.items():
+        for name, wanted in study.flags_of(arm, env).items():
             if not same(settings.get(name.replace("-", "_")), wanted):
                 found = settings.get(name.replace("-", "_"), "nothing")
                 raise ValueError(f"{path}: the study sets {name} = {wanted}, the run logged {found}")

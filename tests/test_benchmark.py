@@ -293,15 +293,6 @@ def test_the_behaviours_return_by_hand(monkeypatch):
         assert len(figures.sample_efficiency(data, STUDY).axes) == 1
 
 
-def test_a_study_says_which_arms_are_drawn(monkeypatch):
-    monkeypatch.setattr(analysis, "REPS", 200)
-    data, chosen = behaved(guided=1.0), dataclasses.replace(STUDY, drawn=["B"])
-    for axes in figures.sample_efficiency(data, chosen).axes:
-        names = {line.get_label().split(" ")[0] for line in axes.lines if not line.get_label().startswith("_")}
-        assert names - {"threshold"} == {"B"}
-    assert "| A |" in analysis.summary(data, chosen)
-
-
 def test_summary_by_hand():
     text = analysis.summary(scored(A=[[0, 95], [0, 95]], B=[[-0.01, 80], [-0.01, 90]]), STUDY)
     for row in (

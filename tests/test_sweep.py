@@ -1,7 +1,6 @@
 """benchmark/sweep.py: studies are read strictly, runs are recognised, and a sweep survives what happens to sweeps."""
 
 import ast
-import dataclasses
 import hashlib
 import json
 import os
@@ -101,9 +100,21 @@ def test_an_arm_may_have_seeds_of_its_own():
     assert all(hashes[arm, run.seed] == run.hash for arm, run in alike.runs(1) if (arm, run.seed) != ("B", 2))
     quick = load_study(path, quick=True)
     assert [(arm, run.seed) for arm, run in quick.runs(1)] == [("A", 1), ("B", 1), ("A", 2), ("B", 2)]
-    of_the_picture = dataclasses.replace(study, drawn=["A"])
-    assert [(arm, run.seed) for arm, run in of_the_picture.runs(1, only_drawn=True)] == [("A", 1), ("A", 2)]
-    assert [*of_the_picture.runs(1)] == [*study.runs(1, only_drawn=True)] == runs
+
+
+def test_an_environment_may_have_flags_of_its_own():
+    """Over the common ones and the arm's, on its runs only; those of the quick form go over them."""
+    path = write_study(
+        environments='environments = ["MountainCarContinuous-v0", "Humanoid-v5"]',
+        flags="[flags]\neval_episodes = 5\n[flags_by_environment.Humanoid-v5]\neval_episodes = 7\ngamma = 0.5\n"
+              "total_timesteps = 30",
+        arms='[arms.A]\nscript = "guided_sac_continuous.py"\nflags = { gamma = 0.8 }',
+    )  # fmt: skip
+    arguments = {run.env: run.arguments[2:] for _, run in load_study(path).runs(1)}
+    assert arguments == {"MountainCarContinuous-v0": ["--eval-episodes=5", "--gamma=0.8"],
+                         "Humanoid-v5": ["--eval-episodes=7", "--gamma=0.5", "--total-timesteps=30"]}  # fmt: skip
+    quick = {run.env: run.flags["total-timesteps"] for _, run in load_study(path, quick=True).runs(1)}
+    assert quick == {"MountainCarContinuous-v0": 10, "Humanoid-v5": 10}
 
 
 @pytest.mark.parametrize(
@@ -174,10 +185,12 @@ def test_a_grid_becomes_its_arms():
         ({"seeds": "seeds = [1]\nthreshold = { E-v0 = 1 }"}, "'threshold' names 'E-v0', which is not in 'environ"),
         ({"seeds": "seeds = [1]\nthreshold = { MountainCarContinuous-v0 = 'x' }"}, "must be a finite number, not 'x'"),
         ({"seeds": "seeds = [1]\nmetric = 3"}, "'metric' must be a TensorBoard tag"),
-        ({"seeds": "seeds = [1]\ndrawn = 'A'"}, "'drawn' must be a list of one or more arms' names, not 'A'"),
-        ({"seeds": "seeds = [1]\ndrawn = ['Z']"}, "'drawn' names 'Z', which is no arm"),
-        ({"seeds": "seeds = [1]\ndrawn = ['A gamma=1']", "arms": grid("{ gamma = [1] }")},
-         "'drawn' names 'A gamma=1', which is no arm, or one with a grid"),
+        ({"flags": "[flags_by_environment.E-v0]\ngamma = 1"},
+         "unknown key 'E-v0' in \\[flags_by_environment\\]; known are MountainCarContinuous-v0"),
+        ({"flags": "[flags_by_environment]\nMountainCarContinuous-v0 = 1"},
+         "\\[flags_by_environment.MountainCarContinuous-v0\\] must be a table, not 1"),
+        ({"flags": "[flags_by_environment.MountainCarContinuous-v0]\nguide-duration = 1"},
+         "sets 'guide-duration', which only arms can"),
         ({"arms": ""}, "lacks 'arms'"),
         ({"arms": "[arms]"}, "at least one"),
         ({"arms": "[arms.A]"}, "\\[arms.A\\] lacks 'script'"),
