@@ -98,6 +98,17 @@ def finish(axes: Axes, title: str, metrics: str) -> None:
     axes.legend(frameon=False, fontsize="small")
 
 
+def one_legend(figure: Figure) -> None:
+    """Below all panels one legend with each label once, in place of their own: an arm has its colour in all of them."""
+    handles = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+        if (legend := axes.get_legend()) is not None:
+            legend.remove()
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=5, frameon=False, fontsize="small")
+
+
 def titled(text: str, parts: list[Part]) -> str:
     """The title with a warning before it where the studies are quick forms."""
     if not any(study.quick for _, study in parts):
@@ -125,6 +136,8 @@ def comparison(
     if below:
         for axes, env in zip(grid[rows:].flat, environments, strict=True):
             behaviour_panel(axes, parts[0], env, arms)
+    if len(environments) > 1:
+        one_legend(figure)
     figure.suptitle(titled(title, parts), fontsize="small")
     return figure
 

@@ -136,6 +136,10 @@ def test_figure_3_shows_each_arm_of_the_first_study_that_has_it():
     assert lines(panels["Taxi-v4"]) == {"SAC (2 seeds)": [[0, -150], [10, 7]]}
     for name in ("CliffWalking-v1", "Blackjack-v1"):
         assert not panels[name].lines and [text.get_text() for text in panels[name].texts] == [NOT_MEASURED]
+    assert not any(axes.get_legend() for axes in figure.axes)
+    (legend,) = figure.legends  # one for all panels, nothing twice
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["SAC (2 seeds)", "RND (2 seeds)", "GuidedSAC (2 seeds)", "GuidedSAC guided", "threshold 0.7"]
 
 
 def test_table_of_figure_3_by_hand():
