@@ -35,8 +35,9 @@ def test_the_study_names_every_remedy_with_flags_that_it_has():
     names = set(script.Args.__dataclass_fields__)
     paths = [arm["script"] for arm in study["arms"].values()]
     written = [f"runs/remedies/{name}/guided_sac_discrete.py" for name in remedies.REMEDIES]
-    assert sorted(paths) == sorted(["guided_sac_discrete.py", *written])
-    for flags in (study["flags"], *(arm.get("flags", {}) for arm in study["arms"].values())):
+    assert sorted(paths) == sorted(written)
+    own = study["flags_by_environment"].values()
+    for flags in (study["flags"], *own, *(arm.get("flags", {}) for arm in study["arms"].values())):
         assert {flag.replace("-", "_") for flag in flags} <= names
 
 
