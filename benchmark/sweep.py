@@ -281,6 +281,9 @@ def load_study(path: Path, quick: bool = False) -> Study:
     for axis in short_axes:
         if axis not in known_axes:
             fail(f"[quick] grid has values for {axis!r}, which is in no arm's grid")
+    for env, settings in by_environment.items():
+        for axis in sorted(known_axes & settings.keys()):  # all points of the grid would be one there
+            fail(f"[flags_by_environment.{env}] sets {axis!r}, which is an axis of a grid")
     threshold = data.get("threshold", {})
     if not isinstance(threshold, dict):
         threshold = dict.fromkeys(environments, threshold)

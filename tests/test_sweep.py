@@ -191,6 +191,8 @@ def test_a_grid_becomes_its_arms():
          "\\[flags_by_environment.MountainCarContinuous-v0\\] must be a table, not 1"),
         ({"flags": "[flags_by_environment.MountainCarContinuous-v0]\nguide-duration = 1"},
          "sets 'guide-duration', which only arms can"),
+        ({"flags": "[flags_by_environment.MountainCarContinuous-v0]\ngamma = 1", "arms": grid("{ gamma = [0, 0.9] }")},
+         "sets 'gamma', which is an axis of a grid"),
         ({"arms": ""}, "lacks 'arms'"),
         ({"arms": "[arms]"}, "at least one"),
         ({"arms": "[arms.A]"}, "\\[arms.A\\] lacks 'script'"),
