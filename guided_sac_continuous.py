@@ -108,6 +108,8 @@ class Args(SupervisorArgs):
     # --- end ---
     precision: Literal["fp32", "bf16"] = "fp32"
     """of the matrix products while learning; weights, targets, losses and acting are float32 with both"""
+    compile: bool = False
+    """compile the gradients' computation with torch.compile (needs a C++ compiler; takes a while at the start)"""
 
 
 # The paper's settings (table in C.1) are that environment's defaults; a flag on the command line still wins.
@@ -436,14 +438,17 @@ class Actor(nn.Module):
         mean, log_std = self.fc_mean_logstd(x).to(self.action_scale.dtype).chunk(2, dim=1)
         return mean, log_std.clamp(-20, 2)  # differs from CleanRL (tanh to [-5, 2]): as in SAC and Stable-Baselines3
 
-    def get_action(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def get_action(self, obs: torch.Tensor, noise: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Sample actions (B, *action) in environment units, with their log-probabilities (B,).
 
         The density is that of tanh(u) ∈ (−1, 1): the target entropy −dim(A) then means the same in any unit.
         (differs from CleanRL, which takes the density in environment units)
+
+        Args:
+            noise: (B, dim(A)) from N(0, I); None: drawn here.
         """
         mean, log_std = self(obs)
-        noise = torch.randn_like(mean)
+        noise = torch.randn_like(mean) if noise is None else noise
         u = mean + log_std.exp() * noise
         # log N(u) − log |d tanh(u)/du|, with log(1 − tanh²u) = 2 (log 2 − u − softplus(−2u)): exact in saturation
         log_prob = -0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi)
@@ -486,15 +491,23 @@ def critic_losses(q: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (q - target).square().mean(dim=1)
 
 
-def minimise(loss: torch.Tensor, optimizer: optim.Optimizer) -> None:
-    """One step on the loss, with gradients for the optimiser's parameters and none for what lies between."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+# --- end ---
+
+
+Gradients = tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]
+"""Gradients of an optimiser's parameters, and what to log of the losses."""
+
+
+def parameters_of(optimizer: optim.Optimizer) -> list[torch.Tensor]:
+    """The parameters of all its groups."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def take_step(optimizer: optim.Optimizer, gradients: tuple[torch.Tensor, ...]) -> None:
+    """One step with these gradients of the optimiser's parameters."""
+    for parameter, gradient in zip(parameters_of(optimizer), gradients, strict=True):
         parameter.grad = gradient
     optimizer.step()
-
-
-# --- end ---
 
 
 # --- shared: evaluation ---
@@ -636,8 +649,13 @@ if __name__ == "__main__":
     actor_optimizer = optim.Adam(actor_groups, lr=args.policy_lr, fused=True)
     # --- end ---
     target_entropy = -float(np.prod(envs.single_action_space.shape))  # −dim(A)
-    # a decorator of the whole update: it casts each weight once per call, and must not outlive the optimiser's step
+    # a decorator of all that leads to a gradient: it casts each weight once per call, and must not outlive the step
     mixed_precision = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
+    # forward and backward pass in one graph: in two, compilation brings next to nothing. Noise is an argument, because
+    # random numbers drawn in compiled code are others
+    torch._dynamo.config.trace_autograd_ops = args.compile
+    compiled = partial(torch.compile, dynamic=False, fullgraph=True, disable=not args.compile)
+    act_dim, actor_parameters = len(actor.action_scale), parameters_of(actor_optimizer)
 
     @torch.no_grad()
     def act(obs: np.ndarray, deterministic: bool) -> np.ndarray:
@@ -645,18 +663,18 @@ if __name__ == "__main__":
         x = torch.as_tensor(obs, dtype=torch.float32, device=device)
         return (actor.get_greedy_action(x) if deterministic else actor.get_action(x)[0]).cpu().numpy()
 
-    sample_actions = mixed_precision(actor.get_action)
-
     @mixed_precision
-    def update_critic(data: Batch, pi: torch.Tensor, log_pi: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One step on J_Q (and J_V), given actions pi (B, *action) for s with log_pi (B,)."""
+    @compiled
+    def critic_gradients(data: Batch, noise: torch.Tensor, next_noise: torch.Tensor) -> Gradients:
+        """∇(J_Q₁ + J_Q₂) (and ∇J_V), given the noise of a~ for s and for s', (B, dim(A)) both."""
         alpha = log_alpha.detach().exp()
         with torch.no_grad():
             if args.value_network:
                 next_values = vf_target(data.next_observations)
+                pi, log_pi = actor.get_action(data.observations, noise)  # (B, *action), (B,)
                 v_target = soft_value(qf(data.observations, pi), log_pi, alpha)
             else:
-                next_pi, next_log_pi = actor.get_action(data.next_observations)
+                next_pi, next_log_pi = actor.get_action(data.next_observations, next_noise)
                 next_values = soft_value(qf_target(data.next_observations, next_pi), next_log_pi, alpha)
             target = td_target(data, next_values, args.gamma)
         q = qf(data.observations, data.actions)  # (2, B)
@@ -665,20 +683,47 @@ if __name__ == "__main__":
         if args.value_network:
             vf_loss = 0.5 * F.mse_loss(vf(data.observations), v_target)  # J_V (paper, Eq. 6)
             loss, logs["vf_loss"] = loss + vf_loss, vf_loss.detach()
-        minimise(loss, q_optimizer)
-        return logs
+        return torch.autograd.grad(loss, critic_parameters), logs
 
     @mixed_precision
-    def update_actor(data: Batch, pi: torch.Tensor, log_pi: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One step on J_π and on α, given actions pi (B, *action) for s with log_pi (B,), both with gradients."""
+    @compiled
+    def actor_gradients(data: Batch, noise: torch.Tensor) -> Gradients:
+        """∇J_π and that of α's loss, given the noise (B, dim(A)) of a~ for s."""
+        pi, log_pi = actor.get_action(data.observations, noise)  # (B, *action), (B,)
         # J_π = E[α log π(a~|s) − min_i Q_i(s, a~)] (paper, Eq. 9)
         loss = -soft_value(qf(data.observations, pi), log_pi, log_alpha.detach().exp()).mean()
         logs = {"actor_loss": loss.detach()}
         if args.autotune:  # J_π does not depend on log α, nor this loss on θ: one backward pass serves both
             alpha_loss = -log_alpha.exp() * (log_pi.detach() + target_entropy).mean()
             loss, logs["alpha_loss"] = loss + alpha_loss, alpha_loss.detach()
-        minimise(loss, actor_optimizer)
+        return torch.autograd.grad(loss, actor_parameters), logs
+
+    def update_critic(data: Batch, noise: torch.Tensor, next_noise: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One step on J_Q (and J_V)."""
+        gradients, logs = critic_gradients(data, noise, next_noise)
+        take_step(q_optimizer, gradients)
         return logs
+
+    def update_actor(data: Batch, noise: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One step on J_π and on α."""
+        gradients, logs = actor_gradients(data, noise)
+        take_step(actor_optimizer, gradients)
+        return logs
+
+    if args.compile:
+        # the first call compiles: with zeros and without a step, before the clock and the log are started
+        print("compiling …", flush=True)
+        shapes = [envs.single_observation_space.shape] * 2 + [envs.single_action_space.shape, (), ()]
+        zeros = [torch.zeros(args.batch_size, *shape, device=device) for shape in shapes]
+        data = Batch(*zeros, rows=torch.zeros(args.batch_size, dtype=torch.int64, device=device))
+        noise = torch.zeros(args.batch_size, act_dim, device=device)
+        with one_line_errors():
+            try:
+                critic_gradients(data, noise, noise)
+                actor_gradients(data, noise)
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
+                raise ValueError(f"--compile needs a working C++ compiler such as g++ ({reason})") from error
 
     # --- supervision ---
     with one_line_errors():
@@ -778,12 +823,12 @@ if __name__ == "__main__":
 
         if global_step > args.learning_starts:
             data = rb.sample(args.batch_size)
-            pi, log_pi = sample_actions(data.observations)  # (B, *action), (B,): for both, as π_θ moves last
-            logs |= update_critic(data, pi, log_pi)
+            noise, next_noise = torch.randn(2, args.batch_size, act_dim, device=device)
+            logs |= update_critic(data, noise, next_noise)
             if iteration % args.policy_frequency == 0:
-                logs |= update_actor(data, pi, log_pi)
+                logs |= update_actor(data, noise)
                 for _ in range(args.policy_frequency - 1):  # make up for the delay, as CleanRL does
-                    logs |= update_actor(data, *sample_actions(data.observations))
+                    logs |= update_actor(data, torch.randn_like(noise))
             # --- shared: targets and losses ---
             if iteration % args.target_network_frequency == 0:
                 # Polyak averaging: lerp(φ̄, φ, τ) = (1 − τ) φ̄ + τ φ

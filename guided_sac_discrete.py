@@ -578,6 +578,10 @@ def critic_losses(q: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (q - target).square().mean(dim=1)
 
 
+# --- end ---
+
+
+# --- shared: minimise ---
 def minimise(loss: torch.Tensor, optimizer: optim.Optimizer) -> None:
     """One step on the loss, with gradients for the optimiser's parameters and none for what lies between."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]

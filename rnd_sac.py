@@ -465,14 +465,17 @@ class Actor(nn.Module):
         mean, log_std = self.fc_mean_logstd(x).to(self.action_scale.dtype).chunk(2, dim=1)
         return mean, log_std.clamp(-20, 2)  # differs from CleanRL (tanh to [-5, 2]): as in SAC and Stable-Baselines3
 
-    def get_action(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def get_action(self, obs: torch.Tensor, noise: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Sample actions (B, *action) in environment units, with their log-probabilities (B,).
 
         The density is that of tanh(u) ∈ (−1, 1): the target entropy −dim(A) then means the same in any unit.
         (differs from CleanRL, which takes the density in environment units)
+
+        Args:
+            noise: (B, dim(A)) from N(0, I); None: drawn here.
         """
         mean, log_std = self(obs)
-        noise = torch.randn_like(mean)
+        noise = torch.randn_like(mean) if noise is None else noise
         u = mean + log_std.exp() * noise
         # log N(u) − log |d tanh(u)/du|, with log(1 − tanh²u) = 2 (log 2 − u − softplus(−2u)): exact in saturation
         log_prob = -0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi)
@@ -616,6 +619,10 @@ def critic_losses(q: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (q - target).square().mean(dim=1)
 
 
+# --- end ---
+
+
+# --- shared: minimise ---
 def minimise(loss: torch.Tensor, optimizer: optim.Optimizer) -> None:
     """One step on the loss, with gradients for the optimiser's parameters and none for what lies between."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]

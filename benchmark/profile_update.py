@@ -24,10 +24,11 @@ from speed import OURS, SCRIPT, machine, versions
 
 PARTS = {  # what has happened since the moment before, when a moment comes
     "step ends": "physics",
-    "get_action begins": "store, sample",
-    "get_action ends": "actor on s",
-    "update_critic ends": "critics' update",
-    "update_actor ends": "actor's update",
+    "randn begins": "store, sample",
+    "critics' Adam begins": "critics' gradients",
+    "critics' Adam ends": "critics' Adam",
+    "actor's Adam begins": "actor's gradients",
+    "actor's Adam ends": "actor's Adam",
     "lerp ends": "targets",
     "step begins": "logging, acting",  # of the next step
 }
@@ -43,6 +44,8 @@ class Args:
     """steps before them, > 101, of which the first 100 are without updates"""
     precision: Literal["fp32", "bf16"] = "fp32"
     """the script's `--precision`"""
+    compile: bool = False
+    """the script's `--compile`"""
     threads: int | None = None
     """threads of torch; None: its default"""
 
@@ -75,18 +78,29 @@ if __name__ == "__main__":
         torch.set_num_threads(args.threads)
     about = f"{versions(sys.executable, 'torch', 'gymnasium', 'mujoco')}\n{machine('cpu', args.threads)}"
     moments: list[tuple[str, float]] = []
-    decorate = torch.autocast.__call__  # of the script's updates and of its drawing of actions for s, in any precision
-    torch.autocast.__call__ = lambda self, function: timed(decorate(self, function), function.__name__, moments)
+    optimizers = iter(("critics' Adam", "actor's Adam"))  # in the order in which the script makes them
+
+    class Adam(torch.optim.Adam):
+        """The script's optimiser, whose steps are moments too."""
+
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self.step = timed(self.step, next(optimizers), moments)
+
+    torch.optim.Adam = Adam
+    torch.randn = timed(torch.randn, "randn", moments)  # an update begins with its noise
     torch._foreach_lerp_ = timed(torch._foreach_lerp_, "lerp", moments)
     SyncVectorEnv.step = timed(SyncVectorEnv.step, "step", moments)
     sys.argv = [
         str(SCRIPT), f"--env-id={args.env_id}", f"--total-timesteps={args.warm_up + args.steps + 1}",
-        "--learning-starts=100", "--no-cuda", f"--precision={args.precision}", *OURS,
+        "--learning-starts=100", "--no-cuda", f"--precision={args.precision}",
+        "--compile" if args.compile else "--no-compile", *OURS,
     ]  # fmt: skip
     sys.path.insert(0, str(SCRIPT.parent))
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         runpy.run_path(str(SCRIPT), run_name="__main__")
     means = {name: 1e3 * seconds for name, seconds in parts(moments, args.steps).items()}
-    print(f"\n{about}, {args.env_id}, {args.precision}, mean of {args.steps:,} steps, in ms\n")
+    settings = f"{args.env_id}, {args.precision}{', compiled' * args.compile}"
+    print(f"\n{about}, {settings}, mean of {args.steps:,} steps, in ms\n")
     print(f"| step | {' | '.join(means)} |\n|{'-|' * (len(means) + 1)}")
     print(f"| {sum(means.values()):.2f} | {' | '.join(f'{mean:.2f}' for mean in means.values())} |")

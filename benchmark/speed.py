@@ -97,7 +97,8 @@ def interpreter(path: str | None) -> str:
 def commands(args: Args, env_id: str) -> dict[str, list[str]]:
     """Each contestant's command line; Stable-Baselines3 is among them where it is installed."""
     ours = [sys.executable, str(PEER), "script", str(SCRIPT), env_id, *OURS]
-    peers = {"ours": ours, "ours, --precision bf16": [*ours, "--precision", "bf16"]}
+    options = ["", "--precision bf16", "--compile", "--compile --precision bf16"]
+    peers = {f"ours, {flags}" if flags else "ours": [*ours, *flags.split()] for flags in options}
     if find_spec("stable_baselines3"):
         peers["Stable-Baselines3"] = [sys.executable, str(PEER), "stable_baselines3", env_id]
     if args.sbx_python:

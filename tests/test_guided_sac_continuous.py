@@ -2,9 +2,12 @@
 
 import importlib.util
 import math
+import os
 import re
 import runpy
+import shutil
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -138,8 +141,8 @@ def test_updates_equal_stable_baselines3(run_here, alpha):
         model.train(gradient_steps=1, batch_size=64)
         theirs = model.logger.name_to_value
         torch.manual_seed(step)
-        pi, log_pi = run.actor.get_action(data.observations)
-        logs = run.update_critic(data, pi, log_pi) | run.update_actor(data, pi, log_pi)
+        noise, next_noise = torch.randn(64, 1), torch.randn(64, 1)
+        logs = run.update_critic(data, noise, next_noise) | run.update_actor(data, noise)
         with torch.no_grad():
             torch._foreach_lerp_(run.targets, run.online, run.args.tau)
         assert logs["qf_losses"].sum().item() / 2 == pytest.approx(theirs["train/critic_loss"], rel=1e-5, abs=1e-5)
@@ -200,8 +203,8 @@ def test_value_network_update_by_hand(run_here):
     """--value-network: y = r + γ (1 − d) V̄(s'), J_V = ½ (V − (min Q − α log π))², V̄ follows V (Eq. 6-8)."""
     run = run_here(*COUNTER, "--supervisor", "none", "--value-network", "--total-timesteps", "200", "--alpha", "0.3",
                    "--no-autotune")  # fmt: skip
-    data = run.rb.sample(16)
-    pi, log_pi = run.actor.get_action(data.observations)
+    data, noise = run.rb.sample(16), torch.randn(16, run.act_dim)
+    pi, log_pi = run.actor.get_action(data.observations, noise)
     with torch.no_grad():
         y = data.rewards + 0.99 * (1 - data.terminations) * run.vf_target(data.next_observations)
         q = run.qf(data.observations, data.actions)
@@ -210,7 +213,7 @@ def test_value_network_update_by_hand(run_here):
     q_live, v_live = run.qf(data.observations, data.actions), run.vf(data.observations)
     loss = sum(torch.mean((q_live[i] - y) ** 2) for i in range(2)) + torch.mean(0.5 * (v_live - v_target) ** 2)
     expected = torch.autograd.grad(loss, [*run.qf.parameters(), *run.vf.parameters()])
-    run.update_critic(data, pi, log_pi)
+    run.update_critic(data, noise, torch.randn(16, run.act_dim))
     for parameter, gradient in zip([*run.qf.parameters(), *run.vf.parameters()], expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-6)
     assert all(a is b for a, b in zip(run.targets, run.vf_target.parameters(), strict=True))
@@ -262,13 +265,13 @@ def test_an_update_moves_only_its_own_networks(run_here):
     def copies(*tensors: torch.Tensor) -> list[torch.Tensor]:
         return [x.detach().clone() for x in tensors]
 
-    pi, log_pi = run.sample_actions(data.observations)
+    noise, next_noise = torch.randn(2, 16, run.act_dim)
     actor, critics = [*run.actor.parameters(), run.log_alpha], [*run.qf.parameters()]
     before = copies(*actor, *critics)
-    run.update_critic(data, pi, log_pi)
+    run.update_critic(data, noise, next_noise)
     after_critic = copies(*actor, *critics)
     gradients = copies(*(p.grad for p in critics))
-    run.update_actor(data, pi, log_pi)
+    run.update_actor(data, noise)
     after_actor = copies(*actor, *critics)
     n = len(actor)
     assert all(torch.equal(a, b) for a, b in zip(before[:n], after_critic[:n], strict=True))
@@ -285,10 +288,9 @@ def test_bf16_rounds_the_products_and_nothing_else(run_here):
     data = runs[0].rb.sample(512)
     logs = []
     for run in runs:  # both have the same weights: nothing was learned yet
-        torch.manual_seed(0)
-        pi, log_pi = run.sample_actions(data.observations)
-        assert pi.dtype == log_pi.dtype == torch.float32
-        logs.append(run.update_critic(data, pi, log_pi) | run.update_actor(data, pi, log_pi))
+        assert all(x.dtype == torch.float32 for x in run.mixed_precision(run.actor.get_action)(data.observations))
+        noise, next_noise = torch.randn(2, 512, run.act_dim, generator=torch.Generator().manual_seed(0))
+        logs.append(run.update_critic(data, noise, next_noise) | run.update_actor(data, noise))
         tensors = [*run.actor.parameters(), *run.qf.parameters(), run.log_alpha]
         assert all(x.dtype == x.grad.dtype == torch.float32 for x in tensors)
     for name, exact in logs[0].items():
@@ -297,6 +299,42 @@ def test_bf16_rounds_the_products_and_nothing_else(run_here):
         assert not torch.equal(logs[1][name], exact) or name == "alpha_loss"
     for exact, rounded in zip(*([*run.actor.parameters(), *run.qf.parameters()] for run in runs), strict=True):
         assert F.cosine_similarity(exact.grad.flatten(), rounded.grad.flatten(), dim=0) > 0.99
+
+
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler")
+@pytest.mark.parametrize("flags", [[], ["--value-network", "--no-autotune", "--policy-frequency", "2"]])
+def test_compiled_gradients_are_those_of_the_plain_ones(run_here, flags):
+    """One graph each for all of a run, and from equal weights, batch and noise the same gradients and logs."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    flags = ["--env-id", "MountainCarContinuous-v0", "--supervisor", "none", "--batch-size", "16",
+             "--total-timesteps", "60", "--learning-starts", "50", *flags]  # fmt: skip
+    plain, compiled = run_here(*flags), run_here(*flags, "--compile")
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+    after_ten_updates = compiled.actor.fc1.weight, plain.actor.fc1.weight
+    torch.testing.assert_close(*after_ten_updates, rtol=0, atol=1e-4)
+    for run in (plain, compiled):
+        for module in [run.actor, run.qf, run.qf_target]:
+            torch.manual_seed(1)
+            for parameter in module.parameters():
+                parameter.data.normal_(std=0.3)
+    if plain.args.value_network:
+        compiled.vf.load_state_dict(plain.vf.state_dict())
+        compiled.vf_target.load_state_dict(plain.vf_target.state_dict())
+    data, (noise, next_noise) = plain.rb.sample(16), torch.randn(2, 16, plain.act_dim)
+    for name, inputs in (("critic_gradients", (noise, next_noise)), ("actor_gradients", (noise,))):
+        ours, theirs = (getattr(run, name)(data, *inputs) for run in (compiled, plain))
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        assert any(gradient.abs().max() > 1e-3 for gradient in theirs[0])
+
+
+def test_compilation_without_a_compiler_ends_with_one_line(tmp_path):
+    """… before a run folder is made."""
+    missing = {"CXX": str(tmp_path / "nothing"), "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+    result = run_process("--supervisor", "none", "--compile", **missing)
+    assert result.returncode == 1
+    assert re.search(r"error: --compile needs a working C\+\+ compiler such as g\+\+ \(.*nothing", result.stderr)
+    assert "Traceback" not in result.stderr and not Path("runs").exists()
 
 
 def test_bf16_keeps_values_finer_than_its_own_numbers(run_here):

@@ -331,7 +331,7 @@ def test_the_cost_of_a_guided_step_is_a_part_of_the_step(env_id):
 
 def test_the_parts_of_a_step_are_the_spans_between_its_moments():
     """Two whole steps and a begun one, by hand; the second takes twice as long as the first in every part."""
-    spans = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    spans = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
     moments, now = [("step begins", 0.0), ("step ends", 0.5), ("step begins", 1.0)], 1.0
     for factor in (1, 2):
         for name, span in zip(profile_update.PARTS, spans, strict=True):
@@ -343,8 +343,9 @@ def test_the_parts_of_a_step_are_the_spans_between_its_moments():
         profile_update.parts(moments, steps=3)
 
 
-def test_the_profile_is_of_the_scripts_own_steps():
-    command = ["benchmark/profile_update.py", "--env-id=MountainCarContinuous-v0", "--steps=20", "--warm-up=105"]
+@pytest.mark.parametrize("flag", ["--no-compile", "--compile"])
+def test_the_profile_is_of_the_scripts_own_steps(flag):
+    command = ["benchmark/profile_update.py", "--env-id=MountainCarContinuous-v0", "--steps=20", "--warm-up=105", flag]
     *_, head, _, row = subprocess.check_output([sys.executable, *command], cwd=ROOT, text=True).splitlines()
     assert head.strip("| ").split(" | ") == ["step", *profile_update.PARTS.values()]
     step, *means = map(float, row.strip("| ").split(" | "))
