@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 script = SimpleNamespace(**runpy.run_path(str(ROOT / "guided_sac_continuous.py"), run_name="imported"))
 
+needs_compiler = pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler")
 COUNTER = ["--env-id", "Counter-v0", "--learning-starts", "20", "--batch-size", "16", "--guide-end", "400"]
 RULE = """
 import numpy as np
@@ -301,7 +302,7 @@ def test_bf16_rounds_the_products_and_nothing_else(run_here):
         assert F.cosine_similarity(exact.grad.flatten(), rounded.grad.flatten(), dim=0) > 0.99
 
 
-@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler")
+@needs_compiler
 @pytest.mark.parametrize("flags", [[], ["--value-network", "--no-autotune", "--policy-frequency", "2"]])
 def test_compiled_gradients_are_those_of_the_plain_ones(run_here, flags):
     """One graph each for all of a run, and from equal weights, batch and noise the same gradients and logs."""
@@ -530,10 +531,12 @@ def test_evaluation_leaves_training_as_it_was(run_here):
     assert "eval/episodic_return" not in scalars(plain.run_name)
 
 
-def test_same_seed_gives_the_same_weights_in_another_process(tmp_path):
+@pytest.mark.parametrize("flag", ["--no-compile", pytest.param("--compile", marks=needs_compiler)])
+def test_same_seed_gives_the_same_weights_in_another_process(tmp_path, flag):
     runs = []
     for name in ("first", "second"):
-        process = run_process("--total-timesteps", "300", "--save-model", "--exp-name", name, "--guide-window", "150")
+        process = run_process("--total-timesteps", "300", "--save-model", "--exp-name", name, "--guide-window", "150",
+                              flag)  # fmt: skip
         assert process.returncode == 0, process.stderr
         assert "guiding, audition passed" in process.stdout
         (path,) = tmp_path.glob(f"runs/*{name}*/{name}.cleanrl_model")
