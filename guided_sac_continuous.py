@@ -710,21 +710,6 @@ if __name__ == "__main__":
         take_step(actor_optimizer, gradients)
         return logs
 
-    if args.compile:
-        # the first call compiles: with zeros and without a step, before the clock and the log are started
-        print("compiling …", flush=True)
-        shapes = [envs.single_observation_space.shape] * 2 + [envs.single_action_space.shape, (), ()]
-        zeros = [torch.zeros(args.batch_size, *shape, device=device) for shape in shapes]
-        data = Batch(*zeros, rows=torch.zeros(args.batch_size, dtype=torch.int64, device=device))
-        noise = torch.zeros(args.batch_size, act_dim, device=device)
-        with one_line_errors():
-            try:
-                critic_gradients(data, noise, noise)
-                actor_gradients(data, noise)
-            except RuntimeError as error:
-                reason = str(error).splitlines()[0]
-                raise ValueError(f"--compile needs a working C++ compiler such as g++ ({reason})") from error
-
     # --- supervision ---
     with one_line_errors():
         supervisor = Supervisor(
@@ -739,6 +724,22 @@ if __name__ == "__main__":
     guidance = None
     next_consultation = args.guide_start
     # --- end ---
+
+    if args.compile:
+        # the first call compiles: with zeros and without a step, before the log and the clock are started and, for the
+        # compiler's sake, after the supervisor has taken the key out of the environment
+        print("compiling …", flush=True)
+        shapes = [envs.single_observation_space.shape] * 2 + [envs.single_action_space.shape, (), ()]
+        zeros = [torch.zeros(args.batch_size, *shape, device=device) for shape in shapes]
+        data = Batch(*zeros, rows=torch.zeros(args.batch_size, dtype=torch.int64, device=device))
+        noise = torch.zeros(args.batch_size, act_dim, device=device)
+        with one_line_errors():
+            try:
+                critic_gradients(data, noise, noise)
+                actor_gradients(data, noise)
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
+                raise ValueError(f"--compile failed: {reason}; it needs a C++ compiler such as g++") from error
 
     # --- shared: logging ---
     if args.track:

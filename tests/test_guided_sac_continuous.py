@@ -334,7 +334,7 @@ def test_compilation_without_a_compiler_ends_with_one_line(tmp_path):
     missing = {"CXX": str(tmp_path / "nothing"), "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
     result = run_process("--supervisor", "none", "--compile", **missing)
     assert result.returncode == 1
-    assert re.search(r"error: --compile needs a working C\+\+ compiler such as g\+\+ \(.*nothing", result.stderr)
+    assert re.search(r"error: --compile failed: .*nothing.*; it needs a C\+\+ compiler such as g\+\+$", result.stderr)
     assert "Traceback" not in result.stderr and not Path("runs").exists()
 
 
