@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shutil
 import ssl
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRETS = ("OPENAI_API_KEY", "OPENAI_BASE_URL")
+needs_compiler = pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler")
 
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmark")]
 torch.set_num_threads(1)

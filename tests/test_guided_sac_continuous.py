@@ -2,10 +2,8 @@
 
 import importlib.util
 import math
-import os
 import re
 import runpy
-import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,13 +13,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, run_process, scalars, texts
+from conftest import ROOT, needs_compiler, run_process, scalars, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 script = SimpleNamespace(**runpy.run_path(str(ROOT / "guided_sac_continuous.py"), run_name="imported"))
 
-needs_compiler = pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler")
 COUNTER = ["--env-id", "Counter-v0", "--learning-starts", "20", "--batch-size", "16", "--guide-end", "400"]
 RULE = """
 import numpy as np

@@ -3,7 +3,6 @@
 import os
 import re
 import runpy
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ import scaling
 import speed
 import speed_peer
 import torch
-from conftest import ROOT
+from conftest import ROOT, needs_compiler
 from speed import Args, Contestant, commands, products
 
 
@@ -41,10 +40,10 @@ CONTESTANTS = commands(Args(), "MountainCarContinuous-v0") | {
 }
 
 
-@pytest.mark.parametrize("name", CONTESTANTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=needs_compiler) if "--compile" in name else name for name in CONTESTANTS]
+)
 def test_a_contestant_answers_each_block_with_its_seconds(name, tmp_path):
-    if "--compile" in name and not shutil.which(os.environ.get("CXX", "g++")):
-        pytest.skip("no C++ compiler")
     env = {"OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"]}
     peer = Contestant(name, CONTESTANTS[name], str(tmp_path), env)
     try:
@@ -348,7 +347,7 @@ def test_the_parts_of_a_step_are_the_spans_between_its_moments():
         profile_update.parts(moments, steps=3)
 
 
-@pytest.mark.parametrize("flag", ["--no-compile", "--compile"])
+@pytest.mark.parametrize("flag", ["--no-compile", pytest.param("--compile", marks=needs_compiler)])
 def test_the_profile_is_of_the_scripts_own_steps(flag):
     command = ["benchmark/profile_update.py", "--env-id=MountainCarContinuous-v0", "--steps=20", "--warm-up=105", flag]
     *_, head, _, row = subprocess.check_output([sys.executable, *command], cwd=ROOT, text=True).splitlines()
