@@ -652,8 +652,8 @@ if __name__ == "__main__":
     # a decorator of all that leads to a gradient: it casts each weight once per call, and must not outlive the step
     mixed_precision = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
     # forward and backward pass in one graph: in two, compilation brings next to nothing. Noise is an argument, because
-    # random numbers drawn in compiled code are others. Autocast is the outer decorator: a compiled function that begins
-    # in torch's code looks up ours by module name, and in a second run of one process would find the first run's networks
+    # random numbers drawn in compiled code are others. Autocast is the outer decorator: were it compiled too, networks
+    # would be looked up by module name, and a second run in one process would find those of the first
     torch._dynamo.config.trace_autograd_ops = args.compile
     compiled = partial(torch.compile, dynamic=False, fullgraph=True, disable=not args.compile)
     act_dim, actor_parameters = len(actor.action_scale), parameters_of(actor_optimizer)
