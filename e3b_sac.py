@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -97,6 +97,13 @@ class Args:
     # --- shared: discrete flags ---
     target_entropy_scale: float = 0.89
     """of discrete actions, with `--autotune`: the target of the entropy as a share of its largest value log|A|"""
+    # --- end ---
+
+    # --- shared: speed flags ---
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """of the matrix products while learning continuous actions; weights, targets, losses and acting are float32"""
+    compile: bool = False
+    """compile the gradients of continuous actions with torch.compile (needs a C++ compiler, some time at the start)"""
     # --- end ---
 
     # --- shared: bonus flags ---
@@ -624,13 +631,33 @@ def critic_losses(q: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 # --- end ---
 
 
+# --- shared: gradients ---
+Gradients = tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]
+"""Gradients of an optimiser's parameters, and what to log of the losses."""
+
+# --- end ---
+
+
+# --- shared: optimiser step ---
+def parameters_of(optimizer: optim.Optimizer) -> list[torch.Tensor]:
+    """The parameters of all its groups."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def take_step(optimizer: optim.Optimizer, gradients: tuple[torch.Tensor, ...]) -> None:
+    """One step with these gradients of the optimiser's parameters."""
+    for parameter, gradient in zip(parameters_of(optimizer), gradients, strict=True):
+        parameter.grad = gradient
+    optimizer.step()
+
+
+# --- end ---
+
+
 # --- shared: minimise ---
 def minimise(loss: torch.Tensor, optimizer: optim.Optimizer) -> None:
     """One step on the loss, with gradients for the optimiser's parameters and none for what lies between."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        parameter.grad = gradient
-    optimizer.step()
+    take_step(optimizer, torch.autograd.grad(loss, parameters_of(optimizer)))
 
 
 # --- end ---
@@ -900,6 +927,8 @@ if __name__ == "__main__":
         discrete = isinstance(envs.single_action_space, gym.spaces.Discrete)
         if discrete and args.alpha == 0:
             raise ValueError("--alpha is the temperature of the policy softmax(min Q / α): it must be above 0")
+        if discrete and (args.compile or args.precision != "fp32"):
+            raise ValueError("--compile and --precision bf16 are for continuous actions only")
 
     # All of SAC as guided_sac_discrete.py and guided_sac_continuous.py have it, to the bit
     if discrete:
@@ -921,6 +950,8 @@ if __name__ == "__main__":
         actor_groups.append({"params": [log_alpha], "lr": args.alpha_lr})
     q_optimizer = optim.Adam(online, lr=args.q_lr, fused=True)
     actor_optimizer = optim.Adam(actor_groups, lr=args.policy_lr, fused=True) if actor_groups else None
+    if not discrete:
+        act_dim, actor_parameters = len(actor.action_scale), parameters_of(actor_optimizer)
 
     @torch.no_grad()
     def act(obs: np.ndarray, deterministic: bool) -> np.ndarray:
@@ -932,12 +963,6 @@ if __name__ == "__main__":
         indices = log_pi.argmax(dim=1) if deterministic else log_pi.exp().multinomial(1).squeeze(1)
         return (indices + first_action).cpu().numpy()
 
-    def update_critic(q: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One step on J_Q (paper, Eq. 7) for the values q (2, B) of the actions taken and their target (B,)."""
-        losses = critic_losses(q, target)  # (2,)
-        minimise(losses.sum(), q_optimizer)
-        return {"q": q.detach(), "qf_losses": losses.detach()}
-
     def update_discrete(data: Batch) -> dict[str, torch.Tensor]:
         """One step on J_Q and, every `policy_frequency` updates, as many on α."""
         x, s, next_x, next_s = distinct(data, places)
@@ -947,7 +972,10 @@ if __name__ == "__main__":
             next_log_pi = log_pi if next_x is x else improved_policy(qf(next_x), alpha)  # (U', |A|)
             next_values = expected_soft_value(qf_target(next_x), next_log_pi, alpha)[next_s]
             target = td_target(data, next_values, args.gamma)
-        logs = update_critic(q[:, s, data.actions - first_action], target)
+        q = q[:, s, data.actions - first_action]  # (2, B)
+        losses = critic_losses(q, target)  # (2,)
+        minimise(losses.sum(), q_optimizer)
+        logs = {"q": q.detach(), "qf_losses": losses.detach()}
         for i in range(args.policy_frequency if args.autotune and iteration % args.policy_frequency == 0 else 0):
             if i > 0:
                 with torch.no_grad():
@@ -958,26 +986,79 @@ if __name__ == "__main__":
             logs["alpha_loss"] = alpha_loss.detach()
         return logs
 
-    def update_continuous(data: Batch) -> dict[str, torch.Tensor]:
-        """One step on J_Q and, every `policy_frequency` updates, as many on J_π and α."""
-        pi, log_pi = actor.get_action(data.observations)  # (B, *action), (B,)
+    # --- end ---
+
+    # --- shared: speed ---
+    # a decorator of all that leads to a gradient: it casts each weight once per call, and must not outlive the step
+    mixed_precision = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
+    # forward and backward pass in one graph: in two, compilation brings next to nothing. Noise is an argument, because
+    # random numbers drawn in compiled code are others. Autocast is the outer decorator: were it compiled too, networks
+    # would be looked up by module name, and a second run in one process would find those of the first
+    torch._dynamo.config.trace_autograd_ops = args.compile
+    compiled = partial(torch.compile, dynamic=False, fullgraph=True, disable=not args.compile)
+    # --- end ---
+
+    # --- shared: critic gradients ---
+    @mixed_precision
+    @compiled
+    def critic_gradients(data: Batch, noise: torch.Tensor) -> Gradients:
+        """∇(J_Q₁ + J_Q₂), given the noise (2, B, dim(A)) of a~ for s and for s'."""
         with torch.no_grad():
-            next_pi, next_log_pi = actor.get_action(data.next_observations)
+            next_pi, next_log_pi = actor.get_action(data.next_observations, noise[1])
             next_values = soft_value(qf_target(data.next_observations, next_pi), next_log_pi, log_alpha.exp())
             target = td_target(data, next_values, args.gamma)
-        logs = update_critic(qf(data.observations, data.actions), target)
+        q = qf(data.observations, data.actions)  # (2, B)
+        losses = critic_losses(q, target)  # (2,)
+        return torch.autograd.grad(losses.sum(), online), {"q": q.detach(), "qf_losses": losses.detach()}
+
+    # --- end ---
+
+    # --- shared: actor gradients ---
+    @mixed_precision
+    @compiled
+    def actor_gradients(data: Batch, noise: torch.Tensor) -> Gradients:
+        """∇J_π and that of α's loss, given the noise (B, dim(A)) of a~ for s."""
+        pi, log_pi = actor.get_action(data.observations, noise)  # (B, *action), (B,)
+        # J_π = E[α log π(a~|s) − min_i Q_i(s, a~)] (paper, Eq. 9)
+        loss = -soft_value(qf(data.observations, pi), log_pi, log_alpha.detach().exp()).mean()
+        logs = {"actor_loss": loss.detach()}
+        if args.autotune:  # J_π does not depend on log α, nor this loss on θ: one backward pass serves both
+            alpha_loss = -log_alpha.exp() * (log_pi.detach() + target_entropy).mean()
+            loss, logs["alpha_loss"] = loss + alpha_loss, alpha_loss.detach()
+        return torch.autograd.grad(loss, actor_parameters), logs
+
+    # --- end ---
+
+    # --- shared: continuous update ---
+    def update_continuous(data: Batch) -> dict[str, torch.Tensor]:
+        """One step on J_Q and, every `policy_frequency` updates, as many on J_π and α."""
+        noise = torch.randn(2, args.batch_size, act_dim, device=device)
+        gradients, logs = critic_gradients(data, noise)
+        take_step(q_optimizer, gradients)
         for i in range(args.policy_frequency if iteration % args.policy_frequency == 0 else 0):
-            if i > 0:
-                pi, log_pi = actor.get_action(data.observations)
-            # J_π = E[α log π(a~|s) − min_i Q_i(s, a~)] (paper, Eq. 9)
-            loss = -soft_value(qf(data.observations, pi), log_pi, log_alpha.detach().exp()).mean()
-            logs["actor_loss"] = loss.detach()
-            if args.autotune:  # J_π does not depend on log α, nor this loss on θ: one backward pass serves both
-                alpha_loss = -log_alpha.exp() * (log_pi.detach() + target_entropy).mean()
-                loss, logs["alpha_loss"] = loss + alpha_loss, alpha_loss.detach()
-            minimise(loss, actor_optimizer)
+            gradients, actor_logs = actor_gradients(data, noise[0] if i == 0 else torch.randn_like(noise[0]))
+            take_step(actor_optimizer, gradients)
+            logs |= actor_logs
         return logs
 
+    # --- end ---
+
+    # --- shared: compilation ---
+    if args.compile:
+        # the first call compiles: with zeros and without a step, before the log and the clock are started and after a
+        # supervisor has taken the key out of the environment, which the compiler's processes inherit
+        print("compiling …", flush=True)
+        shapes = [envs.single_observation_space.shape] * 2 + [envs.single_action_space.shape, (), ()]
+        zeros = [torch.zeros(args.batch_size, *shape, device=device) for shape in shapes]
+        data = Batch(*zeros, rows=torch.zeros(args.batch_size, dtype=torch.int64, device=device))
+        noise = torch.zeros(2, args.batch_size, act_dim, device=device)
+        with one_line_errors():
+            try:
+                critic_gradients(data, noise)
+                actor_gradients(data, noise[0])
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
+                raise ValueError(f"--compile failed: {reason}; it needs a C++ compiler such as g++") from error
     # --- end ---
 
     # --- shared: logging ---

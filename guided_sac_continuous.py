@@ -106,10 +106,12 @@ class Args(SupervisorArgs):
     guide_window: int = 1_000
     """environment steps between two consultations, for which a decision holds (paper, C.1 "Guided Window")"""
     # --- end ---
+    # --- shared: speed flags ---
     precision: Literal["fp32", "bf16"] = "fp32"
-    """of the matrix products while learning; weights, targets, losses and acting are float32 with both"""
+    """of the matrix products while learning continuous actions; weights, targets, losses and acting are float32"""
     compile: bool = False
-    """compile the gradients' computation with torch.compile (needs a C++ compiler; takes a while at the start)"""
+    """compile the gradients of continuous actions with torch.compile (needs a C++ compiler, some time at the start)"""
+    # --- end ---
 
 
 # The paper's settings (table in C.1) are that environment's defaults; a flag on the command line still wins.
@@ -494,10 +496,14 @@ def critic_losses(q: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 # --- end ---
 
 
+# --- shared: gradients ---
 Gradients = tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]
 """Gradients of an optimiser's parameters, and what to log of the losses."""
 
+# --- end ---
 
+
+# --- shared: optimiser step ---
 def parameters_of(optimizer: optim.Optimizer) -> list[torch.Tensor]:
     """The parameters of all its groups."""
     return [p for group in optimizer.param_groups for p in group["params"]]
@@ -508,6 +514,9 @@ def take_step(optimizer: optim.Optimizer, gradients: tuple[torch.Tensor, ...]) -
     for parameter, gradient in zip(parameters_of(optimizer), gradients, strict=True):
         parameter.grad = gradient
     optimizer.step()
+
+
+# --- end ---
 
 
 # --- shared: evaluation ---
@@ -649,6 +658,7 @@ if __name__ == "__main__":
     actor_optimizer = optim.Adam(actor_groups, lr=args.policy_lr, fused=True)
     # --- end ---
     target_entropy = -float(np.prod(envs.single_action_space.shape))  # −dim(A)
+    # --- shared: speed ---
     # a decorator of all that leads to a gradient: it casts each weight once per call, and must not outlive the step
     mixed_precision = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
     # forward and backward pass in one graph: in two, compilation brings next to nothing. Noise is an argument, because
@@ -656,6 +666,7 @@ if __name__ == "__main__":
     # would be looked up by module name, and a second run in one process would find those of the first
     torch._dynamo.config.trace_autograd_ops = args.compile
     compiled = partial(torch.compile, dynamic=False, fullgraph=True, disable=not args.compile)
+    # --- end ---
     act_dim, actor_parameters = len(actor.action_scale), parameters_of(actor_optimizer)
 
     @torch.no_grad()
@@ -666,16 +677,16 @@ if __name__ == "__main__":
 
     @mixed_precision
     @compiled
-    def critic_gradients(data: Batch, noise: torch.Tensor, next_noise: torch.Tensor) -> Gradients:
-        """∇(J_Q₁ + J_Q₂) (and ∇J_V), given the noise of a~ for s and for s', (B, dim(A)) both."""
+    def critic_gradients(data: Batch, noise: torch.Tensor) -> Gradients:
+        """∇(J_Q₁ + J_Q₂) (and ∇J_V), given the noise (2, B, dim(A)) of a~ for s and for s'."""
         alpha = log_alpha.detach().exp()
         with torch.no_grad():
             if args.value_network:
                 next_values = vf_target(data.next_observations)
-                pi, log_pi = actor.get_action(data.observations, noise)  # (B, *action), (B,)
+                pi, log_pi = actor.get_action(data.observations, noise[0])  # (B, *action), (B,)
                 v_target = soft_value(qf(data.observations, pi), log_pi, alpha)
             else:
-                next_pi, next_log_pi = actor.get_action(data.next_observations, next_noise)
+                next_pi, next_log_pi = actor.get_action(data.next_observations, noise[1])
                 next_values = soft_value(qf_target(data.next_observations, next_pi), next_log_pi, alpha)
             target = td_target(data, next_values, args.gamma)
         q = qf(data.observations, data.actions)  # (2, B)
@@ -686,6 +697,7 @@ if __name__ == "__main__":
             loss, logs["vf_loss"] = loss + vf_loss, vf_loss.detach()
         return torch.autograd.grad(loss, critic_parameters), logs
 
+    # --- shared: actor gradients ---
     @mixed_precision
     @compiled
     def actor_gradients(data: Batch, noise: torch.Tensor) -> Gradients:
@@ -699,9 +711,11 @@ if __name__ == "__main__":
             loss, logs["alpha_loss"] = loss + alpha_loss, alpha_loss.detach()
         return torch.autograd.grad(loss, actor_parameters), logs
 
-    def update_critic(data: Batch, noise: torch.Tensor, next_noise: torch.Tensor) -> dict[str, torch.Tensor]:
+    # --- end ---
+
+    def update_critic(data: Batch, noise: torch.Tensor) -> dict[str, torch.Tensor]:
         """One step on J_Q (and J_V)."""
-        gradients, logs = critic_gradients(data, noise, next_noise)
+        gradients, logs = critic_gradients(data, noise)
         take_step(q_optimizer, gradients)
         return logs
 
@@ -726,21 +740,23 @@ if __name__ == "__main__":
     next_consultation = args.guide_start
     # --- end ---
 
+    # --- shared: compilation ---
     if args.compile:
-        # the first call compiles: with zeros and without a step, before the log and the clock are started and, for the
-        # compiler's sake, after the supervisor has taken the key out of the environment
+        # the first call compiles: with zeros and without a step, before the log and the clock are started and after a
+        # supervisor has taken the key out of the environment, which the compiler's processes inherit
         print("compiling …", flush=True)
         shapes = [envs.single_observation_space.shape] * 2 + [envs.single_action_space.shape, (), ()]
         zeros = [torch.zeros(args.batch_size, *shape, device=device) for shape in shapes]
         data = Batch(*zeros, rows=torch.zeros(args.batch_size, dtype=torch.int64, device=device))
-        noise = torch.zeros(args.batch_size, act_dim, device=device)
+        noise = torch.zeros(2, args.batch_size, act_dim, device=device)
         with one_line_errors():
             try:
-                critic_gradients(data, noise, noise)
-                actor_gradients(data, noise)
+                critic_gradients(data, noise)
+                actor_gradients(data, noise[0])
             except RuntimeError as error:
                 reason = str(error).splitlines()[0]
                 raise ValueError(f"--compile failed: {reason}; it needs a C++ compiler such as g++") from error
+    # --- end ---
 
     # --- shared: logging ---
     if args.track:
@@ -825,12 +841,12 @@ if __name__ == "__main__":
 
         if global_step > args.learning_starts:
             data = rb.sample(args.batch_size)
-            noise, next_noise = torch.randn(2, args.batch_size, act_dim, device=device)
-            logs |= update_critic(data, noise, next_noise)
+            noise = torch.randn(2, args.batch_size, act_dim, device=device)
+            logs |= update_critic(data, noise)
             if iteration % args.policy_frequency == 0:
-                logs |= update_actor(data, noise)
+                logs |= update_actor(data, noise[0])
                 for _ in range(args.policy_frequency - 1):  # make up for the delay, as CleanRL does
-                    logs |= update_actor(data, torch.randn_like(noise))
+                    logs |= update_actor(data, torch.randn_like(noise[0]))
             # --- shared: targets and losses ---
             if iteration % args.target_network_frequency == 0:
                 # Polyak averaging: lerp(φ̄, φ, τ) = (1 − τ) φ̄ + τ φ

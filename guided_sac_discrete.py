@@ -581,13 +581,26 @@ def critic_losses(q: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 # --- end ---
 
 
+# --- shared: optimiser step ---
+def parameters_of(optimizer: optim.Optimizer) -> list[torch.Tensor]:
+    """The parameters of all its groups."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def take_step(optimizer: optim.Optimizer, gradients: tuple[torch.Tensor, ...]) -> None:
+    """One step with these gradients of the optimiser's parameters."""
+    for parameter, gradient in zip(parameters_of(optimizer), gradients, strict=True):
+        parameter.grad = gradient
+    optimizer.step()
+
+
+# --- end ---
+
+
 # --- shared: minimise ---
 def minimise(loss: torch.Tensor, optimizer: optim.Optimizer) -> None:
     """One step on the loss, with gradients for the optimiser's parameters and none for what lies between."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        parameter.grad = gradient
-    optimizer.step()
+    take_step(optimizer, torch.autograd.grad(loss, parameters_of(optimizer)))
 
 
 # --- end ---

@@ -16,7 +16,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, events, run_process, scalars
+from conftest import ROOT, events, needs_compiler, run_process, scalars
 from torch import nn
 
 NAMES = ("rnd", "icm", "e3b")
@@ -417,13 +417,20 @@ def learned(run) -> list[torch.Tensor]:
     return [p.detach() for module in modules for p in module.parameters()] + [run.log_alpha.detach()]
 
 
-@pytest.mark.parametrize("env_id", ["FrozenLake-v1", "MountainCarContinuous-v0"])
-def test_without_weight_the_bonus_leaves_plain_sac_to_the_bit(env_id, run_here):
+FAST = ["--precision", "bf16", "--compile"]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "fast"),
+    [("FrozenLake-v1", []), ("MountainCarContinuous-v0", []),
+     pytest.param("MountainCarContinuous-v0", FAST, marks=needs_compiler, id="MountainCarContinuous-v0-fast")],
+)  # fmt: skip
+def test_without_weight_the_bonus_leaves_plain_sac_to_the_bit(env_id, fast, run_here):
     """--intrinsic-coef 0 against guided_sac_*.py --supervisor none: networks, actions and every logged number."""
     discrete = env_id == "FrozenLake-v1"
     flags = ["--env-id", env_id, "--total-timesteps", "220", "--num-envs", "2", "--batch-size", "32", "--autotune",
              "--policy-frequency", "2", "--alpha", "0.5", "--eval-frequency", "200", "--eval-episodes", "1",
-             "--buffer-size", "2000"]  # fmt: skip
+             "--buffer-size", "2000", *fast]  # fmt: skip
     guided = "guided_sac_discrete.py" if discrete else "guided_sac_continuous.py"
     plain = run_here(*flags, "--supervisor", "none", script=ROOT / guided)
     expected = scalars(plain.run_name)
@@ -437,6 +444,9 @@ def test_without_weight_the_bonus_leaves_plain_sac_to_the_bit(env_id, run_here):
         assert {"losses/alpha_loss", "eval/episodic_return"} <= set(logged)
         other = run_here(*flags, "--intrinsic-coef", "1", script=SCRIPTS[name])
         assert not torch.equal(learned(other)[0], learned(plain)[0])
+        if fast:
+            exact = run_here(*flags[: -len(fast)], "--intrinsic-coef", "0", script=SCRIPTS[name])
+            assert not torch.equal(learned(exact)[0], learned(plain)[0])
 
 
 def test_scripts_differ_in_the_bonus_alone():
@@ -531,6 +541,8 @@ BAD = {
     "entropy": (["--target-entropy-scale", "1.5"], "--target-entropy-scale"),
     "gamma": (["--gamma", "1.5"], "--gamma"),
     "temperature": (["--alpha", "0"], "--alpha is the temperature"),
+    "compile": (["--compile"], "--compile and --precision bf16 are for continuous actions only"),
+    "precision": (["--precision", "bf16"], "--compile and --precision bf16 are for continuous actions only"),
     "unknown env": (["--env-id", "NoSuchEnv-v0"], "NoSuchEnv"),
     "observations": (["--env-id", "Unusable-v0"], "observation space must be"),
     "no time limit": (["--env-id", "Blackjack-v1", "--max-episode-steps", "None", "--eval-frequency", "5"],

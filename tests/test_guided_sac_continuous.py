@@ -139,8 +139,8 @@ def test_updates_equal_stable_baselines3(run_here, alpha):
         model.train(gradient_steps=1, batch_size=64)
         theirs = model.logger.name_to_value
         torch.manual_seed(step)
-        noise, next_noise = torch.randn(64, 1), torch.randn(64, 1)
-        logs = run.update_critic(data, noise, next_noise) | run.update_actor(data, noise)
+        noise = torch.randn(2, 64, 1)
+        logs = run.update_critic(data, noise) | run.update_actor(data, noise[0])
         with torch.no_grad():
             torch._foreach_lerp_(run.targets, run.online, run.args.tau)
         assert logs["qf_losses"].sum().item() / 2 == pytest.approx(theirs["train/critic_loss"], rel=1e-5, abs=1e-5)
@@ -211,7 +211,7 @@ def test_value_network_update_by_hand(run_here):
     q_live, v_live = run.qf(data.observations, data.actions), run.vf(data.observations)
     loss = sum(torch.mean((q_live[i] - y) ** 2) for i in range(2)) + torch.mean(0.5 * (v_live - v_target) ** 2)
     expected = torch.autograd.grad(loss, [*run.qf.parameters(), *run.vf.parameters()])
-    run.update_critic(data, noise, torch.randn(16, run.act_dim))
+    run.update_critic(data, torch.stack([noise, torch.randn_like(noise)]))
     for parameter, gradient in zip([*run.qf.parameters(), *run.vf.parameters()], expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-6)
     assert all(a is b for a, b in zip(run.targets, run.vf_target.parameters(), strict=True))
@@ -263,13 +263,13 @@ def test_an_update_moves_only_its_own_networks(run_here):
     def copies(*tensors: torch.Tensor) -> list[torch.Tensor]:
         return [x.detach().clone() for x in tensors]
 
-    noise, next_noise = torch.randn(2, 16, run.act_dim)
+    noise = torch.randn(2, 16, run.act_dim)
     actor, critics = [*run.actor.parameters(), run.log_alpha], [*run.qf.parameters()]
     before = copies(*actor, *critics)
-    run.update_critic(data, noise, next_noise)
+    run.update_critic(data, noise)
     after_critic = copies(*actor, *critics)
     gradients = copies(*(p.grad for p in critics))
-    run.update_actor(data, noise)
+    run.update_actor(data, noise[0])
     after_actor = copies(*actor, *critics)
     n = len(actor)
     assert all(torch.equal(a, b) for a, b in zip(before[:n], after_critic[:n], strict=True))
@@ -287,8 +287,8 @@ def test_bf16_rounds_the_products_and_nothing_else(run_here):
     logs = []
     for run in runs:  # both have the same weights: nothing was learned yet
         assert all(x.dtype == torch.float32 for x in run.mixed_precision(run.actor.get_action)(data.observations))
-        noise, next_noise = torch.randn(2, 512, run.act_dim, generator=torch.Generator().manual_seed(0))
-        logs.append(run.update_critic(data, noise, next_noise) | run.update_actor(data, noise))
+        noise = torch.randn(2, 512, run.act_dim, generator=torch.Generator().manual_seed(0))
+        logs.append(run.update_critic(data, noise) | run.update_actor(data, noise[0]))
         tensors = [*run.actor.parameters(), *run.qf.parameters(), run.log_alpha]
         assert all(x.dtype == x.grad.dtype == torch.float32 for x in tensors)
     for name, exact in logs[0].items():
@@ -319,9 +319,9 @@ def test_compiled_gradients_are_those_of_the_plain_ones(run_here, flags):
     if plain.args.value_network:
         compiled.vf.load_state_dict(plain.vf.state_dict())
         compiled.vf_target.load_state_dict(plain.vf_target.state_dict())
-    data, (noise, next_noise) = plain.rb.sample(16), torch.randn(2, 16, plain.act_dim)
-    for name, inputs in (("critic_gradients", (noise, next_noise)), ("actor_gradients", (noise,))):
-        ours, theirs = (getattr(run, name)(data, *inputs) for run in (compiled, plain))
+    data, noise = plain.rb.sample(16), torch.randn(2, 16, plain.act_dim)
+    for name, inputs in (("critic_gradients", noise), ("actor_gradients", noise[0])):
+        ours, theirs = (getattr(run, name)(data, inputs) for run in (compiled, plain))
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
         assert any(gradient.abs().max() > 1e-3 for gradient in theirs[0])
 
