@@ -28,7 +28,8 @@ import tyro
 
 PEER = Path(__file__).resolve().with_name("speed_peer.py")
 SCRIPT = PEER.parent.parent / "guided_sac_continuous.py"
-OURS = ("--supervisor", "none", "--env-kwargs", "{}")
+GYMNASIUMS = ("--env-kwargs", "{}")  # all of Humanoid's observations, not the paper's 47
+OURS = ("--supervisor", "none", *GYMNASIUMS)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LEANRL_GRAPHS = "LeanRL, --compile --cudagraphs"
 LEANRL = {  # script, flags
@@ -44,6 +45,8 @@ LEANRL_PUBLISHED = {"LeanRL's copy of CleanRL": 127, "LeanRL": 130, LEANRL_GRAPH
 class Args:
     env_ids: list[str] = field(default_factory=lambda: ["Humanoid-v5", "MountainCarContinuous-v0"])
     """environments with Gymnasium's own settings, one table each"""
+    script: Literal["guided_sac_continuous.py", "rnd_sac.py", "icm_sac.py", "e3b_sac.py"] = "guided_sac_continuous.py"
+    """ours"""
     blocks: int = 5
     """timed blocks of each contestant, ≥ 1; the table has their median"""
     steps: int = 200
@@ -96,7 +99,8 @@ def interpreter(path: str | None) -> str:
 
 def commands(args: Args, env_id: str) -> dict[str, list[str]]:
     """Each contestant's command line; Stable-Baselines3 is among them where it is installed."""
-    ours = [sys.executable, str(PEER), "script", str(SCRIPT), env_id, *OURS]
+    flags = OURS if args.script == SCRIPT.name else GYMNASIUMS
+    ours = [sys.executable, str(PEER), "script", str(SCRIPT.with_name(args.script)), env_id, *flags]
     options = ["", "--precision bf16", "--compile", "--compile --precision bf16"]
     peers = {f"ours, {flags}" if flags else "ours": [*ours, *flags.split()] for flags in options}
     if find_spec("stable_baselines3"):
@@ -298,6 +302,7 @@ def title(args: Args) -> str:
     if args.leanrl:
         words.append(f"LeanRL: {versions(interpreter(args.leanrl_python), 'torch', 'tensordict', 'torchrl')}")
     words.append(f"{machine(args.device, args.threads)}, {args.blocks} blocks of {args.steps} steps")
+    words.append(f"ours: {args.script}")
     if not find_spec("stable_baselines3"):
         words.append("Stable-Baselines3 is not installed and left out: pip install -r benchmark/requirements.txt")
     return "\n".join(words)

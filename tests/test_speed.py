@@ -35,8 +35,13 @@ def test_products_are_those_of_one_update():
     assert ours == 256 * expected
 
 
-CONTESTANTS = commands(Args(), "MountainCarContinuous-v0") | {
-    f"discrete: {name}": discrete_speed.command(discrete_speed.Args(), name) for name in discrete_speed.FLAGS
+CONTESTANTS = {
+    **commands(Args(), "MountainCarContinuous-v0"),
+    **{f"discrete: {name}": discrete_speed.command(discrete_speed.Args(), name) for name in discrete_speed.FLAGS},
+    **{
+        script: commands(Args(script=script), "MountainCarContinuous-v0")["ours"]
+        for script in ("rnd_sac.py", "icm_sac.py", "e3b_sac.py")
+    },
 }
 
 
@@ -127,8 +132,9 @@ def test_a_gpu_that_is_not_there_is_refused_in_one_line():
     assert re.fullmatch(r"error: --device cuda: torch \S+ of \S+ finds no GPU\n", result.stderr)
 
 
-def test_the_device_stands_above_the_tables():
+def test_device_and_script_stand_above_the_tables():
     assert ", device cpu, OMP_NUM_THREADS=3, 5 blocks of 200 steps" in speed.title(Args(threads=3))
+    assert "\nours: rnd_sac.py" in speed.title(Args(script="rnd_sac.py"))
 
 
 def test_leanrl_takes_part_eager_and_with_its_own_flags(tmp_path):
