@@ -114,8 +114,19 @@ def titled(text: str, parts: list[Part]) -> str:
     if not any(study.quick for _, study in parts):
         return text
     seeds = max(len(study.seeds) for _, study in parts)
-    last = max((int(table.step.max()) for table, _ in parts if len(table)), default=0)
-    return f"QUICK LOOK, not a result: {seeds} seeds, {last:,} steps; {text}"
+    return f"QUICK LOOK, not a result: {seeds} seeds, {last_step(parts):,} steps; {text}"
+
+
+def last_step(parts: list[Part]) -> int:
+    return max((int(table.step.max()) for table, _ in parts if len(table)), default=0)
+
+
+def on(environments: list[str], parts: list[Part]) -> list[Part]:
+    """Of the studies with one of these environments, what they have on these."""
+    return [
+        (table[table.env.isin(environments)], study)
+        for table, study in parts if not set(environments).isdisjoint(study.environments)
+    ]  # fmt: skip
 
 
 def comparison(
@@ -138,7 +149,7 @@ def comparison(
             behaviour_panel(axes, parts[0], env, arms)
     if len(environments) > 1:
         one_legend(figure)
-    figure.suptitle(titled(title, parts), fontsize="small")
+    figure.suptitle(titled(title, on(environments, parts)), fontsize="small")
     return figure
 
 
@@ -164,8 +175,8 @@ def figure_4a(parts: list[Part]) -> Figure:
 
 def figure_4b(parts: list[Part]) -> Figure:
     """Humanoid, for as many steps as were run, which the title says: the paper's guidance lasts for 900,000."""
-    last = max((int(table.step.max()) for table, _ in parts if len(table)), default=0)
-    title = f"{last:,} steps, where the paper guides for 900,000; {ESTIMATE}"
+    parts = on(["Humanoid-v5"], parts)
+    title = f"{last_step(parts):,} steps, where the paper guides for 900,000; {ESTIMATE}"
     return comparison(parts, ["Humanoid-v5"], ["SAC", "RND", "GuidedSAC"], title)
 
 

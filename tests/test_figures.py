@@ -182,10 +182,16 @@ def test_figure_4_marks_its_steps_and_leaves_out_what_is_not_measured():
         "SAC (2 seeds)": [[0, 0], [10, 6]], "RND (2 seeds)": [[0, 0], [10, 6]],
     }  # fmt: skip
     assert "**Humanoid-v5: not measured yet.**" in text.splitlines()
-    data = table.as_table(rows(empty[1], robot, "GuidedSAC", [50, 60, 70], [50, 60, 90]))
-    figure = figures.figure_4b([(data, empty[1])])
+    robots = table.as_table(rows(empty[1], robot, "GuidedSAC", [50, 60, 70], [50, 60, 90]))
+    longer = table.as_table(rows(study, car, "SAC", [0] * 9, [0] * 9))  # than the steps of the panel
+    figure = figures.figure_4b([(longer, study), (robots, empty[1])])
     assert lines(figure.axes[0]) == {"GuidedSAC (2 seeds)": [[0, 50], [10, 60], [20, 80]]}
     assert figure.get_suptitle().startswith("20 steps, where the paper guides for 900,000")
+    quick = [
+        (longer, dataclasses.replace(study, quick=True)),
+        (robots, dataclasses.replace(empty[1], quick=True, seeds=[1])),
+    ]
+    assert figures.figure_4b(quick).get_suptitle().startswith("QUICK LOOK, not a result: 1 seeds, 20 steps; 20 steps")
 
 
 # --- figure 7 ---
