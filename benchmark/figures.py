@@ -110,11 +110,11 @@ def one_legend(figure: Figure) -> None:
 
 
 def titled(text: str, parts: list[Part]) -> str:
-    """The title with a warning before it where the studies are quick forms."""
+    """The title with a warning above it where the studies are quick forms."""
     if not any(study.quick for _, study in parts):
         return text
     seeds = max(len(study.seeds) for _, study in parts)
-    return f"QUICK LOOK, not a result: {seeds} seeds, {last_step(parts):,} steps; {text}"
+    return f"QUICK LOOK, not a result: {seeds} seeds, {last_step(parts):,} steps\n{text}"
 
 
 def last_step(parts: list[Part]) -> int:

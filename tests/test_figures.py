@@ -191,7 +191,7 @@ def test_figure_4_marks_its_steps_and_leaves_out_what_is_not_measured():
         (longer, dataclasses.replace(study, quick=True)),
         (robots, dataclasses.replace(empty[1], quick=True, seeds=[1])),
     ]
-    assert figures.figure_4b(quick).get_suptitle().startswith("QUICK LOOK, not a result: 1 seeds, 20 steps; 20 steps")
+    assert figures.figure_4b(quick).get_suptitle().startswith("QUICK LOOK, not a result: 1 seeds, 20 steps\n20 steps")
 
 
 # --- figure 7 ---
@@ -250,7 +250,7 @@ def test_figure_5_is_its_landscapes():
         assert np.array_equal(mesh.get_array(), given[seed][i].actions) and mesh.get_clim() == (-1, 1)
         assert np.array_equal(line.get_xydata(), given[seed][i].path)
         assert axes.get_title() == f"{PHASES[i]}: step {i + 1}, return 0.0"
-    assert figure.get_suptitle().startswith("QUICK LOOK, not a result: 2 seeds, 10 steps; ")
+    assert figure.get_suptitle().startswith("QUICK LOOK, not a result: 2 seeds, 10 steps\n")
 
 
 def test_oscillation_by_hand():
