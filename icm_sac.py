@@ -1014,7 +1014,7 @@ if __name__ == "__main__":
     # --- shared: continuous update ---
     def update_continuous(data: Batch) -> dict[str, torch.Tensor]:
         """One step on J_Q and, every `policy_frequency` updates, as many on J_π and α."""
-        noise = torch.randn(2, args.batch_size, act_dim, device=device)
+        noise = torch.randn(2, len(data.rows), act_dim, device=device)
         gradients, logs = critic_gradients(data, noise)
         take_step(q_optimizer, gradients)
         for i in range(args.policy_frequency if iteration % args.policy_frequency == 0 else 0):
