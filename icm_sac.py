@@ -1017,6 +1017,7 @@ if __name__ == "__main__":
         noise = torch.randn(2, len(data.rows), act_dim, device=device)
         gradients, logs = critic_gradients(data, noise)
         take_step(q_optimizer, gradients)
+        # a delay of k updates is made up for by k steps at once, as in CleanRL, each with noise of its own
         for i in range(args.policy_frequency if iteration % args.policy_frequency == 0 else 0):
             gradients, actor_logs = actor_gradients(data, noise[0] if i == 0 else torch.randn_like(noise[0]))
             take_step(actor_optimizer, gradients)
