@@ -1,9 +1,10 @@
 """Where the milliseconds of an environment step go, in the unmodified loop of guided_sac_continuous.py.
 
-    python benchmark/profile_update.py
+    python benchmark/profile_update.py --operations 12
 
 What the script calls is wrapped from outside and notes when each call began and ended. The parts of a step are the
-spans between these moments, so they add up to it. Without supervisor, on the CPU. Keep the machine idle meanwhile.
+spans between these moments, so they add up to it. With `--operations` the table is of torch's operations instead, from
+torch's profiler, which slows the step. Without supervisor, on the CPU. Keep the machine idle meanwhile.
 Docs: docs/speed.md
 """
 
@@ -13,6 +14,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import dataclass
+from itertools import count
 from time import perf_counter
 from typing import Literal
 
@@ -46,6 +48,8 @@ class Args:
     """the script's `--precision`"""
     compile: bool = False
     """the script's `--compile`"""
+    operations: int = 0
+    """how many of torch's operations to list, those with the most time of their own; 0: list the parts of a step"""
     threads: int | None = None
     """threads of torch; None: its default"""
 
@@ -72,6 +76,29 @@ def parts(moments: list[tuple[str, float]], steps: int) -> dict[str, float]:
     return dict(zip(PARTS.values(), np.diff(times).reshape(steps, -1).mean(axis=0).tolist(), strict=True))
 
 
+def recorded(step: Callable, profiler: torch.profiler.profile, first: int, last: int) -> Callable:
+    """The environment's step, whose call `first` (from 1) starts the profiler and whose call `last` stops it."""
+    calls = count(1)
+
+    def call(*args, **options):
+        number = next(calls)
+        if number == first:
+            profiler.start()
+        if number == last:
+            profiler.stop()
+        return step(*args, **options)
+
+    return call
+
+
+def operations(profiler: torch.profiler.profile, steps: int, most: int) -> list[tuple[str, float, float]]:
+    """Name, calls and own milliseconds per step of the operations with the most time, then of all together."""
+    events = sorted(profiler.key_averages(), key=lambda e: -e.self_cpu_time_total)
+    rows = [(f"`{e.key.removeprefix('## Call ')[:32]}`", e.count / steps, 1e-3 * e.self_cpu_time_total / steps)
+            for e in events]  # fmt: skip
+    return [*rows[:most], ("all", sum(row[1] for row in rows), sum(row[2] for row in rows))]
+
+
 if __name__ == "__main__":
     args = tyro.cli(Args)
     if args.threads:
@@ -91,6 +118,9 @@ if __name__ == "__main__":
     torch.randn = timed(torch.randn, "randn", moments)  # an update begins with its noise
     torch._foreach_lerp_ = timed(torch._foreach_lerp_, "lerp", moments)
     SyncVectorEnv.step = timed(SyncVectorEnv.step, "step", moments)
+    profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
+    if args.operations:
+        SyncVectorEnv.step = recorded(SyncVectorEnv.step, profiler, args.warm_up + 1, args.warm_up + args.steps + 1)
     sys.argv = [
         str(SCRIPT), f"--env-id={args.env_id}", f"--total-timesteps={args.warm_up + args.steps + 1}",
         "--learning-starts=100", "--no-cuda", f"--precision={args.precision}",
@@ -99,8 +129,13 @@ if __name__ == "__main__":
     sys.path.insert(0, str(SCRIPT.parent))
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         runpy.run_path(str(SCRIPT), run_name="__main__")
-    means = {name: 1e3 * seconds for name, seconds in parts(moments, args.steps).items()}
     settings = f"{args.env_id}, {args.precision}{', compiled' * args.compile}"
-    print(f"\n{about}, {settings}, mean of {args.steps:,} steps, in ms\n")
-    print(f"| step | {' | '.join(means)} |\n|{'-|' * (len(means) + 1)}")
-    print(f"| {sum(means.values()):.2f} | {' | '.join(f'{mean:.2f}' for mean in means.values())} |")
+    about = f"{about}, {settings}, mean of {args.steps:,} steps, in ms"
+    if args.operations:
+        print(f"\n{about}, under torch's profiler\n\n| operation | calls a step | own time |\n|-|-|-|")
+        for name, calls, own in operations(profiler, args.steps, args.operations):
+            print(f"| {name} | {calls:.1f} | {own:.2f} |")
+    else:
+        means = {name: 1e3 * seconds for name, seconds in parts(moments, args.steps).items()}
+        print(f"\n{about}\n\n| step | {' | '.join(means)} |\n|{'-|' * (len(means) + 1)}")
+        print(f"| {sum(means.values()):.2f} | {' | '.join(f'{mean:.2f}' for mean in means.values())} |")

@@ -361,3 +361,29 @@ def test_the_profile_is_of_the_scripts_own_steps(flag):
     step, *means = map(float, row.strip("| ").split(" | "))
     assert step == pytest.approx(sum(means), abs=0.05)
     assert min(means) > 0 and step < 10_000
+
+
+def test_the_operations_are_those_of_the_steps_that_count():
+    """By hand: one update a step has nine products of the actor's layers in three passes, and the critics' Adam, the
+    actor's and that of alpha are three calls of the fused kernel."""
+    command = ["benchmark/profile_update.py", "--env-id=MountainCarContinuous-v0", "--steps=20", "--warm-up=105",
+               "--operations=1000"]  # fmt: skip
+    output = subprocess.check_output([sys.executable, *command], cwd=ROOT, text=True)
+    rows = [line.strip("| ").split(" | ") for line in output.splitlines() if line.startswith("|")][2:]
+    calls = {name.strip("`"): float(number) for name, number, _ in rows}
+    assert calls["aten::addmm"] == 3 * 3  # to act, and on s and s' in the update: three layers each
+    assert calls["aten::_fused_adam_"] == 3
+    assert rows[-1][0] == "all"
+    own = [float(row[2]) for row in rows]
+    assert own[:-1] == sorted(own[:-1], reverse=True)
+    assert own[-1] == pytest.approx(sum(own[:-1]), abs=0.01 * len(own))
+
+
+def test_only_the_listed_operations_are_cut_off():
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        for _ in range(6):
+            torch.ones(4).exp_().add_(1)
+    everything = profile_update.operations(profiler, steps=2, most=100)
+    assert {name: calls for name, calls, _ in everything}["`aten::exp_`"] == 3
+    head = profile_update.operations(profiler, steps=2, most=1)
+    assert [head[0], head[-1]] == [everything[0], everything[-1]] and len(head) == 2
