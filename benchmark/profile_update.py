@@ -1,5 +1,6 @@
 """Where the milliseconds of an environment step go, in the unmodified loop of guided_sac_continuous.py.
 
+    python benchmark/profile_update.py
     python benchmark/profile_update.py --operations 12
 
 What the script calls is wrapped from outside and notes when each call began and ended. The parts of a step are the
@@ -49,7 +50,7 @@ class Args:
     compile: bool = False
     """the script's `--compile`"""
     operations: int = 0
-    """how many of torch's operations to list, those with the most time of their own; 0: list the parts of a step"""
+    """how many of torch's operations to list, those with the most time of their own, ≥ 0; 0: the parts of a step"""
     threads: int | None = None
     """threads of torch; None: its default"""
 

@@ -364,8 +364,8 @@ def test_the_profile_is_of_the_scripts_own_steps(flag):
 
 
 def test_the_operations_are_those_of_the_steps_that_count():
-    """By hand: one update a step has nine products of the actor's layers in three passes, and the critics' Adam, the
-    actor's and that of alpha are three calls of the fused kernel."""
+    """By hand: a step passes the actor's three layers three times, and the critics' Adam, the actor's and that of alpha
+    are three calls of the fused kernel."""
     command = ["benchmark/profile_update.py", "--env-id=MountainCarContinuous-v0", "--steps=20", "--warm-up=105",
                "--operations=1000"]  # fmt: skip
     output = subprocess.check_output([sys.executable, *command], cwd=ROOT, text=True)
