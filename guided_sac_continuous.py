@@ -1,19 +1,15 @@
 """GuidedSAC for continuous actions: Soft Actor-Critic with residual guidance by an LLM-written rule.
 
-Paper: "Efficient Soft Actor-Critic with LLM-Based Action-Level Guidance for Continuous Control".
+Paper: "Efficient Soft Actor-Critic with LLM-Based Action-Level Guidance for Continuous Control" (arXiv 2603.17468).
 Docs:  docs/guided_sac_continuous.md
 """
 
-import json
 import os
 import random
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from datetime import timedelta
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -23,42 +19,24 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 import torch.optim as optim
-import tyro
-from torch.utils.tensorboard import SummaryWriter
 
+from guided_utils.console import Progress, open_log
+from guided_utils.environments import check_continuous_spaces as check_spaces
+from guided_utils.environments import make, tensor_dtype
+from guided_utils.evaluation import Evaluator, save_model
+from guided_utils.optimisation import Gradients, parameters_of, take_step
+from guided_utils.settings import ExperimentArgs, one_line_errors, parse_args, parse_env_kwargs
 from llm_supervisor import PolicyError, Supervisor, SupervisorArgs
 
 
 @dataclass
-class Args(SupervisorArgs):
-    # --- shared: experiment flags ---
+class Args(ExperimentArgs, SupervisorArgs):
     exp_name: str = os.path.basename(__file__)[: -len(".py")]
     """the name of this experiment"""
-    seed: int = 1
-    """seed of the experiment, ≥ 0"""
-    torch_deterministic: bool = True
-    """let cuDNN use deterministic algorithms only (sets `torch.backends.cudnn.deterministic`)"""
-    cuda: bool = True
-    """use a GPU where there is one"""
-    track: bool = False
-    """track the run with Weights & Biases (needs `pip install wandb`)"""
-    wandb_project_name: str = "guided-sac"
-    """the wandb project's name"""
-    wandb_entity: str | None = None
-    """the entity (team) of the wandb project"""
-    capture_video: bool = False
-    """record training episodes of the first environment to `videos/{run_name}`"""
-    save_model: bool = False
-    """save the networks to `runs/{run_name}/{exp_name}.cleanrl_model`"""
-    eval_frequency: int = 0
-    """environment steps between greedy evaluations of the unguided policy; 0 = off"""
-    eval_episodes: int = 10
-    """episodes of an evaluation, ≥ 1"""
-    # --- end ---
 
+    # Algorithm specific arguments
     env_id: str = "MountainCarContinuous-v0"
     """the environment's Gymnasium id"""
-    # --- shared: algorithm flags ---
     env_kwargs: str = "{}"
     """keyword arguments of the environment's constructor, as a JSON object"""
     max_episode_steps: int | None = None
@@ -68,7 +46,7 @@ class Args(SupervisorArgs):
     num_envs: int = 1
     """environments stepped side by side, with one update per step of all of them"""
     buffer_size: int = 1_000_000
-    """observations that the replay buffer holds (an episode's last observation takes a place of its own)"""
+    """transitions that the replay buffer holds, ≥ `num_envs`"""
     gamma: float = 0.99
     """discount factor γ, in [0, 1]"""
     tau: float = 0.005
@@ -78,7 +56,7 @@ class Args(SupervisorArgs):
     learning_starts: int = 5_000
     """environment steps of uniformly random actions before the first update"""
     policy_lr: float = 3e-4
-    """learning rate of the actor network (discrete actions need none by default)"""
+    """learning rate of the actor"""
     q_lr: float = 3e-4
     """learning rate of the critics (and the value network); 3e-4 as in Stable-Baselines3, CleanRL has 1e-3"""
     alpha_lr: float = 3e-4
@@ -91,27 +69,18 @@ class Args(SupervisorArgs):
     """temperature α: the initial one with `--autotune`, else the fixed one"""
     autotune: bool = True
     """learn α so that the policy's entropy stays near a target (`target_entropy` in the script)"""
-    # --- end ---
-
-    # --- shared: value network flag ---
     value_network: bool = False
     """learn a state-value network and bootstrap from its target (paper, Eq. 6-8; SAC of 2018)"""
-    # --- end ---
-
-    # --- shared: guidance flags ---
     guide_start: int = 0
     """environment step of the first consultation"""
     guide_end: int = 10_000
     """environment step at which all guidance is off (paper, C.1 "End Step")"""
     guide_window: int = 1_000
     """environment steps between two consultations, for which a decision holds (paper, C.1 "Guided Window")"""
-    # --- end ---
-    # --- shared: speed flags ---
     precision: Literal["fp32", "bf16"] = "fp32"
     """of the matrix products while learning continuous actions; weights, targets, losses and acting are float32"""
     compile: bool = False
-    """compile the gradients of continuous actions with torch.compile (needs a C++ compiler, some time at the start)"""
-    # --- end ---
+    """compile the gradients of continuous actions with torch.compile (needs a C++ compiler; the first update waits)"""
 
 
 # The paper's settings (table in C.1) are that environment's defaults; a flag on the command line still wins.
@@ -132,66 +101,6 @@ ENV_DEFAULTS = {
 }  # fmt: skip
 
 
-# --- shared: settings ---
-def parse_args() -> tuple[Args, dict[str, str]]:
-    """Read the command line over the environment's defaults over the general ones.
-
-    Returns:
-        The settings in force and, for each field, where it came from: "command line" (where that changes it),
-        "environment" or "default".
-    """
-    flags = [flag for flag in sys.argv[1:] if flag not in ("-h", "--help")]  # help is to show that environment's values
-    env_id = tyro.cli(Args, args=flags).env_id
-    base = replace(Args(), env_id=env_id, **ENV_DEFAULTS.get(env_id, {}))
-    args = tyro.cli(Args, default=base)
-    sources = {}
-    for f in fields(Args):
-        value = getattr(args, f.name)
-        if value != getattr(base, f.name) or (f.name == "env_id" and value != Args().env_id):
-            sources[f.name] = "command line"
-        else:
-            sources[f.name] = "environment" if f.name in ENV_DEFAULTS.get(env_id, {}) else "default"
-    return args, sources
-
-
-def check_ranges(args: Args, ranges: dict[str, tuple[float, float]]) -> None:
-    """Raise ValueError for a number outside its range from low to high, both included unless infinite."""
-    for name, (low, high) in ranges.items():
-        value = getattr(args, name)
-        if value is not None and not (low <= value <= high and value < np.inf):
-            raise ValueError(
-                f"--{name.replace('_', '-')} must lie in [{low}, {high}{']' if high < np.inf else ')'}, not {value}"
-            )
-
-
-def check_args(args: Args) -> None:
-    """Raise ValueError for a number out of its range."""
-    check_ranges(args, {
-        **dict.fromkeys(("num_envs", "buffer_size", "batch_size", "total_timesteps", "max_episode_steps",
-                         "eval_episodes", "policy_frequency", "target_network_frequency"), (1, np.inf)),
-        **dict.fromkeys(("learning_starts", "eval_frequency", "policy_lr", "q_lr", "alpha_lr", "alpha"), (0, np.inf)),
-        "gamma": (0, 1), "tau": (0, 1), "seed": (0, 2**32 - 1),
-    })  # fmt: skip
-    if args.autotune and args.alpha == 0:
-        raise ValueError("--alpha is the initial temperature that --autotune scales: it must be above 0")
-    if args.tau == 0:
-        raise ValueError("--tau 0 would leave the target networks as they begin: it must be above 0")
-
-
-@contextmanager
-def one_line_errors():
-    """Turn what bad input raises into one line and exit status 1."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError, gym.error.Error) as error:
-        message = "; ".join(line.strip() for line in str(error).splitlines())
-        raise SystemExit(f"{os.path.basename(__file__)}: error: {message}") from None
-
-
-# --- end ---
-
-
-# --- shared: make_env ---
 def make_env(
     env_id: str,
     seed: int,
@@ -202,22 +111,16 @@ def make_env(
     max_episode_steps: int | None = None,
     render_mode: str | None = None,
 ) -> Callable[[], gym.Env]:
-    """CleanRL's make_env, and behind its arguments those that go to the environment.
-
-    Raises (when the thunk is called):
-        ValueError: the environment does not accept `env_kwargs`, or could not be made.
-    """
+    """CleanRL's make_env, and behind its arguments those that go to the environment."""
 
     def thunk() -> gym.Env:
-        record = capture_video and idx == 0
-        mode = "rgb_array" if record else render_mode
-        try:
-            env = gym.make(env_id, max_episode_steps=max_episode_steps, render_mode=mode, **(env_kwargs or {}))
-        except (TypeError, KeyError, AttributeError, AssertionError) as error:  # an environment checks as it likes
-            reason = f"{type(error).__name__}: {error}"
-            raise ValueError(f"{env_id} does not accept --env-kwargs {env_kwargs or {}}: {reason}") from error
-        if record:
-            env = gym.wrappers.RecordVideo(env, f"videos/{run_name}")
+        make_with = partial(make, env_id, max_episode_steps, env_kwargs)
+        if capture_video and idx == 0:
+            from llm_supervisor import record_video  # here: the baselines run without the helper
+
+            env = record_video(make_with, f"videos/{run_name}")
+        else:
+            env = make_with(render_mode)
         env = gym.wrappers.RecordEpisodeStatistics(env)
         env.action_space.seed(seed)
         return env
@@ -225,54 +128,8 @@ def make_env(
     return thunk
 
 
-# --- end ---
-
-
-# --- shared: env kwargs ---
-def parse_env_kwargs(text: str) -> dict:
-    """`--env-kwargs` as a dictionary; ValueError when it is not a JSON object."""
-    try:
-        env_kwargs = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--env-kwargs must be a JSON object such as '{{\"frame_skip\": 5}}': {error}") from None
-    if not isinstance(env_kwargs, dict):
-        raise ValueError(f"--env-kwargs must be a JSON object, not {text}")
-    return env_kwargs
-
-
-# --- end ---
-
-
-# --- shared: continuous actions ---
-def is_continuous(space: gym.Space) -> bool:
-    """Whether a squashed Gaussian can act in the space: a bounded Box of floats with at least one axis."""
-    return (
-        isinstance(space, gym.spaces.Box)
-        and space.is_bounded()
-        and np.issubdtype(space.dtype, np.floating)
-        and len(space.shape) > 0
-    )
-
-
-# --- end ---
-
-
-def check_spaces(env: gym.Env) -> None:
-    """Raise ValueError unless the environment has Box observations and a bounded Box of actions."""
-    if isinstance(env.action_space, gym.spaces.Discrete):
-        raise ValueError(f"{env.spec.id} has discrete actions {env.action_space}: use guided_sac_discrete.py")
-    if not is_continuous(env.action_space):
-        raise ValueError(f"the actions must be a bounded Box of floats, those of {env.spec.id} are {env.action_space}")
-    if not isinstance(env.observation_space, gym.spaces.Box):
-        raise ValueError(
-            f"the observation space must be a Box, that of {env.spec.id} is {env.observation_space}: "
-            "wrap the environment in gymnasium.wrappers.FlattenObservation and register it under an id of its own"
-        )
-
-
-# --- shared: replay buffer ---
 class Batch(NamedTuple):
-    """B transitions on the buffer's device, float32; observations and actions int64 where they are discrete."""
+    """B transitions on the buffer's device; observations and actions float32, int64 where they are discrete."""
 
     observations: torch.Tensor  # (B, *obs)
     next_observations: torch.Tensor  # (B, *obs)
@@ -282,92 +139,49 @@ class Batch(NamedTuple):
     rows: torch.Tensor  # (B,) int64, their places in the buffer, for what a script notes beside each transition
 
 
-def storage_dtype(space: gym.Space) -> torch.dtype:
-    """float32 for numbers (Box), int64 for what is counted (Discrete, MultiDiscrete)."""
-    return torch.float32 if isinstance(space, gym.spaces.Box) else torch.int64
-
-
 class ReplayBuffer:
-    """Ring of transitions that point into a ring of observations, in which each observation stands once.
-
-    The next observation of a transition is the observation of its successor, except at an episode's end, whose last
-    observation gets a slot of its own. Half the memory of storing s and s': 1M transitions of 348 floats in 1.5 GB.
-    Slots are numbered by age (0, 1, 2, …; number modulo capacity is the place), so a transition has expired exactly
-    when the number of its s is a capacity or more behind the newest.
-    """
+    """Ring of the newest `buffer_size` transitions. Pages of memory are taken as it fills; images stay uint8 in it."""
 
     def __init__(self, buffer_size: int, envs: gym.vector.VectorEnv, device: torch.device):
-        num_envs, obs_space, action_space = envs.num_envs, envs.single_observation_space, envs.single_action_space
-        # 4 · num_envs more: the newest s may be followed by the resets of its step, then by s' and resets of the next
-        self.capacity, self.num_envs, self.device = buffer_size + 4 * num_envs, num_envs, device
-        self.size = -(-buffer_size // num_envs) * num_envs  # a multiple of num_envs: a step is written in one piece
-        self.obs = torch.zeros((self.capacity, *obs_space.shape), dtype=storage_dtype(obs_space), device=device)
-        self.slots = torch.zeros((self.size, 2), dtype=torch.int64)  # numbers of s and s'
-        self.actions = torch.zeros((self.size, *action_space.shape), dtype=storage_dtype(action_space), device=device)
-        self.rewards = torch.zeros(self.size, device=device)
-        self.terminations = torch.zeros(self.size, device=device)
-        self.written = 0  # observations ever written
-        self.oldest, self.added = 0, 0  # transitions expired and transitions ever added
+        obs, action = envs.single_observation_space, envs.single_action_space
+        obs_dtype = torch.uint8 if obs.dtype == np.uint8 else tensor_dtype(obs)
+        new = partial(torch.empty, device=device)
+        self.transitions = Batch(
+            new((buffer_size, *obs.shape), dtype=obs_dtype),
+            new((buffer_size, *obs.shape), dtype=obs_dtype),
+            new((buffer_size, *action.shape), dtype=tensor_dtype(action)),
+            rewards=new(buffer_size),
+            terminations=new(buffer_size),
+            rows=torch.arange(buffer_size, device=device),
+        )
+        self.size, self.num_envs, self.device = buffer_size, envs.num_envs, device
+        self.added = 0  # transitions ever
 
     def __len__(self) -> int:
-        return self.added - self.oldest
+        return min(self.added, self.size)
 
-    def _write(self, obs: np.ndarray) -> torch.Tensor:
-        """Store observations (n, *obs) and return their numbers (n,)."""
-        numbers = torch.arange(self.written, self.written + len(obs))
-        obs = torch.as_tensor(obs, dtype=self.obs.dtype, device=self.device)
-        self.obs.index_copy_(0, (numbers % self.capacity).to(self.device), obs)
-        self.written += len(obs)
-        return numbers
+    def add(self, obs, next_obs, actions, rewards, terminations) -> torch.Tensor:
+        """Store a step of N environments, arrays (N, …), at the rows (N,) that are returned.
 
-    def reset(self, obs: np.ndarray) -> None:
-        """Start every environment's first episode at obs (N, *obs)."""
-        self.current = self._write(obs)  # (N,)
-
-    def add(self, actions, rewards, terminations, dones, next_obs, final_obs) -> None:
-        """Store one vector step, at the rows `self.last`.
-
-        Args:
-            actions: (N, *action) as executed. rewards, terminations, dones: (N,); done = terminated or truncated.
-            next_obs: (N, *obs), the new episode's first observation where done.
-            final_obs: (N, *obs), the true successor of the step; differs from next_obs only where done.
+        next_obs are the true successors (at an episode's end its last observation), actions those executed.
         """
-        row = self.added % self.size
-        self.last = rows = slice(row, row + self.num_envs)
-        following = self._write(final_obs)  # (N,)
-        self.slots[rows] = torch.stack([self.current, following], dim=1)
-        self.actions[rows] = torch.as_tensor(actions, dtype=self.actions.dtype)
-        self.rewards[rows] = torch.as_tensor(rewards, dtype=torch.float32)
-        self.terminations[rows] = torch.as_tensor(terminations, dtype=torch.float32)
+        rows = (self.added + torch.arange(self.num_envs, device=self.device)) % self.size
+        for column, values in zip(self.transitions, (obs, next_obs, actions, rewards, terminations), strict=False):
+            column[rows] = torch.as_tensor(values, dtype=column.dtype, device=self.device)
         self.added += self.num_envs
-        self.current = following
-        if dones.any():
-            self.current = self.current.clone()
-            self.current[torch.as_tensor(dones)] = self._write(next_obs[dones])
-        self.oldest = max(self.oldest, self.added - self.size)
-        while self.slots[self.oldest % self.size :][: self.num_envs, 0].min() < self.written - self.capacity:
-            self.oldest += self.num_envs  # short episodes: their last observations took the place
+        return rows
 
     def sample(self, batch_size: int) -> Batch:
         """Draw transitions uniformly, with replacement."""
-        return self.take(torch.randint(self.oldest, self.added, (batch_size,)) % self.size)
+        return self.take(torch.randint(len(self), (batch_size,)).to(self.device))
 
     def take(self, rows: torch.Tensor) -> Batch:
         """The transitions at these rows (B,)."""
-        places = (self.slots[rows].T % self.capacity).to(self.device)  # (2, B)
-        rows = rows.to(self.device)
         # index_select gathers with all threads, indexing with one
-        return Batch(
-            *(self.obs.index_select(0, place) for place in places),
-            *(x.index_select(0, rows) for x in (self.actions, self.rewards, self.terminations)),
-            rows,
-        )
+        columns = (column.index_select(0, rows) for column in self.transitions)
+        return Batch(*(x.float() if x.dtype == torch.uint8 else x for x in columns))
 
 
-# --- end ---
-
-
-# --- shared: critics ---
 class SoftQNetwork(nn.Module):
     """The twin critics Q₁, Q₂ as one batched network: each layer is one batched product for both.
 
@@ -396,16 +210,12 @@ class SoftQNetwork(nn.Module):
         return (x * self.weights[3].mT).sum(dim=2) + self.biases[2].squeeze(-1)
 
 
-# --- end ---
-
-
 class ValueNetwork(nn.Module):
     """The state value V(s) of the paper's Eq. 6 (only with `--value-network`)."""
 
     def __init__(self, envs: gym.vector.VectorEnv, hidden: int = 256):
         super().__init__()
-        obs_dim = int(np.prod(envs.single_observation_space.shape))
-        self.fc1 = nn.Linear(obs_dim, hidden)
+        self.fc1 = nn.Linear(int(np.prod(envs.single_observation_space.shape)), hidden)
         self.fc2 = nn.Linear(hidden, hidden)
         self.fc3 = nn.Linear(hidden, 1)
 
@@ -416,7 +226,6 @@ class ValueNetwork(nn.Module):
         return (x * self.fc3.weight).sum(dim=1) + self.fc3.bias  # float32, as in the critics
 
 
-# --- shared: continuous actor ---
 class Actor(nn.Module):
     """Squashed Gaussian policy: a = scale · tanh(u) + bias, u ~ N(mean(s), std(s))."""
 
@@ -465,24 +274,16 @@ class Actor(nn.Module):
         return (self.action_scale * u.tanh() + self.action_bias).unflatten(1, self.action_shape)
 
 
-# --- end ---
-
-
 def intervene(actions: np.ndarray, guidance: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
     """Residual intervention: a = clip(a_rl + a_g, low, high), for (N, *action) both."""
     return np.clip(actions + guidance, space.low, space.high).astype(space.dtype)
 
 
-# --- shared: continuous soft value ---
 def soft_value(q: torch.Tensor, log_pi: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
     """V(s) = min_i Q_i(s, a~) − α log π(a~|s) for a~ ~ π (paper, Eq. 6): (2, B), (B,), () → (B,)."""
     return torch.minimum(*q) - alpha * log_pi
 
 
-# --- end ---
-
-
-# --- shared: losses ---
 def td_target(data: Batch, next_values: torch.Tensor, gamma: float) -> torch.Tensor:
     """y = r + γ (1 − terminated) V(s') (paper, Eq. 8), (B,). A truncated episode goes on: it bootstraps."""
     return data.rewards + gamma * (1 - data.terminations) * next_values
@@ -493,126 +294,10 @@ def critic_losses(q: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (q - target).square().mean(dim=1)
 
 
-# --- end ---
-
-
-# --- shared: gradients ---
-Gradients = tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]
-"""Gradients of an optimiser's parameters, and what to log of the losses."""
-
-# --- end ---
-
-
-# --- shared: optimiser step ---
-def parameters_of(optimizer: optim.Optimizer) -> list[torch.Tensor]:
-    """The parameters of all its groups."""
-    return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-def take_step(optimizer: optim.Optimizer, gradients: tuple[torch.Tensor, ...]) -> None:
-    """One step with these gradients of the optimiser's parameters."""
-    for parameter, gradient in zip(parameters_of(optimizer), gradients, strict=True):
-        parameter.grad = gradient
-    optimizer.step()
-
-
-# --- end ---
-
-
-# --- shared: evaluation ---
-def check_time_limit(env: gym.Env) -> None:
-    """Raise ValueError where an episode need not end: a greedy policy that goes in circles would never return."""
-    if env.spec.max_episode_steps is None:
-        raise ValueError(
-            f"{env.spec.id} has no time limit, so an evaluation may never end: give --max-episode-steps, or to "
-            "`evaluate` a make_env with max_episode_steps bound"
-        )
-
-
-def greedy_returns(envs: list[gym.Env], policy: Callable[[np.ndarray], np.ndarray], seed: int) -> list[float]:
-    """Undiscounted return of one episode in each environment, the i-th from seed + i: equal starts every time.
-
-    Args:
-        envs: the environments; only those still running are stepped.
-        policy: maps observations (n, *obs) to actions (n, *action).
-    """
-    obs = [env.reset(seed=seed + i)[0] for i, env in enumerate(envs)]
-    returns, running = [0.0] * len(envs), list(range(len(envs)))
-    while running:
-        ended = set()
-        for i, action in zip(running, policy(np.stack([obs[i] for i in running])), strict=True):
-            obs[i], reward, terminated, truncated, _ = envs[i].step(action)
-            returns[i] += float(reward)
-            if terminated or truncated:
-                ended.add(i)
-        running = [i for i in running if i not in ended]
-    return returns
-
-
-def evaluate(
-    model_path: str,
-    make_env: Callable,
-    env_id: str,
-    eval_episodes: int,
-    run_name: str,
-    Model: type[nn.Module],
-    device: torch.device | str = "cpu",
-    capture_video: bool = False,
-) -> list[float]:
-    """CleanRL's evaluate: the greedy returns of a saved model.
-
-    Args:
-        make_env: this script's `make_env`, with `env_kwargs` and `max_episode_steps` bound by functools.partial where
-            the run had any.
-        Model: the actor's class.
-    """
-    envs = [make_env(env_id, 0, i, capture_video, run_name)() for i in range(eval_episodes)]
-    check_time_limit(envs[0])
-    dtype = storage_dtype(envs[0].observation_space)
-    actor = Model(gym.vector.SyncVectorEnv([lambda: envs[0]])).to(device)
-    actor.load_state_dict(torch.load(model_path, map_location=device, weights_only=True)[0])
-
-    @torch.no_grad()
-    def policy(obs: np.ndarray) -> np.ndarray:
-        return actor.get_greedy_action(torch.as_tensor(obs, dtype=dtype, device=device)).cpu().numpy()
-
-    returns = greedy_returns(envs, policy, seed=0)
-    for env in envs:
-        env.close()
-    return returns
-
-
-# --- end ---
-
 if __name__ == "__main__":
-    # --- shared: arguments ---
     with one_line_errors():
-        args, sources = parse_args()
-        check_args(args)
-    # --- end ---
-
-    # --- shared: setup ---
-    with one_line_errors():
-        if args.track:
-            import wandb
-        make_run_env = partial(
-            make_env, env_kwargs=parse_env_kwargs(args.env_kwargs), max_episode_steps=args.max_episode_steps
-        )
+        args, sources = parse_args(Args, ENV_DEFAULTS)
         run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
-
-        def extra_env(render_mode: str | None) -> gym.Env:
-            """An environment beside training, for replays, auditions and rendering trials."""
-            return make_run_env(args.env_id, args.seed, 0, False, run_name, render_mode=render_mode)()
-
-        if args.capture_video:
-            from llm_supervisor import open_rendered, own_opengl_context  # here: the baselines run without the helper
-
-            trial, reason = open_rendered(extra_env)
-            if trial is None:
-                print(f"no videos: {reason}")
-                args.capture_video = False
-            else:
-                trial.close()
 
         random.seed(args.seed)
         np.random.seed(args.seed)
@@ -620,24 +305,18 @@ if __name__ == "__main__":
         torch.backends.cudnn.deterministic = args.torch_deterministic
         device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
 
+        make_run_env = partial(
+            make_env, env_kwargs=parse_env_kwargs(args.env_kwargs), max_episode_steps=args.max_episode_steps
+        )
         # SAME_STEP: the step that ends an episode also resets it, so that every stored transition is a real one
         envs = gym.vector.SyncVectorEnv(
             [make_run_env(args.env_id, args.seed + i, i, args.capture_video, run_name) for i in range(args.num_envs)],
             autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
         )
         envs.action_space.seed(args.seed)
-        if args.capture_video:
-            own_opengl_context(envs.envs[0])
-        eval_envs = [
-            make_run_env(args.env_id, args.seed, i, False, run_name)()
-            for i in range(args.eval_episodes if args.eval_frequency else 0)
-        ]
         check_spaces(envs.envs[0])
-        if eval_envs:
-            check_time_limit(eval_envs[0])
-    # --- end ---
+        evaluator = Evaluator(args, lambda i: make_run_env(args.env_id, args.seed, i, False, run_name)())
 
-    # --- shared: networks ---
     actor = Actor(envs).to(device)
     qf, qf_target = SoftQNetwork(envs).to(device), SoftQNetwork(envs).to(device)
     qf_target.load_state_dict(qf.state_dict())
@@ -651,14 +330,14 @@ if __name__ == "__main__":
         critic_parameters += vf.parameters()
         online, targets = [*vf.parameters()], [*vf_target.parameters()]  # V̄ takes the place of the target critics
     log_alpha = torch.tensor(args.alpha, device=device).log().requires_grad_(args.autotune)
+    target_entropy = -float(np.prod(envs.single_action_space.shape))  # −dim(A)
     q_optimizer = optim.Adam(critic_parameters, lr=args.q_lr, fused=True)
     actor_groups = [{"params": [*actor.parameters()]}]
     if args.autotune:
         actor_groups.append({"params": [log_alpha], "lr": args.alpha_lr})
     actor_optimizer = optim.Adam(actor_groups, lr=args.policy_lr, fused=True)
-    # --- end ---
-    target_entropy = -float(np.prod(envs.single_action_space.shape))  # −dim(A)
-    # --- shared: speed ---
+    act_dim, actor_parameters = len(actor.action_scale), parameters_of(actor_optimizer)
+
     # a decorator of all that leads to a gradient: it casts each weight once per call, and must not outlive the step
     mixed_precision = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
     # forward and backward pass in one graph: in two, compilation brings next to nothing. Noise is an argument, because
@@ -666,8 +345,6 @@ if __name__ == "__main__":
     # would be looked up by module name, and a second run in one process would find those of the first
     torch._dynamo.config.trace_autograd_ops = args.compile
     compiled = partial(torch.compile, dynamic=False, fullgraph=True, disable=not args.compile)
-    # --- end ---
-    act_dim, actor_parameters = len(actor.action_scale), parameters_of(actor_optimizer)
 
     @torch.no_grad()
     def act(obs: np.ndarray, deterministic: bool) -> np.ndarray:
@@ -697,7 +374,6 @@ if __name__ == "__main__":
             loss, logs["vf_loss"] = loss + vf_loss, vf_loss.detach()
         return torch.autograd.grad(loss, critic_parameters), logs
 
-    # --- shared: actor gradients ---
     @mixed_precision
     @compiled
     def actor_gradients(data: Batch, noise: torch.Tensor) -> Gradients:
@@ -711,106 +387,41 @@ if __name__ == "__main__":
             loss, logs["alpha_loss"] = loss + alpha_loss, alpha_loss.detach()
         return torch.autograd.grad(loss, actor_parameters), logs
 
-    # --- end ---
-
-    def update_critic(data: Batch, noise: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One step on J_Q (and J_V)."""
-        gradients, logs = critic_gradients(data, noise)
-        take_step(q_optimizer, gradients)
-        return logs
-
-    def update_actor(data: Batch, noise: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One step on J_π and on α."""
-        gradients, logs = actor_gradients(data, noise)
-        take_step(actor_optimizer, gradients)
-        return logs
-
-    # --- supervision ---
     with one_line_errors():
         supervisor = Supervisor(
             args,
-            env_fn=extra_env,
+            env_fn=lambda mode: make_run_env(args.env_id, args.seed, 0, False, run_name, render_mode=mode)(),
             act=act,
             intervene=partial(intervene, space=envs.single_action_space),
             run_dir=f"runs/{run_name}",
             env_kwargs_given=sources["env_kwargs"] == "command line",
         )
         supervisor.prepare()
-    guidance = None
-    next_consultation = args.guide_start
-    # --- end ---
-
-    # --- shared: compilation ---
-    if args.compile:
-        # the first call compiles: with zeros and without a step, before the log and the clock are started and after a
-        # supervisor has taken the key out of the environment, which the compiler's processes inherit
-        print("compiling …", flush=True)
-        shapes = [envs.single_observation_space.shape] * 2 + [envs.single_action_space.shape, (), ()]
-        zeros = [torch.zeros(args.batch_size, *shape, device=device) for shape in shapes]
-        data = Batch(*zeros, rows=torch.zeros(args.batch_size, dtype=torch.int64, device=device))
-        noise = torch.zeros(2, args.batch_size, act_dim, device=device)
-        with one_line_errors():
-            try:
-                critic_gradients(data, noise)
-                actor_gradients(data, noise[0])
-            except RuntimeError as error:
-                reason = str(error).splitlines()[0]
-                raise ValueError(f"--compile failed: {reason}; it needs a C++ compiler such as g++") from error
-    # --- end ---
-
-    # --- shared: logging ---
-    if args.track:
-        wandb.init(
-            project=args.wandb_project_name, entity=args.wandb_entity, sync_tensorboard=True, config=vars(args),
-            name=run_name, monitor_gym=True, save_code=True,
-        )  # fmt: skip
-    with one_line_errors():
-        writer = SummaryWriter(f"runs/{run_name}")
-    settings = {**vars(args), "torch_num_threads": torch.get_num_threads(), "device": str(device)}
-    rows = "\n".join(f"|{k}|{v}|{sources.get(k, 'machine')}|" for k, v in settings.items())
-    writer.add_text("hyperparameters", f"|param|value|source|\n|-|-|-|\n{rows}")
-    for source in sorted(set(sources.values())):
-        print(f"{source:>12}: " + " ".join(f"{k}={v}" for k, v in settings.items() if sources.get(k) == source))
-    print(f"{'machine':>12}: {device} with {torch.get_num_threads()} threads, logging to runs/{run_name}", flush=True)
-    # --- end ---
+        writer = open_log(args, sources, run_name, device)
     print(f"{'supervisor':>12}: {supervisor.description}", flush=True)
 
-    # --- shared: start ---
     rb = ReplayBuffer(args.buffer_size, envs, device)
     obs, _ = envs.reset(seed=args.seed)
-    rb.reset(obs)
-    recent_returns, evaluations, logs = deque(maxlen=20), [], {}
-    global_step, iteration = 0, 0
-
-    def evaluate_greedy() -> None:
-        """Log the greedy return of the unguided policy, from the same starts every time: this seed's own."""
-        returns = greedy_returns(eval_envs, partial(act, deterministic=True), seed=(args.seed + 1) * 1_000_000)
-        evaluations.append(np.mean(returns))
-        writer.add_scalar("eval/episodic_return", evaluations[-1], global_step)
-        print(f"step {global_step:,}: greedy return {np.mean(returns):.2f} ± {np.std(returns):.2f}", flush=True)
-
-    if args.eval_frequency:
-        evaluate_greedy()
-    start_time = last_print = time.time()
-    # --- end ---
     episode_steps = np.zeros(args.num_envs, dtype=np.int64)
+    recent_returns, actor_logs = deque(maxlen=20), {}
+    guidance, next_consultation = None, args.guide_start
+    global_step, iteration = 0, 0
+    if args.eval_frequency:
+        evaluator.run(act, global_step, writer)
+    progress = Progress(args.total_timesteps)
     while global_step < args.total_timesteps:
-        # --- supervision ---
         if global_step >= next_consultation or supervisor.waiting:
             # the advisor's decision holds for a whole window, w = 1 (guidance) or w = 0 (None); after guide_end w = 0
             if global_step < args.guide_end:
-                guidance = supervisor.consult(global_step, list(recent_returns), writer)
+                with progress.paused():
+                    guidance = supervisor.consult(global_step, list(recent_returns), writer)
                 next_consultation = min(global_step + args.guide_window, args.guide_end)
             else:
                 supervisor.end(global_step, writer)
                 guidance, next_consultation = None, np.inf
-        # --- end ---
 
-        # --- shared: act ---
         random_phase = global_step < args.learning_starts
         actions = envs.action_space.sample() if random_phase else act(obs, deterministic=False)  # (N, *action)
-        # --- end ---
-        # --- supervision ---
         if guidance is not None:
             try:
                 # a = clip(a_rl + a_g, low, high): the executed action is the one that enters the buffer
@@ -818,79 +429,58 @@ if __name__ == "__main__":
             except PolicyError as error:  # a failing rule ends the guidance, never the run
                 supervisor.report_failure(error, global_step, writer)
                 guidance = None
-        # --- end ---
 
-        # --- shared: step ---
         next_obs, rewards, terminations, truncations, infos = envs.step(actions)
         dones = terminations | truncations
-        final_obs = next_obs
-        if dones.any():
-            final_obs = next_obs.copy()
-            for i in np.flatnonzero(dones):
-                final_obs[i] = infos["final_obs"][i]
-                episode = infos["final_info"]["episode"]
-                recent_returns.append(float(episode["r"][i]))
-                writer.add_scalar("charts/episodic_return", episode["r"][i], global_step + args.num_envs)
-                writer.add_scalar("charts/episodic_length", episode["l"][i], global_step + args.num_envs)
-        rb.add(actions, rewards, terminations, dones, next_obs, final_obs)
-        obs = next_obs
         global_step += args.num_envs
         iteration += 1
-        # --- end ---
+        real_next_obs = next_obs.copy()
+        for i in np.flatnonzero(dones):
+            real_next_obs[i] = infos["final_obs"][i]
+            episode = infos["final_info"]["episode"]
+            recent_returns.append(float(episode["r"][i]))
+            writer.add_scalar("charts/episodic_return", episode["r"][i], global_step)
+            writer.add_scalar("charts/episodic_length", episode["l"][i], global_step)
+        rb.add(obs, real_next_obs, actions, rewards, terminations)
+        obs = next_obs
         episode_steps = np.where(dones, 0, episode_steps + 1)
 
         if global_step > args.learning_starts:
             data = rb.sample(args.batch_size)
             noise = torch.randn(2, args.batch_size, act_dim, device=device)
-            logs |= update_critic(data, noise)
-            if iteration % args.policy_frequency == 0:
-                logs |= update_actor(data, noise[0])
-                for _ in range(args.policy_frequency - 1):  # make up for the delay, as CleanRL does
-                    logs |= update_actor(data, torch.randn_like(noise[0]))
-            # --- shared: targets and losses ---
+            gradients, critic_logs = critic_gradients(data, noise)
+            take_step(q_optimizer, gradients)
+            # a delay of k updates is made up for by k steps at once, as in CleanRL, each with noise of its own
+            for i in range(args.policy_frequency if iteration % args.policy_frequency == 0 else 0):
+                gradients, actor_logs = actor_gradients(data, noise[0] if i == 0 else torch.randn_like(noise[0]))
+                take_step(actor_optimizer, gradients)
             if iteration % args.target_network_frequency == 0:
                 # Polyak averaging: lerp(φ̄, φ, τ) = (1 − τ) φ̄ + τ φ
                 with torch.no_grad():
                     torch._foreach_lerp_(targets, online, args.tau)
             if iteration % 100 == 0:
+                logs = critic_logs | actor_logs
                 (qf1_value, qf2_value), (qf1_loss, qf2_loss) = logs["q"].mean(1).tolist(), logs["qf_losses"].tolist()
-                scalars = {
-                    "losses/qf1_values": qf1_value, "losses/qf2_values": qf2_value, "losses/qf1_loss": qf1_loss,
-                    "losses/qf2_loss": qf2_loss, "losses/qf_loss": (qf1_loss + qf2_loss) / 2,
-                    "losses/alpha": log_alpha.exp().item(),
-                }  # fmt: skip
-                scalars |= {f"losses/{name}": value.item() for name, value in logs.items() if value.dim() == 0}
-                for tag, value in scalars.items():
-                    writer.add_scalar(tag, value, global_step)
-                writer.add_scalar("charts/SPS", int(global_step / (time.time() - start_time)), global_step)
-            # --- end ---
+                writer.add_scalar("losses/qf1_values", qf1_value, global_step)
+                writer.add_scalar("losses/qf2_values", qf2_value, global_step)
+                writer.add_scalar("losses/qf1_loss", qf1_loss, global_step)
+                writer.add_scalar("losses/qf2_loss", qf2_loss, global_step)
+                writer.add_scalar("losses/qf_loss", (qf1_loss + qf2_loss) / 2, global_step)
+                writer.add_scalar("losses/alpha", log_alpha.exp().item(), global_step)
+                for name, value in logs.items():
+                    if value.dim() == 0:  # actor_loss, alpha_loss, vf_loss
+                        writer.add_scalar(f"losses/{name}", value.item(), global_step)
+                writer.add_scalar("charts/SPS", progress.steps_per_second(global_step), global_step)
 
-        # --- shared: evaluate ---
         last_step = global_step >= args.total_timesteps
         if args.eval_frequency and (global_step % args.eval_frequency < args.num_envs or last_step):
-            evaluate_greedy()
-        if time.time() - last_print > 5 or last_step:
-            last_print = time.time()
-            sps = global_step / (last_print - start_time)
-            left = timedelta(seconds=int((args.total_timesteps - global_step) / sps))
-            mean = f"{np.mean(recent_returns):.1f}" if recent_returns else "-"
-            progress = f"step {global_step:,}/{args.total_timesteps:,}  {sps:,.0f} steps/s  {left} left"
-            print(f"{progress}  return {mean}", flush=True)
-        # --- end ---
+            evaluator.run(act, global_step, writer)
+        progress.report(global_step, recent_returns)
 
-    # --- supervision ---
     supervisor.end(global_step, writer)
-    # --- end ---
-    # --- shared: finish ---
     if args.save_model:
-        model_path = f"runs/{run_name}/{args.exp_name}.cleanrl_model"
-        torch.save(tuple(m.state_dict() for m in modules), model_path + ".part")
-        os.replace(model_path + ".part", model_path)
-        print(f"model saved to {model_path}")
-    for env in [*eval_envs, envs]:
-        env.close()
+        save_model(modules, f"runs/{run_name}/{args.exp_name}.cleanrl_model")
+    envs.close()
     writer.close()
-    if evaluations:
-        print(f"greedy return without guidance: {evaluations[0]:.2f} before training, {evaluations[-1]:.2f} after")
+    evaluator.close()
     print(f"logs are in runs/{run_name}; see them with: tensorboard --logdir runs")
-    # --- end ---

@@ -1,19 +1,15 @@
 """GuidedSAC for discrete actions: Soft Actor-Critic in whose place an LLM-written rule acts for a while.
 
-Paper: "Efficient Soft Actor-Critic with LLM-Based Action-Level Guidance for Continuous Control".
+Paper: "Efficient Soft Actor-Critic with LLM-Based Action-Level Guidance for Continuous Control" (arXiv 2603.17468).
 Docs:  docs/guided_sac_discrete.md
 """
 
-import json
 import os
 import random
-import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from datetime import timedelta
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -23,42 +19,24 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 import torch.optim as optim
-import tyro
-from torch.utils.tensorboard import SummaryWriter
 
+from guided_utils.console import Progress, open_log
+from guided_utils.environments import check_discrete_spaces as check_spaces
+from guided_utils.environments import integer_observations, make, tensor_dtype
+from guided_utils.evaluation import Evaluator, save_model
+from guided_utils.optimisation import minimise
+from guided_utils.settings import ExperimentArgs, one_line_errors, parse_args, parse_env_kwargs
 from llm_supervisor import PolicyError, Supervisor, SupervisorArgs
 
 
 @dataclass
-class Args(SupervisorArgs):
-    # --- shared: experiment flags ---
+class Args(ExperimentArgs, SupervisorArgs):
     exp_name: str = os.path.basename(__file__)[: -len(".py")]
     """the name of this experiment"""
-    seed: int = 1
-    """seed of the experiment, ≥ 0"""
-    torch_deterministic: bool = True
-    """let cuDNN use deterministic algorithms only (sets `torch.backends.cudnn.deterministic`)"""
-    cuda: bool = True
-    """use a GPU where there is one"""
-    track: bool = False
-    """track the run with Weights & Biases (needs `pip install wandb`)"""
-    wandb_project_name: str = "guided-sac"
-    """the wandb project's name"""
-    wandb_entity: str | None = None
-    """the entity (team) of the wandb project"""
-    capture_video: bool = False
-    """record training episodes of the first environment to `videos/{run_name}`"""
-    save_model: bool = False
-    """save the networks to `runs/{run_name}/{exp_name}.cleanrl_model`"""
-    eval_frequency: int = 0
-    """environment steps between greedy evaluations of the unguided policy; 0 = off"""
-    eval_episodes: int = 10
-    """episodes of an evaluation, ≥ 1"""
-    # --- end ---
 
+    # Algorithm specific arguments
     env_id: str = "CliffWalking-v1"
     """the environment's Gymnasium id"""
-    # --- shared: algorithm flags ---
     env_kwargs: str = "{}"
     """keyword arguments of the environment's constructor, as a JSON object"""
     max_episode_steps: int | None = None
@@ -68,7 +46,7 @@ class Args(SupervisorArgs):
     num_envs: int = 1
     """environments stepped side by side, with one update per step of all of them"""
     buffer_size: int = 1_000_000
-    """observations that the replay buffer holds (an episode's last observation takes a place of its own)"""
+    """transitions that the replay buffer holds, ≥ `num_envs`"""
     gamma: float = 0.99
     """discount factor γ, in [0, 1]"""
     tau: float = 0.005
@@ -78,7 +56,7 @@ class Args(SupervisorArgs):
     learning_starts: int = 5_000
     """environment steps of uniformly random actions before the first update"""
     policy_lr: float = 3e-4
-    """learning rate of the actor network (discrete actions need none by default)"""
+    """learning rate of the actor network (the exact improvement has none)"""
     q_lr: float = 3e-4
     """learning rate of the critics (and the value network); 3e-4 as in Stable-Baselines3, CleanRL has 1e-3"""
     alpha_lr: float = 3e-4
@@ -91,27 +69,16 @@ class Args(SupervisorArgs):
     """temperature α: the initial one with `--autotune`, else the fixed one"""
     autotune: bool = True
     """learn α so that the policy's entropy stays near a target (`target_entropy` in the script)"""
-    # --- end ---
-
-    # --- shared: value network flag ---
+    target_entropy_scale: float = 0.89
+    """with `--autotune`: the target of the entropy as a share of its largest value log|A|, in [0, 1]"""
     value_network: bool = False
     """learn a state-value network and bootstrap from its target (paper, Eq. 6-8; SAC of 2018)"""
-    # --- end ---
-
-    # --- shared: guidance flags ---
     guide_start: int = 0
     """environment step of the first consultation"""
     guide_end: int = 10_000
     """environment step at which all guidance is off (paper, C.1 "End Step")"""
     guide_window: int = 1_000
     """environment steps between two consultations, for which a decision holds (paper, C.1 "Guided Window")"""
-    # --- end ---
-
-    # --- shared: discrete flags ---
-    target_entropy_scale: float = 0.89
-    """of discrete actions, with `--autotune`: the target of the entropy as a share of its largest value log|A|"""
-    # --- end ---
-
     guide_probability: float = 1.0
     """probability that the rule acts at a guided step; below 1 the learner's own mistakes enter the buffer"""
     guide_conservatism: float = 1.0
@@ -154,97 +121,6 @@ PAPER_SETTINGS = dict(
 )
 
 
-# --- shared: settings ---
-def parse_args() -> tuple[Args, dict[str, str]]:
-    """Read the command line over the environment's defaults over the general ones.
-
-    Returns:
-        The settings in force and, for each field, where it came from: "command line" (where that changes it),
-        "environment" or "default".
-    """
-    flags = [flag for flag in sys.argv[1:] if flag not in ("-h", "--help")]  # help is to show that environment's values
-    env_id = tyro.cli(Args, args=flags).env_id
-    base = replace(Args(), env_id=env_id, **ENV_DEFAULTS.get(env_id, {}))
-    args = tyro.cli(Args, default=base)
-    sources = {}
-    for f in fields(Args):
-        value = getattr(args, f.name)
-        if value != getattr(base, f.name) or (f.name == "env_id" and value != Args().env_id):
-            sources[f.name] = "command line"
-        else:
-            sources[f.name] = "environment" if f.name in ENV_DEFAULTS.get(env_id, {}) else "default"
-    return args, sources
-
-
-def check_ranges(args: Args, ranges: dict[str, tuple[float, float]]) -> None:
-    """Raise ValueError for a number outside its range from low to high, both included unless infinite."""
-    for name, (low, high) in ranges.items():
-        value = getattr(args, name)
-        if value is not None and not (low <= value <= high and value < np.inf):
-            raise ValueError(
-                f"--{name.replace('_', '-')} must lie in [{low}, {high}{']' if high < np.inf else ')'}, not {value}"
-            )
-
-
-def check_args(args: Args) -> None:
-    """Raise ValueError for a number out of its range."""
-    check_ranges(args, {
-        **dict.fromkeys(("num_envs", "buffer_size", "batch_size", "total_timesteps", "max_episode_steps",
-                         "eval_episodes", "policy_frequency", "target_network_frequency"), (1, np.inf)),
-        **dict.fromkeys(("learning_starts", "eval_frequency", "policy_lr", "q_lr", "alpha_lr", "alpha"), (0, np.inf)),
-        "gamma": (0, 1), "tau": (0, 1), "seed": (0, 2**32 - 1),
-    })  # fmt: skip
-    if args.autotune and args.alpha == 0:
-        raise ValueError("--alpha is the initial temperature that --autotune scales: it must be above 0")
-    if args.tau == 0:
-        raise ValueError("--tau 0 would leave the target networks as they begin: it must be above 0")
-
-
-@contextmanager
-def one_line_errors():
-    """Turn what bad input raises into one line and exit status 1."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError, gym.error.Error) as error:
-        message = "; ".join(line.strip() for line in str(error).splitlines())
-        raise SystemExit(f"{os.path.basename(__file__)}: error: {message}") from None
-
-
-# --- end ---
-
-
-def apply_paper(args: Args, sources: dict[str, str]) -> None:
-    """Put the paper's settings in force with `--paper`; check this script's own numbers.
-
-    Raises:
-        ValueError: the command line gives one of `PAPER_SETTINGS` another value, or a number is out of its range.
-    """
-    if args.paper:
-        asked = tyro.cli(Args, default=replace(args, **PAPER_SETTINGS))  # what differs was asked for
-        for name, value in PAPER_SETTINGS.items():
-            if getattr(asked, name) != value:
-                raise ValueError(f"--paper means --{name.replace('_', '-')} {value}: give one or the other")
-            setattr(args, name, value)
-            sources[name] = "paper"
-    check_ranges(args, {"guide_probability": (0, 1), "target_entropy_scale": (0, 1), "guide_conservatism": (0, np.inf)})
-    if args.exact_improvement and args.alpha == 0:
-        raise ValueError("--alpha is the temperature of the exact improvement: it must be above 0")
-
-
-# --- shared: make_env with discrete observations ---
-def integer_space(space: gym.Space) -> gym.spaces.MultiDiscrete | None:
-    """The space of the same observations as vectors of k integers; None where they are not integers (or too nested).
-
-    A Discrete observation becomes k = 1 integer, a Tuple of k Discrete becomes k, a MultiDiscrete is flattened.
-    """
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        return gym.spaces.MultiDiscrete(space.nvec.flatten(), start=space.start.flatten())
-    parts = space.spaces if isinstance(space, gym.spaces.Tuple) else [space]
-    if not all(isinstance(part, gym.spaces.Discrete) for part in parts):
-        return None
-    return gym.spaces.MultiDiscrete([part.n for part in parts], start=[part.start for part in parts])
-
-
 def make_env(
     env_id: str,
     seed: int,
@@ -255,67 +131,26 @@ def make_env(
     max_episode_steps: int | None = None,
     render_mode: str | None = None,
 ) -> Callable[[], gym.Env]:
-    """CleanRL's make_env, and behind its arguments those that go to the environment.
-
-    Discrete observations arrive as integers (k,), int64 (see `integer_space`).
-
-    Raises (when the thunk is called):
-        ValueError: the environment does not accept `env_kwargs`, or could not be made.
-    """
+    """CleanRL's make_env, and behind its arguments those that go to the environment."""
 
     def thunk() -> gym.Env:
-        record = capture_video and idx == 0
-        mode = "rgb_array" if record else render_mode
-        try:
-            env = gym.make(env_id, max_episode_steps=max_episode_steps, render_mode=mode, **(env_kwargs or {}))
-        except (TypeError, KeyError, AttributeError, AssertionError) as error:  # an environment checks as it likes
-            reason = f"{type(error).__name__}: {error}"
-            raise ValueError(f"{env_id} does not accept --env-kwargs {env_kwargs or {}}: {reason}") from error
-        if record:
-            env = gym.wrappers.RecordVideo(env, f"videos/{run_name}")
+        make_with = partial(make, env_id, max_episode_steps, env_kwargs)
+        if capture_video and idx == 0:
+            from llm_supervisor import record_video  # here: the baselines run without the helper
+
+            env = record_video(make_with, f"videos/{run_name}")
+        else:
+            env = make_with(render_mode)
+        env = integer_observations(env)  # (k,) int64 where they are discrete
         env = gym.wrappers.RecordEpisodeStatistics(env)
-        if (space := integer_space(env.observation_space)) is not None:
-            env = gym.wrappers.TransformObservation(env, lambda obs: np.array(obs, dtype=np.int64).reshape(-1), space)
         env.action_space.seed(seed)
         return env
 
     return thunk
 
 
-# --- end ---
-
-
-# --- shared: env kwargs ---
-def parse_env_kwargs(text: str) -> dict:
-    """`--env-kwargs` as a dictionary; ValueError when it is not a JSON object."""
-    try:
-        env_kwargs = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--env-kwargs must be a JSON object such as '{{\"frame_skip\": 5}}': {error}") from None
-    if not isinstance(env_kwargs, dict):
-        raise ValueError(f"--env-kwargs must be a JSON object, not {text}")
-    return env_kwargs
-
-
-# --- end ---
-
-
-def check_spaces(env: gym.Env) -> None:
-    """Raise ValueError unless the actions are Discrete and the observations a Box or integers."""
-    if isinstance(env.action_space, gym.spaces.Box):
-        raise ValueError(f"{env.spec.id} has continuous actions {env.action_space}: use guided_sac_continuous.py")
-    if not isinstance(env.action_space, gym.spaces.Discrete):
-        raise ValueError(f"the action space must be Discrete, that of {env.spec.id} is {env.action_space}")
-    if not isinstance(env.observation_space, gym.spaces.Box | gym.spaces.MultiDiscrete):
-        raise ValueError(
-            "the observation space must be a Box, a Discrete, a MultiDiscrete or a Tuple of Discrete, that of "
-            f"{env.spec.id} is {env.observation_space}"
-        )
-
-
-# --- shared: replay buffer ---
 class Batch(NamedTuple):
-    """B transitions on the buffer's device, float32; observations and actions int64 where they are discrete."""
+    """B transitions on the buffer's device; observations and actions float32, int64 where they are discrete."""
 
     observations: torch.Tensor  # (B, *obs)
     next_observations: torch.Tensor  # (B, *obs)
@@ -325,92 +160,49 @@ class Batch(NamedTuple):
     rows: torch.Tensor  # (B,) int64, their places in the buffer, for what a script notes beside each transition
 
 
-def storage_dtype(space: gym.Space) -> torch.dtype:
-    """float32 for numbers (Box), int64 for what is counted (Discrete, MultiDiscrete)."""
-    return torch.float32 if isinstance(space, gym.spaces.Box) else torch.int64
-
-
 class ReplayBuffer:
-    """Ring of transitions that point into a ring of observations, in which each observation stands once.
-
-    The next observation of a transition is the observation of its successor, except at an episode's end, whose last
-    observation gets a slot of its own. Half the memory of storing s and s': 1M transitions of 348 floats in 1.5 GB.
-    Slots are numbered by age (0, 1, 2, …; number modulo capacity is the place), so a transition has expired exactly
-    when the number of its s is a capacity or more behind the newest.
-    """
+    """Ring of the newest `buffer_size` transitions. Pages of memory are taken as it fills; images stay uint8 in it."""
 
     def __init__(self, buffer_size: int, envs: gym.vector.VectorEnv, device: torch.device):
-        num_envs, obs_space, action_space = envs.num_envs, envs.single_observation_space, envs.single_action_space
-        # 4 · num_envs more: the newest s may be followed by the resets of its step, then by s' and resets of the next
-        self.capacity, self.num_envs, self.device = buffer_size + 4 * num_envs, num_envs, device
-        self.size = -(-buffer_size // num_envs) * num_envs  # a multiple of num_envs: a step is written in one piece
-        self.obs = torch.zeros((self.capacity, *obs_space.shape), dtype=storage_dtype(obs_space), device=device)
-        self.slots = torch.zeros((self.size, 2), dtype=torch.int64)  # numbers of s and s'
-        self.actions = torch.zeros((self.size, *action_space.shape), dtype=storage_dtype(action_space), device=device)
-        self.rewards = torch.zeros(self.size, device=device)
-        self.terminations = torch.zeros(self.size, device=device)
-        self.written = 0  # observations ever written
-        self.oldest, self.added = 0, 0  # transitions expired and transitions ever added
+        obs, action = envs.single_observation_space, envs.single_action_space
+        obs_dtype = torch.uint8 if obs.dtype == np.uint8 else tensor_dtype(obs)
+        new = partial(torch.empty, device=device)
+        self.transitions = Batch(
+            new((buffer_size, *obs.shape), dtype=obs_dtype),
+            new((buffer_size, *obs.shape), dtype=obs_dtype),
+            new((buffer_size, *action.shape), dtype=tensor_dtype(action)),
+            rewards=new(buffer_size),
+            terminations=new(buffer_size),
+            rows=torch.arange(buffer_size, device=device),
+        )
+        self.size, self.num_envs, self.device = buffer_size, envs.num_envs, device
+        self.added = 0  # transitions ever
 
     def __len__(self) -> int:
-        return self.added - self.oldest
+        return min(self.added, self.size)
 
-    def _write(self, obs: np.ndarray) -> torch.Tensor:
-        """Store observations (n, *obs) and return their numbers (n,)."""
-        numbers = torch.arange(self.written, self.written + len(obs))
-        obs = torch.as_tensor(obs, dtype=self.obs.dtype, device=self.device)
-        self.obs.index_copy_(0, (numbers % self.capacity).to(self.device), obs)
-        self.written += len(obs)
-        return numbers
+    def add(self, obs, next_obs, actions, rewards, terminations) -> torch.Tensor:
+        """Store a step of N environments, arrays (N, …), at the rows (N,) that are returned.
 
-    def reset(self, obs: np.ndarray) -> None:
-        """Start every environment's first episode at obs (N, *obs)."""
-        self.current = self._write(obs)  # (N,)
-
-    def add(self, actions, rewards, terminations, dones, next_obs, final_obs) -> None:
-        """Store one vector step, at the rows `self.last`.
-
-        Args:
-            actions: (N, *action) as executed. rewards, terminations, dones: (N,); done = terminated or truncated.
-            next_obs: (N, *obs), the new episode's first observation where done.
-            final_obs: (N, *obs), the true successor of the step; differs from next_obs only where done.
+        next_obs are the true successors (at an episode's end its last observation), actions those executed.
         """
-        row = self.added % self.size
-        self.last = rows = slice(row, row + self.num_envs)
-        following = self._write(final_obs)  # (N,)
-        self.slots[rows] = torch.stack([self.current, following], dim=1)
-        self.actions[rows] = torch.as_tensor(actions, dtype=self.actions.dtype)
-        self.rewards[rows] = torch.as_tensor(rewards, dtype=torch.float32)
-        self.terminations[rows] = torch.as_tensor(terminations, dtype=torch.float32)
+        rows = (self.added + torch.arange(self.num_envs, device=self.device)) % self.size
+        for column, values in zip(self.transitions, (obs, next_obs, actions, rewards, terminations), strict=False):
+            column[rows] = torch.as_tensor(values, dtype=column.dtype, device=self.device)
         self.added += self.num_envs
-        self.current = following
-        if dones.any():
-            self.current = self.current.clone()
-            self.current[torch.as_tensor(dones)] = self._write(next_obs[dones])
-        self.oldest = max(self.oldest, self.added - self.size)
-        while self.slots[self.oldest % self.size :][: self.num_envs, 0].min() < self.written - self.capacity:
-            self.oldest += self.num_envs  # short episodes: their last observations took the place
+        return rows
 
     def sample(self, batch_size: int) -> Batch:
         """Draw transitions uniformly, with replacement."""
-        return self.take(torch.randint(self.oldest, self.added, (batch_size,)) % self.size)
+        return self.take(torch.randint(len(self), (batch_size,)).to(self.device))
 
     def take(self, rows: torch.Tensor) -> Batch:
         """The transitions at these rows (B,)."""
-        places = (self.slots[rows].T % self.capacity).to(self.device)  # (2, B)
-        rows = rows.to(self.device)
         # index_select gathers with all threads, indexing with one
-        return Batch(
-            *(self.obs.index_select(0, place) for place in places),
-            *(x.index_select(0, rows) for x in (self.actions, self.rewards, self.terminations)),
-            rows,
-        )
+        columns = (column.index_select(0, rows) for column in self.transitions)
+        return Batch(*(x.float() if x.dtype == torch.uint8 else x for x in columns))
 
 
-# --- end ---
-
-
-# --- shared: discrete networks ---
 class StackedMLP(nn.Module):
     """Several networks of two hidden layers evaluated as one: each layer is one batched product for all of them.
 
@@ -459,43 +251,32 @@ class DiscreteSoftQNetwork(StackedMLP):
         return torch.minimum(*self(obs)).argmax(dim=1) + self.first_action
 
 
-def place_values(space: gym.Space) -> torch.Tensor | None:
+def place_values(space: gym.Space, device: torch.device) -> torch.Tensor | None:
     """What each of a MultiDiscrete observation's k integers counts when they are read as one number, (k,) int64.
 
     None for observations of floats, and where the number would not fit 63 bits.
     """
     if isinstance(space, gym.spaces.Box) or np.prod(space.nvec.astype(float)) >= 2.0**63:
         return None
-    return torch.as_tensor(np.cumprod([1, *space.nvec[:0:-1]])[::-1].copy())
+    return torch.as_tensor(np.cumprod([1, *space.nvec[:0:-1]])[::-1].copy(), device=device)
 
 
-class States(NamedTuple):
-    """The states of a batch, s = x[rows] and s' = next_x[next_rows]."""
+def distinct(data: Batch, places: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+    """Each state of the batch once: x (U, *obs), rows (B,), x' (U', *obs), rows' (B,) with s = x[rows], s' = x'[rows'].
 
-    x: torch.Tensor  # (U, *obs)
-    rows: torch.Tensor  # (B,) int64
-    next_x: torch.Tensor  # (U', *obs); x itself where both have the same
-    next_rows: torch.Tensor  # (B,) int64
-
-
-def distinct(data: Batch, places: torch.Tensor | None) -> States:
-    """Each state of the batch once, s and s' together, with the `place_values` of its integers.
-
-    A batch of a finite task holds few different states: the networks are evaluated once for each. Without `places`
-    the observations are left as they are, s' apart from s, since no gradient is needed there.
+    A batch of a finite task holds few different states: the networks are evaluated once for each, s and s' together
+    (x' is x then), which the `place_values` of their integers tell apart. Without `places` the observations are left
+    as they are, s' apart from s, since no gradient is needed there.
     """
     if places is None:
         rows = torch.arange(len(data.rows), device=data.rows.device)
-        return States(data.observations, rows, data.next_observations, rows)
+        return data.observations, rows, data.next_observations, rows
     obs = torch.cat([data.observations, data.next_observations])
     numbers, index = (obs * places).sum(dim=1).unique(return_inverse=True)
     x = obs.new_empty((len(numbers), *obs.shape[1:]))
     x[index] = obs
     rows, next_rows = index.chunk(2)
-    return States(x, rows, x, next_rows)
-
-
-# --- end ---
+    return x, rows, x, next_rows
 
 
 class ValueNetwork(StackedMLP):
@@ -549,7 +330,6 @@ def conservative_losses(q: torch.Tensor, actions: torch.Tensor, guided: torch.Te
     return (gap * guided).mean(dim=1)
 
 
-# --- shared: discrete soft value ---
 def expected_soft_value(q: torch.Tensor, log_pi: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
     """V(s) = Σ_a π(a|s) [min_i Q_i(s, a) − α log π(a|s)], exact: (2, B, |A|), (B, |A|), () → (B,)."""
     return (log_pi.exp() * (torch.minimum(*q) - alpha * log_pi)).sum(dim=1)
@@ -564,10 +344,6 @@ def improved_policy(q: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
     return (torch.minimum(*q) / alpha).log_softmax(dim=1)
 
 
-# --- end ---
-
-
-# --- shared: losses ---
 def td_target(data: Batch, next_values: torch.Tensor, gamma: float) -> torch.Tensor:
     """y = r + γ (1 − terminated) V(s') (paper, Eq. 8), (B,). A truncated episode goes on: it bootstraps."""
     return data.rewards + gamma * (1 - data.terminations) * next_values
@@ -578,131 +354,10 @@ def critic_losses(q: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (q - target).square().mean(dim=1)
 
 
-# --- end ---
-
-
-# --- shared: optimiser step ---
-def parameters_of(optimizer: optim.Optimizer) -> list[torch.Tensor]:
-    """The parameters of all its groups."""
-    return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-def take_step(optimizer: optim.Optimizer, gradients: tuple[torch.Tensor, ...]) -> None:
-    """One step with these gradients of the optimiser's parameters."""
-    for parameter, gradient in zip(parameters_of(optimizer), gradients, strict=True):
-        parameter.grad = gradient
-    optimizer.step()
-
-
-# --- end ---
-
-
-# --- shared: minimise ---
-def minimise(loss: torch.Tensor, optimizer: optim.Optimizer) -> None:
-    """One step on the loss, with gradients for the optimiser's parameters and none for what lies between."""
-    take_step(optimizer, torch.autograd.grad(loss, parameters_of(optimizer)))
-
-
-# --- end ---
-
-
-# --- shared: evaluation ---
-def check_time_limit(env: gym.Env) -> None:
-    """Raise ValueError where an episode need not end: a greedy policy that goes in circles would never return."""
-    if env.spec.max_episode_steps is None:
-        raise ValueError(
-            f"{env.spec.id} has no time limit, so an evaluation may never end: give --max-episode-steps, or to "
-            "`evaluate` a make_env with max_episode_steps bound"
-        )
-
-
-def greedy_returns(envs: list[gym.Env], policy: Callable[[np.ndarray], np.ndarray], seed: int) -> list[float]:
-    """Undiscounted return of one episode in each environment, the i-th from seed + i: equal starts every time.
-
-    Args:
-        envs: the environments; only those still running are stepped.
-        policy: maps observations (n, *obs) to actions (n, *action).
-    """
-    obs = [env.reset(seed=seed + i)[0] for i, env in enumerate(envs)]
-    returns, running = [0.0] * len(envs), list(range(len(envs)))
-    while running:
-        ended = set()
-        for i, action in zip(running, policy(np.stack([obs[i] for i in running])), strict=True):
-            obs[i], reward, terminated, truncated, _ = envs[i].step(action)
-            returns[i] += float(reward)
-            if terminated or truncated:
-                ended.add(i)
-        running = [i for i in running if i not in ended]
-    return returns
-
-
-def evaluate(
-    model_path: str,
-    make_env: Callable,
-    env_id: str,
-    eval_episodes: int,
-    run_name: str,
-    Model: type[nn.Module],
-    device: torch.device | str = "cpu",
-    capture_video: bool = False,
-) -> list[float]:
-    """CleanRL's evaluate: the greedy returns of a saved model.
-
-    Args:
-        make_env: this script's `make_env`, with `env_kwargs` and `max_episode_steps` bound by functools.partial where
-            the run had any.
-        Model: the actor's class.
-    """
-    envs = [make_env(env_id, 0, i, capture_video, run_name)() for i in range(eval_episodes)]
-    check_time_limit(envs[0])
-    dtype = storage_dtype(envs[0].observation_space)
-    actor = Model(gym.vector.SyncVectorEnv([lambda: envs[0]])).to(device)
-    actor.load_state_dict(torch.load(model_path, map_location=device, weights_only=True)[0])
-
-    @torch.no_grad()
-    def policy(obs: np.ndarray) -> np.ndarray:
-        return actor.get_greedy_action(torch.as_tensor(obs, dtype=dtype, device=device)).cpu().numpy()
-
-    returns = greedy_returns(envs, policy, seed=0)
-    for env in envs:
-        env.close()
-    return returns
-
-
-# --- end ---
-
 if __name__ == "__main__":
-    # --- shared: arguments ---
     with one_line_errors():
-        args, sources = parse_args()
-        check_args(args)
-    # --- end ---
-
-    with one_line_errors():
-        apply_paper(args, sources)
-
-    # --- shared: setup ---
-    with one_line_errors():
-        if args.track:
-            import wandb
-        make_run_env = partial(
-            make_env, env_kwargs=parse_env_kwargs(args.env_kwargs), max_episode_steps=args.max_episode_steps
-        )
+        args, sources = parse_args(Args, ENV_DEFAULTS, PAPER_SETTINGS)
         run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
-
-        def extra_env(render_mode: str | None) -> gym.Env:
-            """An environment beside training, for replays, auditions and rendering trials."""
-            return make_run_env(args.env_id, args.seed, 0, False, run_name, render_mode=render_mode)()
-
-        if args.capture_video:
-            from llm_supervisor import open_rendered, own_opengl_context  # here: the baselines run without the helper
-
-            trial, reason = open_rendered(extra_env)
-            if trial is None:
-                print(f"no videos: {reason}")
-                args.capture_video = False
-            else:
-                trial.close()
 
         random.seed(args.seed)
         np.random.seed(args.seed)
@@ -710,22 +365,17 @@ if __name__ == "__main__":
         torch.backends.cudnn.deterministic = args.torch_deterministic
         device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
 
+        make_run_env = partial(
+            make_env, env_kwargs=parse_env_kwargs(args.env_kwargs), max_episode_steps=args.max_episode_steps
+        )
         # SAME_STEP: the step that ends an episode also resets it, so that every stored transition is a real one
         envs = gym.vector.SyncVectorEnv(
             [make_run_env(args.env_id, args.seed + i, i, args.capture_video, run_name) for i in range(args.num_envs)],
             autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
         )
         envs.action_space.seed(args.seed)
-        if args.capture_video:
-            own_opengl_context(envs.envs[0])
-        eval_envs = [
-            make_run_env(args.env_id, args.seed, i, False, run_name)()
-            for i in range(args.eval_episodes if args.eval_frequency else 0)
-        ]
         check_spaces(envs.envs[0])
-        if eval_envs:
-            check_time_limit(eval_envs[0])
-    # --- end ---
+        evaluator = Evaluator(args, lambda i: make_run_env(args.env_id, args.seed, i, False, run_name)())
 
     qf, qf_target = DiscreteSoftQNetwork(envs).to(device), DiscreteSoftQNetwork(envs).to(device)
     qf_target.load_state_dict(qf.state_dict())
@@ -748,8 +398,8 @@ if __name__ == "__main__":
         actor_groups.append({"params": [log_alpha], "lr": args.alpha_lr})
     q_optimizer = optim.Adam(critic_parameters, lr=args.q_lr, fused=True)
     actor_optimizer = optim.Adam(actor_groups, lr=args.policy_lr, fused=True) if actor_groups else None
-    obs_dtype, places = storage_dtype(envs.single_observation_space), place_values(envs.single_observation_space)
-    places = None if places is None else places.to(device)
+    obs_dtype = tensor_dtype(envs.single_observation_space)
+    places = place_values(envs.single_observation_space, device)
     target_entropy = args.target_entropy_scale * float(np.log(envs.single_action_space.n))
     first_action = int(envs.single_action_space.start)
 
@@ -764,11 +414,11 @@ if __name__ == "__main__":
         indices = log_pi.argmax(dim=1) if deterministic else log_pi.exp().multinomial(1).squeeze(1)
         return (indices + first_action).cpu().numpy()
 
-    def update_critic(data: Batch, states: States, q: torch.Tensor, log_pi: torch.Tensor) -> dict[str, torch.Tensor]:
+    def update_critic(data: Batch, states: tuple, q: torch.Tensor, log_pi: torch.Tensor) -> dict[str, torch.Tensor]:
         """One step on J_Q (and J_V).
 
         Args:
-            q: (2, U, |A|), the critics' values for states.x, with gradients. log_pi: (U, |A|), of the policy for it.
+            states: of `distinct`: x, … q: (2, U, |A|), the critics' values for x, with gradients. log_pi: (U, |A|).
         """
         x, s, next_x, next_s = states
         alpha = log_alpha.detach().exp()
@@ -812,75 +462,42 @@ if __name__ == "__main__":
         minimise(loss, actor_optimizer)
         return logs
 
-    # --- supervision ---
     with one_line_errors():
         supervisor = Supervisor(
             args,
-            env_fn=extra_env,
+            env_fn=lambda mode: make_run_env(args.env_id, args.seed, 0, False, run_name, render_mode=mode)(),
             act=act,
             intervene=lambda actions, guidance: intervene(actions, guidance, args.guide_probability)[0],
             run_dir=f"runs/{run_name}",
             env_kwargs_given=sources["env_kwargs"] == "command line",
         )
         supervisor.prepare()
-    guidance = None
-    next_consultation = args.guide_start
-    # --- end ---
-
-    # --- shared: logging ---
-    if args.track:
-        wandb.init(
-            project=args.wandb_project_name, entity=args.wandb_entity, sync_tensorboard=True, config=vars(args),
-            name=run_name, monitor_gym=True, save_code=True,
-        )  # fmt: skip
-    with one_line_errors():
-        writer = SummaryWriter(f"runs/{run_name}")
-    settings = {**vars(args), "torch_num_threads": torch.get_num_threads(), "device": str(device)}
-    rows = "\n".join(f"|{k}|{v}|{sources.get(k, 'machine')}|" for k, v in settings.items())
-    writer.add_text("hyperparameters", f"|param|value|source|\n|-|-|-|\n{rows}")
-    for source in sorted(set(sources.values())):
-        print(f"{source:>12}: " + " ".join(f"{k}={v}" for k, v in settings.items() if sources.get(k) == source))
-    print(f"{'machine':>12}: {device} with {torch.get_num_threads()} threads, logging to runs/{run_name}", flush=True)
-    # --- end ---
+        writer = open_log(args, sources, run_name, device)
     print(f"{'supervisor':>12}: {supervisor.description}", flush=True)
 
-    # --- shared: start ---
     rb = ReplayBuffer(args.buffer_size, envs, device)
-    obs, _ = envs.reset(seed=args.seed)
-    rb.reset(obs)
-    recent_returns, evaluations, logs = deque(maxlen=20), [], {}
-    global_step, iteration = 0, 0
-
-    def evaluate_greedy() -> None:
-        """Log the greedy return of the unguided policy, from the same starts every time: this seed's own."""
-        returns = greedy_returns(eval_envs, partial(act, deterministic=True), seed=(args.seed + 1) * 1_000_000)
-        evaluations.append(np.mean(returns))
-        writer.add_scalar("eval/episodic_return", evaluations[-1], global_step)
-        print(f"step {global_step:,}: greedy return {np.mean(returns):.2f} ± {np.std(returns):.2f}", flush=True)
-
-    if args.eval_frequency:
-        evaluate_greedy()
-    start_time = last_print = time.time()
-    # --- end ---
-    episode_steps = np.zeros(args.num_envs, dtype=np.int64)
     guided_rows = torch.zeros(rb.size, dtype=torch.bool, device=device)  # transitions on which the rule acted
+    obs, _ = envs.reset(seed=args.seed)
+    episode_steps = np.zeros(args.num_envs, dtype=np.int64)
+    recent_returns, actor_logs = deque(maxlen=20), {}
+    guidance, next_consultation = None, args.guide_start
+    global_step, iteration = 0, 0
+    if args.eval_frequency:
+        evaluator.run(act, global_step, writer)
+    progress = Progress(args.total_timesteps)
     while global_step < args.total_timesteps:
-        # --- supervision ---
         if global_step >= next_consultation or supervisor.waiting:
             # the advisor's decision holds for a whole window, w = 1 (guidance) or w = 0 (None); after guide_end w = 0
             if global_step < args.guide_end:
-                guidance = supervisor.consult(global_step, list(recent_returns), writer)
+                with progress.paused():
+                    guidance = supervisor.consult(global_step, list(recent_returns), writer)
                 next_consultation = min(global_step + args.guide_window, args.guide_end)
             else:
                 supervisor.end(global_step, writer)
                 guidance, next_consultation = None, np.inf
-        # --- end ---
 
-        # --- shared: act ---
         random_phase = global_step < args.learning_starts
         actions = envs.action_space.sample() if random_phase else act(obs, deterministic=False)  # (N, *action)
-        # --- end ---
-        # --- supervision ---
         guided = np.zeros(args.num_envs, dtype=bool)
         if guidance is not None:
             try:
@@ -889,84 +506,61 @@ if __name__ == "__main__":
             except PolicyError as error:  # a failing rule ends the guidance, never the run
                 supervisor.report_failure(error, global_step, writer)
                 guidance = None
-        # --- end ---
 
-        # --- shared: step ---
         next_obs, rewards, terminations, truncations, infos = envs.step(actions)
         dones = terminations | truncations
-        final_obs = next_obs
-        if dones.any():
-            final_obs = next_obs.copy()
-            for i in np.flatnonzero(dones):
-                final_obs[i] = infos["final_obs"][i]
-                episode = infos["final_info"]["episode"]
-                recent_returns.append(float(episode["r"][i]))
-                writer.add_scalar("charts/episodic_return", episode["r"][i], global_step + args.num_envs)
-                writer.add_scalar("charts/episodic_length", episode["l"][i], global_step + args.num_envs)
-        rb.add(actions, rewards, terminations, dones, next_obs, final_obs)
-        obs = next_obs
         global_step += args.num_envs
         iteration += 1
-        # --- end ---
+        real_next_obs = next_obs.copy()
+        for i in np.flatnonzero(dones):
+            real_next_obs[i] = infos["final_obs"][i]
+            episode = infos["final_info"]["episode"]
+            recent_returns.append(float(episode["r"][i]))
+            writer.add_scalar("charts/episodic_return", episode["r"][i], global_step)
+            writer.add_scalar("charts/episodic_length", episode["l"][i], global_step)
+        rows = rb.add(obs, real_next_obs, actions, rewards, terminations)
+        guided_rows[rows] = torch.as_tensor(guided, device=device)
+        obs = next_obs
         episode_steps = np.where(dones, 0, episode_steps + 1)
 
-        guided_rows[rb.last] = torch.as_tensor(guided)
         if global_step > args.learning_starts:
             data = rb.sample(args.batch_size)
             states = distinct(data, places)
-            x, s = states.x, states.rows  # (U, *obs), (B,)
+            x, s, _, _ = states  # (U, *obs), (B,)
             q = qf(x)  # (2, U, |A|)
             # one policy for both updates: the critics' step leaves π_θ as it is, and the exact one follows at the next
             log_pi = improved_policy(q.detach(), log_alpha.detach().exp()) if args.exact_improvement else actor(x)
-            logs |= update_critic(data, states, q, log_pi.detach())
-            if actor_optimizer is not None and iteration % args.policy_frequency == 0:
-                logs |= update_actor(x, s, log_pi)
-                for _ in range(args.policy_frequency - 1):  # make up for the delay, as CleanRL does
-                    logs |= update_actor(x, s, log_policy(x))
-            # --- shared: targets and losses ---
+            critic_logs = update_critic(data, states, q, log_pi.detach())
+            # a delay of k updates is made up for by k steps at once, as in CleanRL
+            for i in range(args.policy_frequency if actor_groups and iteration % args.policy_frequency == 0 else 0):
+                actor_logs = update_actor(x, s, log_pi if i == 0 else log_policy(x))
             if iteration % args.target_network_frequency == 0:
                 # Polyak averaging: lerp(φ̄, φ, τ) = (1 − τ) φ̄ + τ φ
                 with torch.no_grad():
                     torch._foreach_lerp_(targets, online, args.tau)
             if iteration % 100 == 0:
+                logs = critic_logs | actor_logs
                 (qf1_value, qf2_value), (qf1_loss, qf2_loss) = logs["q"].mean(1).tolist(), logs["qf_losses"].tolist()
-                scalars = {
-                    "losses/qf1_values": qf1_value, "losses/qf2_values": qf2_value, "losses/qf1_loss": qf1_loss,
-                    "losses/qf2_loss": qf2_loss, "losses/qf_loss": (qf1_loss + qf2_loss) / 2,
-                    "losses/alpha": log_alpha.exp().item(),
-                }  # fmt: skip
-                scalars |= {f"losses/{name}": value.item() for name, value in logs.items() if value.dim() == 0}
-                for tag, value in scalars.items():
-                    writer.add_scalar(tag, value, global_step)
-                writer.add_scalar("charts/SPS", int(global_step / (time.time() - start_time)), global_step)
-            # --- end ---
+                writer.add_scalar("losses/qf1_values", qf1_value, global_step)
+                writer.add_scalar("losses/qf2_values", qf2_value, global_step)
+                writer.add_scalar("losses/qf1_loss", qf1_loss, global_step)
+                writer.add_scalar("losses/qf2_loss", qf2_loss, global_step)
+                writer.add_scalar("losses/qf_loss", (qf1_loss + qf2_loss) / 2, global_step)
+                writer.add_scalar("losses/alpha", log_alpha.exp().item(), global_step)
+                for name, value in logs.items():
+                    if value.dim() == 0:  # actor_loss, alpha_loss, vf_loss, conservative_loss
+                        writer.add_scalar(f"losses/{name}", value.item(), global_step)
+                writer.add_scalar("charts/SPS", progress.steps_per_second(global_step), global_step)
 
-        # --- shared: evaluate ---
         last_step = global_step >= args.total_timesteps
         if args.eval_frequency and (global_step % args.eval_frequency < args.num_envs or last_step):
-            evaluate_greedy()
-        if time.time() - last_print > 5 or last_step:
-            last_print = time.time()
-            sps = global_step / (last_print - start_time)
-            left = timedelta(seconds=int((args.total_timesteps - global_step) / sps))
-            mean = f"{np.mean(recent_returns):.1f}" if recent_returns else "-"
-            progress = f"step {global_step:,}/{args.total_timesteps:,}  {sps:,.0f} steps/s  {left} left"
-            print(f"{progress}  return {mean}", flush=True)
-        # --- end ---
+            evaluator.run(act, global_step, writer)
+        progress.report(global_step, recent_returns)
 
-    # --- supervision ---
     supervisor.end(global_step, writer)
-    # --- end ---
-    # --- shared: finish ---
     if args.save_model:
-        model_path = f"runs/{run_name}/{args.exp_name}.cleanrl_model"
-        torch.save(tuple(m.state_dict() for m in modules), model_path + ".part")
-        os.replace(model_path + ".part", model_path)
-        print(f"model saved to {model_path}")
-    for env in [*eval_envs, envs]:
-        env.close()
+        save_model(modules, f"runs/{run_name}/{args.exp_name}.cleanrl_model")
+    envs.close()
     writer.close()
-    if evaluations:
-        print(f"greedy return without guidance: {evaluations[0]:.2f} before training, {evaluations[-1]:.2f} after")
+    evaluator.close()
     print(f"logs are in runs/{run_name}; see them with: tensorboard --logdir runs")
-    # --- end ---

@@ -1,0 +1,100 @@
+"""Environments: making one with errors that say what was wrong, and the spaces in which the scripts train."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+
+def make(
+    env_id: str, max_episode_steps: int | None, env_kwargs: dict[str, Any] | None, render_mode: str | None
+) -> gym.Env:
+    """gym.make with what is set: not every constructor takes every argument.
+
+    Raises:
+        ValueError: the constructor failed; it is blamed on `env_kwargs` where there are any.
+        gym.error.Error: Gymnasium does not know the environment.
+    """
+    optional = {"max_episode_steps": max_episode_steps, "render_mode": render_mode}
+    given = {name: value for name, value in optional.items() if value is not None}
+    try:
+        return gym.make(env_id, **given, **(env_kwargs or {}))
+    except (gym.error.Error, ImportError):
+        raise
+    except Exception as error:  # a constructor may raise anything
+        what = f"does not accept --env-kwargs {env_kwargs}" if env_kwargs else "cannot be made"
+        raise ValueError(f"{env_id} {what}: {type(error).__name__}: {error}") from error
+
+
+def tensor_dtype(space: gym.Space) -> torch.dtype:
+    """float32 for numbers (Box), int64 for what is counted (Discrete, MultiDiscrete)."""
+    return torch.float32 if isinstance(space, gym.spaces.Box) else torch.int64
+
+
+def is_continuous(space: gym.Space) -> bool:
+    """Whether a squashed Gaussian can act in the space: a bounded Box of floats with at least one axis."""
+    return (
+        isinstance(space, gym.spaces.Box)
+        and space.is_bounded()
+        and np.issubdtype(space.dtype, np.floating)
+        and len(space.shape) > 0
+    )
+
+
+def check_continuous_spaces(env: gym.Env) -> None:
+    """Raise ValueError unless the environment has Box observations and a bounded Box of actions."""
+    if isinstance(env.action_space, gym.spaces.Discrete):
+        raise ValueError(f"{env.spec.id} has discrete actions {env.action_space}: use guided_sac_discrete.py")
+    if not is_continuous(env.action_space):
+        raise ValueError(f"the actions must be a bounded Box of floats, those of {env.spec.id} are {env.action_space}")
+    if not isinstance(env.observation_space, gym.spaces.Box):
+        raise ValueError(
+            f"the observation space must be a Box, that of {env.spec.id} is {env.observation_space}: "
+            "wrap the environment in gymnasium.wrappers.FlattenObservation and register it under an id of its own"
+        )
+
+
+def check_discrete_spaces(env: gym.Env) -> None:
+    """Raise ValueError unless the actions are Discrete and the observations a Box or integers."""
+    if isinstance(env.action_space, gym.spaces.Box):
+        raise ValueError(f"{env.spec.id} has continuous actions {env.action_space}: use guided_sac_continuous.py")
+    if not isinstance(env.action_space, gym.spaces.Discrete):
+        raise ValueError(f"the action space must be Discrete, that of {env.spec.id} is {env.action_space}")
+    if not isinstance(env.observation_space, gym.spaces.Box | gym.spaces.MultiDiscrete):
+        raise ValueError(
+            "the observation space must be a Box, a Discrete, a MultiDiscrete or a Tuple of Discrete, that of "
+            f"{env.spec.id} is {env.observation_space}"
+        )
+
+
+def check_spaces(env: gym.Env) -> None:
+    """Raise ValueError unless actions and observations are those of one of the two checks above."""
+    if isinstance(env.action_space, gym.spaces.Discrete):
+        check_discrete_spaces(env)
+    elif is_continuous(env.action_space):
+        check_continuous_spaces(env)
+    else:
+        raise ValueError(
+            f"the actions must be a bounded Box of floats or Discrete, not {env.action_space} ({env.spec.id})"
+        )
+
+
+def integer_space(space: gym.Space) -> gym.spaces.MultiDiscrete | None:
+    """The space of the same observations as vectors of k integers; None where they are not integers (or too nested).
+
+    A Discrete observation becomes k = 1 integer, a Tuple of k Discrete becomes k, a MultiDiscrete is flattened.
+    """
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return gym.spaces.MultiDiscrete(space.nvec.flatten(), start=space.start.flatten())
+    parts = space.spaces if isinstance(space, gym.spaces.Tuple) else [space]
+    if not all(isinstance(part, gym.spaces.Discrete) for part in parts):
+        return None
+    return gym.spaces.MultiDiscrete([part.n for part in parts], start=[part.start for part in parts])
+
+
+def integer_observations(env: gym.Env) -> gym.Env:
+    """Let discrete observations arrive as integers (k,), int64 (see `integer_space`); leave others as they are."""
+    if (space := integer_space(env.observation_space)) is None:
+        return env
+    return gym.wrappers.TransformObservation(env, lambda obs: np.array(obs, dtype=np.int64).reshape(-1), space)

@@ -1,0 +1,115 @@
+"""Greedy returns: a run's evaluations beside training, and those of a saved model."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn as nn
+from torch.utils.tensorboard import SummaryWriter
+
+from guided_utils.environments import tensor_dtype
+
+
+def check_time_limit(env: gym.Env) -> None:
+    """Raise ValueError where an episode need not end: a greedy policy that goes in circles would never return."""
+    if env.spec.max_episode_steps is None:
+        raise ValueError(
+            f"{env.spec.id} has no time limit, so an evaluation may never end: give --max-episode-steps, or to "
+            "`evaluate` a make_env with max_episode_steps bound"
+        )
+
+
+def greedy_returns(envs: list[gym.Env], policy: Callable[[np.ndarray], np.ndarray], seed: int) -> list[float]:
+    """Undiscounted return of one episode in each environment, the i-th from seed + i: equal starts every time.
+
+    Args:
+        envs: the environments; only those still running are stepped.
+        policy: maps observations (n, *obs) to actions (n, *action).
+    """
+    obs = [env.reset(seed=seed + i)[0] for i, env in enumerate(envs)]
+    returns, running = [0.0] * len(envs), list(range(len(envs)))
+    while running:
+        ended = set()
+        for i, action in zip(running, policy(np.stack([obs[i] for i in running])), strict=True):
+            obs[i], reward, terminated, truncated, _ = envs[i].step(action)
+            returns[i] += float(reward)
+            if terminated or truncated:
+                ended.add(i)
+        running = [i for i in running if i not in ended]
+    return returns
+
+
+class Evaluator:
+    """The greedy return of the unguided policy, in environments and from starts of its own, the same every time.
+
+    Args:
+        args: a script's settings: eval_frequency (0: no environments are made), eval_episodes and seed.
+        env_fn: makes the i-th environment.
+
+    Raises:
+        ValueError: the environment has no time limit.
+    """
+
+    def __init__(self, args: Any, env_fn: Callable[[int], gym.Env]):
+        self.envs = [env_fn(i) for i in range(args.eval_episodes if args.eval_frequency else 0)]
+        for env in self.envs:
+            check_time_limit(env)
+        self.seed = (args.seed + 1) * 1_000_000
+        self.means: list[float] = []
+
+    def run(self, act: Callable[[np.ndarray, bool], np.ndarray], global_step: int, writer: SummaryWriter) -> None:
+        """Log and print the mean return; `act` maps observations and `deterministic` to actions."""
+        returns = greedy_returns(self.envs, lambda obs: act(obs, True), self.seed)
+        self.means.append(float(np.mean(returns)))
+        writer.add_scalar("eval/episodic_return", self.means[-1], global_step)
+        print(f"step {global_step:,}: greedy return {self.means[-1]:.2f} ± {np.std(returns):.2f}", flush=True)
+
+    def close(self) -> None:
+        """Close the environments and say what training brought."""
+        for env in self.envs:
+            env.close()
+        if self.means:
+            print(f"greedy return without guidance: {self.means[0]:.2f} before training, {self.means[-1]:.2f} after")
+
+
+def save_model(modules: list[nn.Module], path: str) -> None:
+    """Save a tuple of state dicts, whole or not at all; the first one is the policy's, for `evaluate`."""
+    torch.save(tuple(module.state_dict() for module in modules), path + ".part")
+    os.replace(path + ".part", path)
+    print(f"model saved to {path}")
+
+
+def evaluate(
+    model_path: str,
+    make_env: Callable,
+    env_id: str,
+    eval_episodes: int,
+    run_name: str,
+    Model: type[nn.Module],
+    device: torch.device | str = "cpu",
+    capture_video: bool = False,
+) -> list[float]:
+    """CleanRL's evaluate: the greedy returns of a saved model.
+
+    Args:
+        make_env: a script's `make_env`, with `env_kwargs` and `max_episode_steps` bound by functools.partial where the
+            run had any.
+        Model: the class of the network that holds the policy.
+    """
+    envs = [make_env(env_id, 0, i, capture_video, run_name)() for i in range(eval_episodes)]
+    check_time_limit(envs[0])
+    actor = Model(gym.vector.SyncVectorEnv([lambda: envs[0]])).to(device)
+    actor.load_state_dict(torch.load(model_path, map_location=device, weights_only=True)[0])
+    dtype = tensor_dtype(envs[0].observation_space)
+
+    @torch.no_grad()
+    def policy(obs: np.ndarray) -> np.ndarray:
+        return actor.get_greedy_action(torch.as_tensor(obs, dtype=dtype, device=device)).cpu().numpy()
+
+    returns = greedy_returns(envs, policy, seed=0)
+    for env in envs:
+        env.close()
+    return returns
