@@ -1,4 +1,4 @@
-"""benchmark/stable_baselines3_sac.py: trains and is evaluated on the terms of our scripts."""
+"""benchmark/races/stable_baselines3_sac.py: trains and is evaluated on the terms of our scripts."""
 
 import runpy
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, scalars
 
-SCRIPT = ROOT / "benchmark" / "stable_baselines3_sac.py"
+SCRIPT = ROOT / "benchmark" / "races" / "stable_baselines3_sac.py"
 ours = SimpleNamespace(**runpy.run_path(str(ROOT / "guided_sac_continuous.py"), run_name="imported"))
 
 

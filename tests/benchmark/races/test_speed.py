@@ -1,4 +1,4 @@
-"""benchmark/speed.py and its kin: an update's matrix products, the protocol with a contestant, the race, its table."""
+"""benchmark/races/: an update's matrix products, the protocol with a contestant, the race, its table."""
 
 import os
 import re
@@ -8,17 +8,14 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import added_cost
-import discrete_speed
-import pandas as pd
-import profile_update
 import pytest
-import scaling
-import speed
-import speed_peer
 import torch
 from conftest import ROOT, needs_compiler
-from speed import Args, Contestant, commands, products
+from handmade import command
+
+from benchmark.probes import added_cost
+from benchmark.races import discrete_speed, scaling, speed, speed_peer
+from benchmark.races.speed import Args, Contestant, commands, products
 
 
 def test_products_are_those_of_one_update():
@@ -126,8 +123,7 @@ def test_no_library_is_tied_to_a_device(monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused_in_one_line():
-    command = [sys.executable, "benchmark/speed.py", "--device", "cuda"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(command("races.speed", "--device", "cuda"), cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 1 and result.stdout == ""
     assert re.fullmatch(r"error: --device cuda: torch \S+ of \S+ finds no GPU\n", result.stderr)
 
@@ -269,121 +265,10 @@ def test_filling_the_buffer_counts_in_peak_memory(tmp_path):
 def test_filling_the_buffer_of_stable_baselines_counts_in_peak_memory(tmp_path, monkeypatch):
     """Its buffer of a million holds s and s': 17 numbers each in float32, where MountainCar has 2 of them."""
     pytest.importorskip("stable_baselines3")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "benchmark"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
     def peak(env_id: str) -> float:
         return speed.peak_memory(commands(Args(), env_id)["Stable-Baselines3"], str(tmp_path))
 
-    grown = peak("wide_env:Wide-v0") - peak("MountainCarContinuous-v0")
+    grown = peak("benchmark.races.wide_env:Wide-v0") - peak("MountainCarContinuous-v0")
     assert grown == pytest.approx(1e-3 * 4 * (2 * (17 - 2) + 6 - 1), rel=0.1)  # GB; six actions, and one
-
-
-@pytest.mark.parametrize("panel", scaling.PANELS)
-def test_a_setting_of_the_scaling_figure_runs(panel, tmp_path):
-    command = scaling.command(panel, scaling.PANELS[panel][0], tmp_path)
-    env = {"OMP_NUM_THREADS": "1", "PATH": "", "PYTHONPATH": f"{ROOT / 'benchmark'}:{ROOT}"}
-    peer = Contestant(panel, command, str(tmp_path), env)
-    try:
-        assert peer.run(110) is not None, peer.error
-    finally:
-        peer.process.kill()
-        peer.process.wait()
-
-
-def test_the_copy_of_another_width_differs_in_nothing_else(tmp_path):
-    path = scaling.command("width of the hidden layers", 64, tmp_path)[3]
-    pairs = zip(Path(path).read_text().splitlines(), scaling.SCRIPT.read_text().splitlines(), strict=True)
-    changed = [(ours, script) for ours, script in pairs if ours != script]
-    assert len(changed) == 3
-    assert all(ours == script.replace("hidden: int = 256", "hidden: int = 64") for ours, script in changed)
-
-
-def test_the_scaling_figure_shows_the_table():
-    rows = [
-        [panel, value, 2.0 * value, value, 3.0 * value, 0.5 * value]
-        for panel, values in scaling.PANELS.items() for value in values
-    ]  # fmt: skip
-    figure = scaling.draw(pd.DataFrame(rows, columns=["panel", "value", "ms", "lowest", "highest", "products_ms"]))
-    for axes, (panel, values) in zip(figure.axes, scaling.PANELS.items(), strict=True):
-        step, alone, *per_env = axes.get_lines()
-        assert list(step.get_xdata()) == list(values)
-        assert list(step.get_ydata()) == [2.0 * v for v in values] and list(alone.get_ydata()) == [
-            0.5 * v for v in values
-        ]
-        assert [list(line.get_ydata()) for line in per_env] == (
-            [[2.0] * len(values)] if panel == "environments" else []
-        )
-
-
-def test_what_a_bonus_adds_is_compared_round_by_round():
-    drifting = [10.0, 20.0, 40.0]
-    assert added_cost.added([11.0, 26.0, 40.0], drifting) == pytest.approx([0.1, 0.3, 0.0])
-
-
-def test_plain_sac_and_what_adds_to_it_take_turns(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    args = added_cost.Args(env_id="MountainCarContinuous-v0", blocks=2, steps=5, warm_up=105, threads=1)
-    times = added_cost.race(args)
-    assert list(times) == [added_cost.PLAIN, *added_cost.BARS]
-    assert all(len(blocks) == 2 and min(blocks) > 0 for blocks in times.values())
-
-
-@pytest.mark.parametrize("env_id", ["MountainCarContinuous-v0", "Taxi-v4"])
-def test_the_cost_of_a_guided_step_is_a_part_of_the_step(env_id):
-    command = ["benchmark/guidance_cost.py", f"--env-id={env_id}", "--steps=100", "--warm-up=150"]
-    output = subprocess.check_output([sys.executable, *command], cwd=ROOT, text=True)
-    assert " cuda=False" in output
-    line = output.splitlines()[-1]
-    step, call, share = map(float, re.findall(r"([0-9.]+) ms.* ([0-9.]+) ms: \+([0-9.]+)%", line)[0])
-    assert 0 < call < step
-    assert share == pytest.approx(100 * call / (step - call), rel=0.1)
-
-
-def test_the_parts_of_a_step_are_the_spans_between_its_moments():
-    """Two whole steps and a begun one, by hand; the second takes twice as long as the first in every part."""
-    spans = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
-    moments, now = [("step begins", 0.0), ("step ends", 0.5), ("step begins", 1.0)], 1.0
-    for factor in (1, 2):
-        for name, span in zip(profile_update.PARTS, spans, strict=True):
-            now += factor * span
-            moments += [("lerp begins", now - 0.1), (name, now)]
-    means = profile_update.parts([*moments, ("step ends", now + 9.0)], steps=2)
-    assert means == pytest.approx(dict(zip(profile_update.PARTS.values(), [1.5 * s for s in spans], strict=True)))
-    with pytest.raises(ValueError, match="a step of the script is no longer"):
-        profile_update.parts(moments, steps=3)
-
-
-@pytest.mark.parametrize("flag", ["--no-compile", pytest.param("--compile", marks=needs_compiler)])
-def test_the_profile_is_of_the_scripts_own_steps(flag):
-    command = ["benchmark/profile_update.py", "--env-id=MountainCarContinuous-v0", "--steps=20", "--warm-up=105", flag]
-    *_, head, _, row = subprocess.check_output([sys.executable, *command], cwd=ROOT, text=True).splitlines()
-    assert head.strip("| ").split(" | ") == ["step", *profile_update.PARTS.values()]
-    step, *means = map(float, row.strip("| ").split(" | "))
-    assert step == pytest.approx(sum(means), abs=0.05)
-    assert min(means) > 0 and step < 10_000
-
-
-def test_the_operations_are_those_of_the_steps_that_count():
-    """By hand: a step passes the actor's three layers three times, and the critics' Adam, the actor's and that of alpha
-    are three calls of the fused kernel."""
-    command = ["benchmark/profile_update.py", "--env-id=MountainCarContinuous-v0", "--steps=20", "--warm-up=105",
-               "--operations=1000"]  # fmt: skip
-    output = subprocess.check_output([sys.executable, *command], cwd=ROOT, text=True)
-    rows = [line.strip("| ").split(" | ") for line in output.splitlines() if line.startswith("|")][2:]
-    calls = {name.strip("`"): float(number) for name, number, _ in rows}
-    assert calls["aten::addmm"] == 3 * 3  # to act, and on s and s' in the update: three layers each
-    assert calls["aten::_fused_adam_"] == 3
-    assert rows[-1][0] == "all"
-    own = [float(row[2]) for row in rows]
-    assert own[:-1] == sorted(own[:-1], reverse=True)
-    assert own[-1] == pytest.approx(sum(own[:-1]), abs=0.01 * len(own))
-
-
-def test_only_the_listed_operations_are_cut_off():
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
-        for _ in range(6):
-            torch.ones(4).exp_().add_(1)
-    everything = profile_update.operations(profiler, steps=2, most=100)
-    assert {name: calls for name, calls, _ in everything}["`aten::exp_`"] == 3
-    head = profile_update.operations(profiler, steps=2, most=1)
-    assert [head[0], head[-1]] == [everything[0], everything[-1]] and len(head) == 2

@@ -1,4 +1,4 @@
-"""benchmark/remedies.py: every change fits the script as it is, and does what its paper says."""
+"""benchmark/probes/remedies.py: every change fits the script as it is, and does what its paper says."""
 
 import math
 import runpy
@@ -10,7 +10,9 @@ import pytest
 import torch
 from conftest import ROOT, run_process, scalars
 
-remedies = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmark" / "remedies.py"), run_name="imported"))
+from benchmark.probes import remedies
+from benchmark.sweeps.hashing import modules
+
 script = SimpleNamespace(**runpy.run_path(str(ROOT / "guided_sac_discrete.py"), run_name="imported"))
 FLAGS = ["--env-id", "Taxi-v4", "--supervisor", "bundled", "--advisor-always", "--guide-end", "100",
          "--total-timesteps", "120", "--batch-size", "32"]  # fmt: skip
@@ -30,8 +32,18 @@ def test_a_changed_script_trains(name, tmp_path):
     assert scalars(run.name)["charts/guidance_active"] == [(0, 1.0), (100, 0.0)]
 
 
+def test_beside_a_changed_script_lies_what_it_imports(tmp_path):
+    """By links, so that the sweep's hash follows them; a second writing changes nothing."""
+    for _ in range(2):
+        path = remedies.write("margin", tmp_path / "margin")
+        imported = {module.path.relative_to(path.parent).parts[0] for module in modules(path)}
+        assert {"llm_supervisor.py", path.name} <= imported
+        assert {other.name for other in path.parent.iterdir()} == {*imported, "prompts"}
+        assert all(other.is_symlink() and other.exists() for other in path.parent.iterdir() if other != path)
+
+
 def test_the_study_names_every_remedy_with_flags_that_it_has():
-    study = tomllib.loads((ROOT / "benchmark" / "remedies.toml").read_text())
+    study = tomllib.loads((ROOT / "benchmark" / "probes" / "remedies.toml").read_text())
     names = set(script.Args.__dataclass_fields__)
     paths = [arm["script"] for arm in study["arms"].values()]
     written = [f"runs/remedies/{name}/guided_sac_discrete.py" for name in remedies.REMEDIES]
@@ -67,6 +79,6 @@ def test_actors_by_hand(tmp_path):
 def test_lines_that_are_gone_are_named(tmp_path, monkeypatch):
     script = tmp_path / "guided_sac_discrete.py"
     script.write_text("nothing of it\n")
-    monkeypatch.setitem(remedies.changed.__globals__, "SCRIPT", script)
+    monkeypatch.setattr(remedies, "SCRIPT", script)
     with pytest.raises(ValueError, match="lines of margin once"):
         remedies.changed("margin")
