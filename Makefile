@@ -14,13 +14,13 @@ demo: $(VENV)/installed
 		--total-timesteps 5000 --eval-frequency 1000 --eval-episodes 20 --save-model
 
 results: $(VENV)/installed-benchmark
-	$(VENV)/bin/python benchmark/results.py $(if $(QUICK),--quick)
+	$(VENV)/bin/python -m benchmark.results $(if $(QUICK),--quick)
 
 results-quick:
 	$(MAKE) results QUICK=1
 
 figure-3 figure-4 figure-5 figure-6 figure-7: $(VENV)/installed-benchmark
-	$(VENV)/bin/python benchmark/results.py --figure $(@:figure-%=%) $(if $(QUICK),--quick)
+	$(VENV)/bin/python -m benchmark.results --figure $(@:figure-%=%) $(if $(QUICK),--quick)
 
 test: $(VENV)/installed-tests
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile

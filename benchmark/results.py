@@ -1,8 +1,8 @@
 """Regenerate every table and figure: sweep the studies, read their event files, do the statistics, draw.
 
-    python benchmark/results.py             # all studies and all figures of the paper (make results)
-    python benchmark/results.py --figure 7  # one of them, with the studies behind it (make figure-7)
-    python benchmark/results.py --quick     # the quick forms, into runs/quick/ (make results QUICK=1)
+    python -m benchmark.results             # all studies and all figures of the paper (make results)
+    python -m benchmark.results --figure 7  # one of them, with the studies behind it (make figure-7)
+    python -m benchmark.results --quick     # the quick forms, into runs/quick/ (make results QUICK=1)
 
 Docs: docs/benchmark.md
 """
@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import figures
-import paper
-import sweep
 import tyro
-from analysis import NOT_MEASURED, origin, summary
-from figures import Part
-from sweep import ROOT, Study, load_study
-from table import as_table, committed, load_table, read_plain, read_sweep, write_table
+
+from benchmark import ROOT
+from benchmark.figures import drawing, paper
+from benchmark.figures.analysis import NOT_MEASURED, origin, summary
+from benchmark.figures.drawing import Part
+from benchmark.figures.table import as_table, committed, load_table, read_plain, read_sweep, write_table
+from benchmark.sweeps import sweep
+from benchmark.sweeps.studies import Study, load_study
 
 QUICK = ": a quick look, not a result"
 
@@ -40,7 +41,7 @@ def places(study: Study) -> tuple[Path, Path]:
     """Where a study's tables go and where its figures go. A quick form never touches what is committed."""
     if study.quick:
         return Path("runs/quick"), Path("runs/quick")
-    return ROOT / "benchmark" / "results", ROOT / "docs"
+    return ROOT / "benchmark" / "results", ROOT / "docs" / "figures"
 
 
 def written(study: Study) -> Part:
@@ -66,7 +67,7 @@ def rebuild(study: Study, args: Args) -> bool:
         return False
     text = f"# {study.name}{QUICK if study.quick else ''}\n\n{origin(table)}\n\n{summary(table, study)}"
     single = not any(arm.point for arm in study.arms.values())
-    drawn = figures.sample_efficiency(table, study) if single else None
+    drawn = drawing.sample_efficiency(table, study) if single else None
     tables.mkdir(parents=True, exist_ok=True)
     if not args.redraw:
         if not study.quick:
@@ -76,8 +77,8 @@ def rebuild(study: Study, args: Args) -> bool:
     write(text, tables / f"{study.name}.md")
     print(f"\n{text}\nwritten: {tables / study.name}.csv and .md")
     if drawn is not None:
-        figures.save(drawn, pictures / study.name)
-        print(f"written: {pictures / study.name}.png and .svg")
+        drawing.save(drawn, pictures / study.name)
+        print(f"written: {pictures / study.name}.png")
     return True
 
 
@@ -90,8 +91,8 @@ def draw(number: int, parts: list[Part], args: Args) -> None:
     tables.mkdir(parents=True, exist_ok=True)
     drawn, text = paper.figure(number, parts, args)
     for name, figure in drawn.items():
-        figures.save(figure, pictures / name)
-        print(f"written: {pictures / name}.png and .svg")
+        drawing.save(figure, pictures / name)
+        print(f"written: {pictures / name}.png")
     print(f"\n{text}\n")
     if parts[0][1].quick:
         target, page = tables / f"figure_{number}.md", f"# Figure {number}{QUICK}\n\n{text}\n"

@@ -21,6 +21,14 @@ def arguments(script: Path) -> type | None:
     return names.get("Command", names.get("Args"))
 
 
+def check_arguments(script: Path, words: list[str]) -> None:
+    """The script understands these arguments."""
+    kind = arguments(script)
+    assert kind is not None or not words, (script.name, words)
+    if kind is not None:
+        tyro.cli(kind, args=words)
+
+
 def commands(page: Path) -> list[str]:
     blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
@@ -41,19 +49,27 @@ def test_documented_commands_parse(page):
         words = [word.rstrip(";").replace("$seed", "1") for word in words]
         if words[0] == "make":
             assert words[1] in targets, command
+        elif words[:2] == ["python", "-m"] and words[2].startswith("benchmark."):
+            check_arguments(ROOT / f"{words[2].replace('.', '/')}.py", words[3:])
         elif words[:2] == ["python", "-m"]:
             assert words[2] == "cleanrl_utils.benchmark", command
             script, *flags = shlex.split(words[words.index("--command") + 1])[1:]
             tyro.cli(arguments(ROOT / script), args=flags)
         elif words[0] == "python":
-            kind = arguments(ROOT / words[1])
-            assert kind is not None or not words[2:], command
-            if kind is not None:
-                tyro.cli(kind, args=words[2:])
+            assert not words[1].startswith("benchmark/"), f"its programs are started with -m: {command}"
+            check_arguments(ROOT / words[1], words[2:])
         else:
             assert words[0] in ("pip", "ray", "tensorboard"), command
             if words[0] == "pip":
                 assert (ROOT / words[-1]).is_file(), command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_to_files(page):
+    """Links and pictures of a page, as far as they are the project's own."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\((?!https?:)([^)#\s]+)\S*\)", prose):
+        assert (page.parent / link).exists(), link
 
 
 RUNS = {  # short runs in which everything is on that a script can log

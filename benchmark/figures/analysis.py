@@ -1,0 +1,221 @@
+"""Statistics of a study's table: interquartile means with intervals, probability of improvement, steps to a threshold.
+
+Docs: docs/benchmark.md
+"""
+
+from collections.abc import Callable
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from rliable import library, metrics
+from scipy.stats import trim_mean
+
+from benchmark.figures.table import BEHAVIOUR, GUIDANCE_ACTIVE, SUPERVISION_STEPS
+from benchmark.sweeps.studies import Study
+
+NOT_MEASURED = "not measured yet"
+REPS = 2_000  # bootstrap samples of an interval
+
+
+class Interval(NamedTuple):
+    """An estimate with its 95 % interval: numbers, or arrays of one shape."""
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+class Curves(NamedTuple):
+    """All seeds of an arm on one environment."""
+
+    steps: np.ndarray  # (T,)
+    scores: np.ndarray  # (seeds, T)
+
+
+def curves(table: pd.DataFrame, env: str, arm: str, metric: str) -> Curves:
+    """The metric of every seed at the steps that all seeds have.
+
+    Raises:
+        ValueError: fewer than two seeds, so that no interval can be had, or a value that is not a number.
+    """
+    rows = table[(table.env == env) & (table.arm == arm) & (table.tag == metric)]
+    lost = rows[rows.value.isna()]
+    if len(lost):
+        raise ValueError(f"{arm} on {env}, seed {lost.seed.iloc[0]}: {metric} at step {lost.step.iloc[0]:,} is NaN")
+    wide = rows.pivot_table(index="seed", columns="step", values="value", aggfunc="last").dropna(axis="columns")
+    if len(wide) < 2:
+        raise ValueError(f"{arm} on {env} has {len(wide)} finished runs with {metric}: an interval needs 2 seeds")
+    return Curves(wide.columns.to_numpy(), wide.to_numpy())
+
+
+def measured(table: pd.DataFrame, study: Study, env: str, arm: str) -> bool:
+    """Whether at least two seeds of the arm have the metric; otherwise nothing can be said of it yet."""
+    rows = table[(table.env == env) & (table.arm == arm) & (table.tag == study.metric)]
+    return rows.seed.nunique() >= 2
+
+
+def behaviour(table: pd.DataFrame, study: Study, env: str) -> dict[str, Curves]:
+    """The training episodes' return of each arm that has it; of none in a study that guides nobody.
+
+    The evaluations leave the guidance out; this is what came of it while it acted.
+    """
+    if not (table[table.tag == GUIDANCE_ACTIVE].value > 0).any():
+        return {}
+    rows = table[(table.env == env) & (table.tag == BEHAVIOUR)]
+    have = [arm for arm in study.arms if rows[rows.arm == arm].seed.nunique() >= 2]
+    data = {arm: curves(table, env, arm, BEHAVIOUR) for arm in have}
+    return {arm: curve for arm, curve in data.items() if len(curve.steps)}
+
+
+def area(curve: Curves, begin: int = 1, end: int | None = None) -> np.ndarray:
+    """Mean of each seed's curve from step `begin` to step `end`, by the trapezoid rule: (seeds,).
+
+    It begins at the first evaluation after step 0. The one at step 0 belongs to no method: on CliffWalking the greedy
+    action of an untrained network returns −20,000 or −200 by luck alone. Without a later one there is no area: NaN.
+    """
+    steps, scores = curve
+    kept = (steps >= begin) & (steps <= (np.inf if end is None else end))
+    steps, scores = steps[kept], scores[:, kept]
+    if len(steps) < 2:
+        return scores[:, 0] if len(steps) else np.full(len(scores), np.nan)
+    return np.trapezoid(scores, steps, axis=1) / (steps[-1] - steps[0])
+
+
+def interval(scores: np.ndarray | list[np.ndarray], statistic: Callable[..., np.ndarray]) -> Interval:
+    """The statistic of scores (runs, tasks, …) with its stratified bootstrap interval, the same at every call."""
+    # rliable 1.2 draws from numpy's global generator, whatever its `random_state` is given
+    state = np.random.get_state()
+    np.random.seed(0)
+    points, intervals = library.get_interval_estimates({"": scores}, statistic, reps=REPS)
+    np.random.set_state(state)
+    return Interval(points[""], *intervals[""])
+
+
+def iqm(scores: np.ndarray) -> Interval:
+    """Interquartile mean over the seeds, at each step for itself: scores (seeds, T) → arrays (T,)."""
+    # rliable's aggregate_iqm() at all steps in one call: (runs, 1 task, T) → (T,)
+    return interval(scores[:, None, :], lambda sample: trim_mean(sample[:, 0], 0.25))
+
+
+def probability_of_improvement(scores: np.ndarray, others: np.ndarray) -> Interval:
+    """P(a seed of the one beats a seed of the other), a tie counting half: scores (seeds,), (seeds,) → arrays (1,)."""
+    return interval(
+        [scores[:, None], others[:, None]], lambda x, y: np.array([metrics.probability_of_improvement(x, y)])
+    )
+
+
+def reaches(values: np.ndarray | pd.Series, threshold: float) -> np.ndarray:
+    """Which values are at the threshold or above, in the float32 of event files: 0.7 is logged as 0.69999999."""
+    return np.asarray(values, np.float32) >= np.float32(threshold)
+
+
+def steps_to(table: pd.DataFrame, env: str, arm: str, metric: str, threshold: float) -> np.ndarray:
+    """(seeds, 2): a seed's first step with the metric at the threshold, inf for never; without and with supervision.
+
+    Supervision is what replays and auditions had taken in environment steps by then. A consultation at the step of an
+    evaluation comes after it: a script evaluates at the end of an iteration and consults at the beginning of the next.
+    """
+    rows = table[(table.env == env) & (table.arm == arm)]
+    result = []
+    for _, run in rows.groupby("seed"):
+        reached = run[(run.tag == metric) & reaches(run.value, threshold)]
+        step = reached.step.min() if len(reached) else np.inf
+        supervision = run[(run.tag == SUPERVISION_STEPS) & (run.step < step)]
+        result.append((step, step + (supervision.value.max() if len(supervision) else 0)))
+    return np.array(result, dtype=float)
+
+
+def summary(table: pd.DataFrame, study: Study) -> str:
+    """All statistics of a study as Markdown."""
+    sections = [section for env in study.environments for section in environment_summary(table, study, env)]
+    return "\n\n".join("\n".join(section) for section in sections) + "\n"
+
+
+def environment_summary(table: pd.DataFrame, study: Study, env: str) -> list[list[str]]:
+    """The statistics of one environment: Markdown blocks, each a list of lines."""
+    head = [[f"## {env}"], [f"`{study.metric}`, {counted(table, study, env)}:"]]
+    data = {arm: curves(table, env, arm, study.metric) for arm in study.arms if measured(table, study, env, arm)}
+    if not data:
+        return [*head, [f"**{NOT_MEASURED}**"]]
+    threshold = study.thresholds.get(env)
+    digits = 1 if max(np.abs(scores).max() for _, scores in data.values()) >= 10 else 3
+    seeds = "" if threshold is None else f" seeds ≥ {threshold:g} |"
+    rows = [f"| arm | step | IQM [95 % interval] | lowest | highest |{seeds}", "|-|-|-|-|-|" + "-|" * bool(seeds)]
+    for arm, (steps, scores) in data.items():
+        if study.arms[arm].point:  # of a grid's many arms the last step and the area are enough
+            steps, scores = steps[-1:], scores[:, -1:]
+        for step, values, *estimate in zip(steps, scores.T, *iqm(scores), strict=True):
+            lowest, highest = f"{values.min():z.{digits}f}", f"{values.max():z.{digits}f}"
+            row = f"| {arm} | {step:,} | {shown(*estimate, digits)} | {lowest} | {highest} |"
+            rows.append(row + (f" {reaches(values, threshold).sum()} of {len(values)} |" if seeds else ""))
+    blocks = [*head, rows]
+    for arm, (steps, _) in data.items():
+        longest = table[(table.env == env) & (table.arm == arm) & (table.tag == study.metric)].step.max()
+        if longest > steps[-1]:
+            blocks.append([f"{arm} is shown up to step {steps[-1]:,}, the last that all its seeds have; its longest "
+                           f"run goes on to step {longest:,}."])  # fmt: skip
+
+    if threshold is not None:
+        rows = ["| arm | median | lowest | highest | never | median with supervision |", "|-|-|-|-|-|-|"]
+        for arm in data:
+            steps, total = steps_to(table, env, arm, study.metric, threshold).T
+            numbers = [steps_shown(x) for x in (np.median(steps), steps.min(), steps.max())]
+            never = f"{np.isinf(steps).sum()} of {len(steps)}"
+            rows.append(f"| {arm} | {' | '.join(numbers)} | {never} | {steps_shown(np.median(total))} |")
+        blocks += [[f"First step with `{study.metric}` ≥ {threshold:g} (with supervision: replays and auditions "
+                    "counted too):"], rows]  # fmt: skip
+
+    rows = ["| arm | from step | to step | area: IQM [95 % interval] |", "|-|-|-|-|"]
+    for arm, curve in data.items():
+        trained = curve.steps[curve.steps > 0]
+        if len(trained):
+            estimate = (x[0] for x in iqm(area(curve)[:, None]))
+            rows.append(f"| {arm} | {trained[0]:,} | {trained[-1]:,} | {shown(*estimate, digits)} |")
+    if len(rows) > 2:
+        blocks += [[f"Area under the curve (the mean of `{study.metric}` along the steps after 0):"], rows]
+
+    rows = ["| arm | step | IQM [95 % interval] |", "|-|-|-|"]
+    for arm, (steps, scores) in behaviour(table, study, env).items():
+        if study.arms[arm].point:
+            steps, scores = steps[-1:], scores[:, -1:]
+        for step, *estimate in zip(steps, *iqm(scores), strict=True):
+            rows.append(f"| {arm} | {step:,} | {shown(*estimate, digits)} |")
+    if len(rows) > 2:
+        blocks += [["Return of the behaviour, guided actions included (mean over the training episodes since the "
+                    "evaluation before):"], rows]  # fmt: skip
+
+    rows = ["| | step | probability of improvement [95 % interval] |", "|-|-|-|"]
+    for arm, other in combinations(data, 2):
+        if study.arms[arm].point and study.arms[other].point:
+            continue  # 300 pairs in a grid of 25
+        step = np.intersect1d(data[arm].steps, data[other].steps)[-1]
+        last = [data[name].scores[:, data[name].steps == step][:, 0] for name in (arm, other)]
+        estimate = (x[0] for x in probability_of_improvement(*last))
+        rows.append(f"| {arm} over {other} | {step:,} | {shown(*estimate, digits=2)} |")
+    return blocks + ([rows] if len(rows) > 2 else [])
+
+
+def counted(table: pd.DataFrame, study: Study, env: str) -> str:
+    """How many seeds each arm has, and which it lacks."""
+    parts = []
+    for arm in study.arms:
+        have = set(table[(table.env == env) & (table.arm == arm)].seed)
+        missing = [str(seed) for seed in study.seeds_of(arm) if seed not in have]
+        parts.append(f"{arm} {len(have)} seeds" + (f" (missing: {', '.join(missing)})" if missing else ""))
+    return ", ".join(parts)
+
+
+def origin(table: pd.DataFrame) -> str:
+    """Which code and which libraries a table's runs had."""
+    commits, versions = (" and ".join(sorted(table[name].unique())) for name in ("commit", "versions"))
+    return f"Runs of commit {commits}, with {versions}."
+
+
+def shown(value: float, low: float, high: float, digits: int) -> str:
+    return f"{value:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"  # z: no "-0.0"
+
+
+def steps_shown(steps: float) -> str:
+    return "never" if np.isinf(steps) else f"{steps:,.0f}"

@@ -1,0 +1,251 @@
+"""The paper's figures: the studies behind each, its pictures, its table, and its place in docs/results.md.
+
+Docs: docs/benchmark.md
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from rliable import metrics
+
+from benchmark.figures import drawing
+from benchmark.figures.analysis import (
+    NOT_MEASURED,
+    Curves,
+    area,
+    curves,
+    interval,
+    iqm,
+    measured,
+    origin,
+    probability_of_improvement,
+    shown,
+)
+from benchmark.figures.drawing import PHASES, TOY_TEXT, Part
+from benchmark.figures.models import Gait, Model, gait, landscape, load_model, oscillation, play
+from benchmark.sweeps.studies import GUIDE_DURATION, Run
+from benchmark.sweeps.sweep import Args
+from llm_supervisor import open_rendered
+
+STUDIES = {  # where several have an arm, the first that has it measured counts
+    # plain SAC with the bonuses' settings before that with the guided script's
+    3: ("baselines_blackjack", "baselines_toy_text", "frozen_lake", "cliff_walking", "taxi", "blackjack"),
+    4: ("baselines_mountain_car", "mountain_car_continuous", "humanoid"),
+    5: ("policy_landscape",),
+    6: ("humanoid",),
+    7: ("guidance_timing",),
+}
+OF_MODELS = (5, 6)
+GAIT_EPISODES = 5  # of each model
+STRIP = range(0, 80, 8)  # steps of a gait strip's frames: 0.12 s between two, 1.1 s in all
+
+Drawn = tuple[dict[str, Figure], str]  # pictures by file name, and the figure's table in Markdown
+
+
+def figure(number: int, parts: list[Part], args: Args) -> Drawn:
+    """The pictures and the table of a figure. What is not measured yet is not drawn, and the table says so."""
+    if number == 3:
+        return compared({"figure_3": (drawing.figure_3, TOY_TEXT)}, ["SAC", "RND", "ICM", "E3B", "GuidedSAC"], parts)
+    if number == 4:
+        panels = {"figure_4a": (drawing.figure_4a, ["MountainCarContinuous-v0"]),
+                  "figure_4b": (drawing.figure_4b, ["Humanoid-v5"])}  # fmt: skip
+        return compared(panels, ["SAC", "RND", "GuidedSAC"], parts)
+    (part,) = parts
+    if not len(part[0]):
+        return {}, not_measured(part[1].environments)
+    return {5: landscapes, 6: gaits, 7: timing}[number](part, args)
+
+
+def filled(page: str, number: int, pictures: list[str], text: str) -> str:
+    """The page of results with a figure's pictures and table between that figure's two marks."""
+    begin, end = f"<!-- figure {number}, written by benchmark/results.py -->", f"<!-- end of figure {number} -->"
+    block = "\n\n".join([begin, *(f"![Figure {name[7:]}](figures/{name}.png)" for name in pictures), text.strip(), end])
+    page, count = re.subn(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: block, page, flags=re.DOTALL)
+    if count != 1:
+        raise ValueError(f"docs/results.md must hold one place for figure {number}, not {count}")
+    return page
+
+
+def table(header: str, rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table."""
+    columns = header.count("|") + 1
+    lines = [f"| {header} |", "|" + "-|" * columns]
+    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+
+
+def estimate(values: np.ndarray | list[float], digits: int) -> str:
+    """Interquartile mean and interval over the seeds, in words where there are fewer than two."""
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return "fewer than 2 seeds"
+    return shown(*(x[0] for x in iqm(values[:, None])), digits)
+
+
+def not_measured(environments: list[str]) -> str:
+    return f"**{', '.join(environments)}: {NOT_MEASURED}.**"
+
+
+def origins(parts: list[Part]) -> str:
+    """Which runs the figure is of, with links to their full tables as docs/results.md, or runs/quick/, needs them."""
+    return "\n".join(
+        f"- [{study.name}]({'' if study.quick else '../benchmark/results/'}{study.name}.md): {origin(table)}"
+        for table, study in parts if len(table)
+    )  # fmt: skip
+
+
+# --- figures 3 and 4 ---
+def compared(panels: dict, arms: list[str], parts: list[Part]) -> Drawn:
+    """Those pictures of which at least one arm is measured, and a table of all arms.
+
+    Args:
+        panels: by file name, the drawing function and its environments.
+    """
+    drawn, texts = {}, []
+    for name, (draw, environments) in panels.items():
+        if not any(drawing.source(parts, env, arm) for env in environments for arm in arms):
+            texts.append(not_measured(environments))
+            continue
+        drawn[name] = draw(parts)
+        rows = [row for env in environments for row in compared_rows(parts, env, arms)]
+        texts.append(
+            table(
+                "task | arm | seeds | step | IQM at that step | area over steps | IQM of the area | "
+                "step | P(GuidedSAC better) at that step | study",
+                rows,
+            )
+        )
+    return drawn, "\n\n".join([*texts, origins(parts)])
+
+
+def compared_rows(parts: list[Part], env: str, arms: list[str]) -> Iterator[tuple]:
+    """A row for each arm: its end, its area over the steps that all measured arms share, and GuidedSAC against it."""
+    sources = {arm: drawing.source(parts, env, arm) for arm in arms}
+    data = {arm: curves(part[0], env, arm, part[1].metric) for arm, part in sources.items() if part}
+    trained = [curve.steps[curve.steps > 0] for curve in data.values()]
+    begin, end = max((steps[0] for steps in trained), default=0), min((steps[-1] for steps in trained), default=0)
+    digits = 1 if max((np.abs(curve.scores).max() for curve in data.values()), default=0) >= 10 else 3
+    for arm, part in sources.items():
+        if part is None:
+            yield env, arm, NOT_MEASURED, *[""] * 7
+            continue
+        steps, scores = data[arm]
+        final = (x[-1] for x in iqm(scores))
+        shared = (
+            (f"{begin:,} to {end:,}", estimate(area(data[arm], begin, end), digits)) if 0 < begin <= end else ("", "")
+        )
+        yield (env, arm, len(scores), f"{steps[-1]:,}", shown(*final, digits), *shared,
+               *better(data, "GuidedSAC", arm), part[1].name)  # fmt: skip
+
+
+def better(data: dict[str, Curves], arm: str, other: str) -> tuple[str, str]:
+    """The last step that both arms have, and the probability that a seed of the one is better there."""
+    if arm == other or arm not in data:
+        return "", ""
+    step = np.intersect1d(data[arm].steps, data[other].steps)[-1]
+    scores = [data[name].scores[:, data[name].steps == step][:, 0] for name in (arm, other)]
+    return f"{step:,}", shown(*(x[0] for x in probability_of_improvement(*scores)), 2)
+
+
+# --- figures 5 and 6: from saved models ---
+class Saved(NamedTuple):
+    """A finished run and its model."""
+
+    arm: str
+    run: Run
+    model: Model
+
+
+def saved_models(part: Part, args: Args) -> list[Saved]:
+    runs = [(arm, run, args.runs / run.name) for arm, run in part[1].runs(args.threads)]
+    return [Saved(arm, run, load_model(run, folder)) for arm, run, folder in runs if folder.is_dir()]
+
+
+def landscapes(part: Part, args: Args) -> Drawn:
+    """Figure 5: of each seed with all phases."""
+    by_seed: dict[int, list] = {}
+    for _, run, model in saved_models(part, args):
+        by_seed.setdefault(run.seed, []).append(landscape(model, run.flags["total-timesteps"]))
+    whole = {seed: phases for seed, phases in by_seed.items() if len(phases) == len(PHASES)}
+    if not whole:
+        return {}, not_measured(part[1].environments)
+    rows = []
+    for phase, each in zip(PHASES, zip(*whole.values(), strict=True), strict=True):
+        returns, shares = [one.episodic_return for one in each], [oscillation(one) for one in each]
+        rows.append((phase, f"{each[0].step:,}", len(each), estimate(returns, 1), estimate(shares, 2)))
+    text = table("guidance | step | seeds | IQM of the drawn episodes' returns | IQM of the share of the plane in "
+                 "which the action pushes as the car moves", rows)  # fmt: skip
+    return {"figure_5": drawing.figure_5(whole, part)}, f"{text}\n\n{origins([part])}"
+
+
+def gaits(part: Part, args: Args) -> Drawn:
+    """Figure 6: the gait of each model, and a strip of frames of each arm's first seed where pictures can be had."""
+    scores: dict[str, list[tuple[Gait, float, float]]] = {arm: [] for arm in part[1].arms}
+    strips, first = {}, {}
+    for arm, _, model in saved_models(part, args):
+        env = model.make_env(None)
+        episodes = [play(model, env, seed) for seed in range(GAIT_EPISODES)]
+        env.close()
+        score = gait([episode.feet for episode in episodes])
+        scores[arm].append(
+            (score, np.mean([e.episodic_return for e in episodes]), np.mean([len(e.feet) for e in episodes]))
+        )
+        if arm in first:
+            continue
+        first[arm] = score
+        env, reason = open_rendered(model.make_env)
+        if env is None:
+            print(f"no gait strip of {arm}: {reason}")
+            continue
+        begin = max(0, (len(episodes[0].feet) - len(STRIP) * STRIP.step) // 2)  # the middle of the same episode again
+        strips[arm] = play(model, env, 0, film=range(begin, begin + STRIP.stop, STRIP.step)).frames
+        env.close()
+    rows = []
+    for arm, each in scores.items():
+        if not each:
+            rows.append((arm, NOT_MEASURED, *[""] * 6))
+            continue
+        each_gait, returns, lengths = zip(*each, strict=True)
+        walking = [g.alternation for g in each_gait if not np.isnan(g.alternation)]
+        alternation = estimate(walking, 2) + ("" if len(walking) == len(each) else f" ({len(walking)} seeds walk)")
+        rows.append((arm, f"{int(part[0].step.max()):,}", len(each), estimate(returns, 1), estimate(lengths, 0),
+                     alternation, estimate([g.double_support for g in each_gait], 2),
+                     estimate([g.flight for g in each_gait], 2)))  # fmt: skip
+    text = table("arm | step | seeds | IQM of the return | of the steps of an episode | of the alternating footfalls' "
+                 "share | of double support | of flight", rows)  # fmt: skip
+    pictures = {"figure_6": drawing.figure_6(strips, first, part)} if strips else {}
+    return pictures, f"{text}\n\n{origins([part])}"
+
+
+# --- figure 7 ---
+def timing(part: Part, args: Args) -> Drawn:
+    """Figure 7, and its margins: all durations of a start together and all starts of a duration, stratified."""
+    runs, study = part
+    (env,) = study.environments
+    axes = ("guide-start", GUIDE_DURATION)
+    cells = {tuple(arm.point[axis] for axis in axes): curves(runs, env, name, study.metric)
+             for name, arm in study.arms.items() if arm.point and measured(runs, study, env, name)}  # fmt: skip
+    texts = []
+    for axis, name in enumerate(axes):
+        rows = []
+        for value in sorted({point[axis] for point in cells}):
+            line = [curve for point, curve in cells.items() if point[axis] == value]
+            if len({len(curve.scores) for curve in line}) > 1:
+                rows.append((f"{value:,}", len(line), "seeds are missing", ""))
+                continue
+            # (seeds, cells) of each statistic
+            pair = (np.stack([statistic(curve) for curve in line], axis=1) for statistic in (last, area))
+            rows.append((f"{value:,}", len(line), *(shown(*stratified(scores), 1) for scores in pair)))
+        texts.append(table(f"{name} | cells | IQM of the final return | IQM of the area under the curve", rows))
+    return {"figure_7": drawing.figure_7(runs, study)}, "\n\n".join([*texts, origins([part])])
+
+
+def last(curve: Curves) -> np.ndarray:
+    return curve.scores[:, -1]
+
+
+def stratified(scores: np.ndarray) -> tuple[float, float, float]:
+    """Interquartile mean over seeds and cells (seeds, cells), with its stratified bootstrap interval."""
+    return tuple(x[0] for x in interval(scores, lambda sample: np.array([metrics.aggregate_iqm(sample)])))

@@ -1,0 +1,253 @@
+"""Run studies on Ray: every run is an unmodified script in a process of its own.
+
+    python -m benchmark.sweeps.sweep benchmark/studies/mountain_car_continuous.toml
+
+Docs: docs/benchmark.md
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import tyro
+from filelock import FileLock, Timeout
+
+from benchmark import ROOT
+from benchmark.sweeps.hashing import code_hash
+from benchmark.sweeps.studies import Run, load_study
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read on import: a sweep reports to nobody
+import ray
+
+# whose versions are recorded with a run, as far as they are installed
+PACKAGES = ("torch", "gymnasium", "mujoco", "numpy", "tensorboard", "stable-baselines3")
+LOG_LINES = 15
+
+
+@dataclass
+class Args:
+    studies: tyro.conf.Positional[list[Path]]
+    """the studies' TOML files"""
+    quick: bool = False
+    """the studies' quick form: few seeds, few steps"""
+    runs: Path = Path("runs/sweep")
+    """folder of the runs, which every machine of a cluster must see under the same path"""
+    threads: int = 1
+    """cores that a run reserves and threads that it computes with (OMP_NUM_THREADS), ≥ 1; counts as a setting"""
+    cores: int | None = None
+    """cores of this machine that a local sweep may use, ≥ 1; None: all"""
+    ray_address: str = "local"
+    """"local" starts Ray on this machine; "auto" and "host:port" use a running cluster, from one of its machines"""
+
+
+class Outcome(NamedTuple):
+    """What became of a run."""
+
+    run: Run
+    succeeded: bool
+    seconds: float
+    folder: Path | None  # None: Ray failed before the run had one
+    message: str  # of a failed run: why
+
+
+def execute(run: Run, folder: Path, commit: str) -> Outcome:
+    """Run the script to its end in a folder of its own (a Ray task).
+
+    The folder carries the run's name only once the run is complete; till then it is called NAME.*.part, and after a
+    failure NAME.failed.
+    """
+    if code_hash(run.script, run.env, run.flags) != run.code:
+        return Outcome(run, False, 0.0, folder, "the script, its modules or its prompts were changed during the sweep")
+    attempt = Path(tempfile.mkdtemp(prefix=f"{run.name}.", suffix=".part", dir=folder))
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(run.threads),
+        "CUDA_VISIBLE_DEVICES": "",  # the device counts: the same one, whatever the machine has
+    }
+    started = time.time()
+    with (attempt / "log.txt").open("w") as log:
+        status = subprocess.run(
+            [sys.executable, str(run.script), *run.arguments],
+            cwd=attempt, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False,
+        ).returncode  # fmt: skip
+    seconds = time.time() - started
+    record = {
+        **run.settings, "hash": run.hash, "commit": commit, "machine": platform.node(), "started": started,
+        "seconds": seconds, "status": status, "versions": versions(),
+    }  # fmt: skip
+    (attempt / "run.json").write_text(json.dumps(record, indent=1) + "\n")
+    done, failed = folder / run.name, folder / f"{run.name}.failed"
+    shutil.rmtree(failed, ignore_errors=True)
+    if status != 0:
+        attempt.rename(failed)
+        return Outcome(run, False, seconds, failed, f"exit status {status}")
+    try:
+        attempt.rename(done)
+    except OSError:
+        if not done.is_dir():
+            raise
+        shutil.rmtree(attempt)  # Ray repeats a task whose machine it had given up; the first to finish counts
+    return Outcome(run, True, seconds, done, "")
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of PACKAGES."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def git_commit() -> str:
+    """The project's commit, with "-dirty" behind it where tracked files were changed."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def start_ray(args: Args) -> None:
+    """Start Ray on this machine, or join the cluster at `--ray-address`.
+
+    Raises:
+        ValueError: the numbers do not fit.
+        ConnectionError: nobody answers there.
+    """
+    cores = os.cpu_count() if args.cores is None else args.cores
+    if args.threads < 1 or cores < 1:
+        raise ValueError("--threads and --cores must be 1 or more")
+    if args.ray_address != "local":
+        if args.cores is not None:
+            raise ValueError("--cores is for a local sweep; a cluster's machines say themselves what they offer")
+        if "://" in args.ray_address:
+            raise ValueError("--ray-address is host:port; start the sweep on one of the cluster's machines")
+        host, _, port = args.ray_address.rpartition(":")
+        if host and port.isdecimal():
+            try:  # Ray itself would go on trying for ten minutes
+                socket.create_connection((host.strip("[]"), int(port)), timeout=20).close()
+            except (OSError, OverflowError) as error:
+                raise ConnectionError(f"--ray-address {args.ray_address} cannot be reached: {error}") from None
+        ray.init(address=args.ray_address, log_to_driver=False, logging_level="ERROR")
+        return
+    if args.threads > cores:
+        raise ValueError(f"--threads {args.threads} on {cores} cores: no run would ever start")
+    # results go to files, so the object store needs no more than Ray's least
+    ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+             object_store_memory=80_000_000)  # fmt: skip
+
+
+def sweep(runs: Iterable[Run], args: Args) -> list[Outcome]:
+    """Do those runs that are not done yet.
+
+    Returns:
+        The runs that failed.
+
+    Raises:
+        ValueError: another sweep uses the folder, or Ray cannot be had as asked for.
+        ConnectionError: Ray does not answer, does not accept the token, or went away.
+    """
+    unique = {run.name: run for run in runs}
+    folder = args.runs.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            for rest in folder.glob("*.part"):
+                shutil.rmtree(rest, ignore_errors=True)  # a killed sweep's run may live a second longer
+            todo = [run for name, run in unique.items() if not (folder / name).is_dir()]
+            print(f"{len(unique)} runs, {len(unique) - len(todo)} of them done before", flush=True)
+            return run_all(todo, folder, args) if todo else []
+    except Timeout:
+        raise ValueError(
+            f"another sweep is at work in {args.runs}; wait for it, or give --runs another folder"
+        ) from None
+    except ray.exceptions.RayError as error:
+        raise ConnectionError(f"Ray: {' '.join(said(error).split())}") from None
+
+
+def run_all(runs: list[Run], folder: Path, args: Args) -> list[Outcome]:
+    """Run everything on Ray, telling the progress; returns the runs that failed."""
+    start_ray(args)
+    try:
+        commit = git_commit()
+        task = ray.remote(num_cpus=args.threads)(execute)
+        tasks = {task.remote(run, folder, commit): run for run in runs}
+        outcomes: list[Outcome] = []
+        last_print = 0.0
+        while tasks:
+            ready, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=1.0)
+            for ref in ready:
+                outcomes.append(outcome_of(ref, tasks.pop(ref), folder))
+            if (ready and time.time() - last_print > 5) or time.time() - last_print > 30 or not tasks:
+                last_print = time.time()
+                print(progress(outcomes, len(tasks), running=len(list(folder.glob("*.part")))), flush=True)
+    finally:
+        ray.shutdown()
+    return [outcome for outcome in outcomes if not outcome.succeeded]
+
+
+def said(error: Exception) -> str:
+    """An error's text, or its name where it has none."""
+    return str(error).strip() or type(error).__name__
+
+
+def outcome_of(ref: ray.ObjectRef, run: Run, folder: Path) -> Outcome:
+    """The outcome of a task that is over, whether the run or Ray itself failed."""
+    try:
+        outcome = ray.get(ref)
+    except ray.exceptions.RayError as error:
+        attempts = sorted(folder.glob(f"{run.name}.*.part"), key=lambda path: path.stat().st_mtime)
+        return Outcome(run, False, 0.0, attempts[-1] if attempts else None, said(error).splitlines()[-1])
+    if not outcome.folder.is_dir():
+        return outcome._replace(succeeded=False, message=f"{outcome.folder} is not to be seen from here: "
+                                "--runs must be a folder that all machines share")  # fmt: skip
+    return outcome
+
+
+def progress(outcomes: list[Outcome], left: int, running: int) -> str:
+    """One line: runs done, running, failed, waiting, and the time left at the mean duration so far."""
+    failed = sum(not outcome.succeeded for outcome in outcomes)
+    running = min(running, left)
+    line = f"{len(outcomes) - failed} done, {running} running, {failed} failed, {left - running} waiting"
+    if left and running and outcomes:
+        mean = sum(outcome.seconds for outcome in outcomes) / len(outcomes)
+        seconds = round((left - running / 2) * mean / running)  # those that run are half done on average
+        line += f", about {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
+    return line
+
+
+def report(failures: list[Outcome]) -> None:
+    """Print each failed run with the last lines of its log."""
+    for run, _, _, folder, message in failures:
+        print(f"\nfailed: {run.name}: {message}")
+        if folder is not None and (folder / "log.txt").is_file():
+            lines = (folder / "log.txt").read_text(errors="replace").splitlines()
+            print(f"  {folder / 'log.txt'} ends:")
+            print("\n".join(f"  | {line}" for line in lines[-LOG_LINES:]))
+
+
+if __name__ == "__main__":
+    args = tyro.cli(Args)
+    try:
+        studies = [load_study(path, args.quick) for path in args.studies]
+        failures = sweep((run for study in studies for _, run in study.runs(args.threads)), args)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"sweep.py: error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("sweep.py: interrupted; the same command goes on from here") from None
+    report(failures)
+    if failures:
+        raise SystemExit(f"sweep.py: {len(failures)} runs failed; the same command tries them again")

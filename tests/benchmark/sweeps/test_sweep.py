@@ -1,0 +1,233 @@
+"""benchmark/sweeps/sweep.py: a sweep survives what happens to sweeps, and says what failed."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import run_process, scalars
+from filelock import FileLock
+from handmade import SCRIPT, TINY, a_run, anywhere, command, write_study
+
+from benchmark.sweeps import sweep
+from benchmark.sweeps.studies import load_study
+from benchmark.sweeps.sweep import Args, Outcome
+
+
+def start_sweep(*arguments: str | Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        command("sweeps.sweep", *arguments, "--cores", "1"),
+        env=anywhere(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def run_sweep(*arguments: str | Path) -> tuple[int, str]:
+    process = start_sweep(*arguments)
+    output, _ = process.communicate(timeout=240)
+    return process.returncode, output
+
+
+def test_bad_input_is_one_line():
+    for arguments, message in (
+        (["missing.toml"], "missing.toml: cannot be read as TOML"),
+        ([write_study(), "--threads", "0"], "must be 1 or more"),
+        ([write_study(), "--threads", "2"], "no run would ever start"),
+        ([write_study(), "--ray-address", "127.0.0.1:1"], "--cores is for a local sweep"),
+    ):
+        status, output = run_sweep(*arguments)
+        assert status == 1
+        assert message in output.splitlines()[-1] and output.splitlines()[-1].startswith("sweep.py: error: ")
+        assert "Traceback" not in output
+
+
+def test_a_client_of_a_cluster_is_told_where_to_go():
+    with pytest.raises(ValueError, match=r"^--ray-address is host:port; start the sweep on one of the cluster"):
+        sweep.start_ray(Args([], ray_address="ray://127.0.0.1:1"))
+
+
+@pytest.mark.parametrize("program", ["sweeps.sweep", "results"])
+def test_a_cluster_that_cannot_be_joined_is_one_line(program, tmp_path):
+    """Somebody answers, but we have no token; nobody answers."""
+    env = {name: value for name, value in anywhere().items() if not name.startswith("RAY_AUTH_TOKEN")}
+    env |= {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
+    begin = command(program, write_study(), "--quick", "--ray-address")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        without_token = subprocess.run([*begin, address], env=env, capture_output=True, text=True, timeout=240)
+    unreachable = subprocess.run([*begin, address], env=anywhere(), capture_output=True, text=True, timeout=60)
+    for result, start, end in (
+        (without_token, "Ray: ", "authentication token"),
+        (unreachable, f"--ray-address {address} cannot be reached: ", "Connection refused"),
+    ):
+        assert result.returncode == 1 and "Traceback" not in result.stderr
+        error = result.stderr.splitlines()[-1]
+        assert error.startswith(f"{program.split('.')[-1]}.py: error: {start}") and end in error
+
+
+@pytest.mark.parametrize("error", [sweep.ray.exceptions.RpcError("gone\naway", 14), sweep.ray.exceptions.RayError()])
+def test_what_ray_raises_is_said_in_one_line(error, tmp_path, monkeypatch):
+    def fail(args: Args) -> None:
+        raise error
+
+    monkeypatch.setattr(sweep, "start_ray", fail)
+    with pytest.raises(ConnectionError, match=r"^Ray: .+") as said:
+        sweep.sweep([a_run(SCRIPT)], Args([], runs=tmp_path))
+    assert len(str(said.value).splitlines()) == 1
+
+
+def test_code_changed_during_the_sweep_is_not_run(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("print(1)\n")
+    run = a_run(script)
+    script.write_text("print(2)\n")
+    outcome = sweep.execute(run, tmp_path, "")
+    assert not outcome.succeeded and "changed during the sweep" in outcome.message
+    assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
+
+
+def test_of_two_copies_of_a_run_the_first_counts(tmp_path):
+    """Ray repeats a task when it loses sight of a machine: the late one leaves nothing behind."""
+    script = tmp_path / "script.py"
+    script.write_text("")
+    first, second = (sweep.execute(a_run(script), tmp_path, commit) for commit in ("one", "two"))
+    assert first.succeeded and second.succeeded
+    assert json.loads((first.folder / "run.json").read_text())["commit"] == "one"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([first.folder.name, "script.py"])
+
+
+def test_two_sweeps_do_not_share_a_folder(tmp_path):
+    with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="another sweep is at work"):
+        sweep.sweep([a_run(SCRIPT)], Args([], runs=tmp_path))
+
+
+def test_what_a_cluster_does_wrong_is_said(tmp_path, monkeypatch, capsys):
+    """A folder that the other machines do not share, and a task that Ray lost, are failures with their reason."""
+    run = a_run(SCRIPT)
+    monkeypatch.setattr(sweep.ray, "get", lambda ref: Outcome(run, True, 1.0, tmp_path / "elsewhere", ""))
+    outcome = sweep.outcome_of(None, run, tmp_path)
+    assert not outcome.succeeded and "--runs must be a folder that all machines share" in outcome.message
+
+    def lost(ref):
+        raise sweep.ray.exceptions.WorkerCrashedError
+
+    monkeypatch.setattr(sweep.ray, "get", lost)
+    outcome = sweep.outcome_of(None, run, tmp_path)
+    assert not outcome.succeeded and "worker died" in outcome.message and "\n" not in outcome.message
+    (tmp_path / "log.txt").write_text("of something else\n")  # in the present folder
+    sweep.report([outcome])
+    assert "of something else" not in capsys.readouterr().out
+    (tmp_path / f"{run.name}.abc.part").mkdir()
+    (tmp_path / f"{run.name}.abc.part" / "log.txt").write_text("step 17\n")
+    sweep.report([sweep.outcome_of(None, run, tmp_path)])
+    assert "  | step 17\n" in capsys.readouterr().out
+
+    def silent(ref):
+        raise sweep.ray.exceptions.RayError
+
+    monkeypatch.setattr(sweep.ray, "get", silent)
+    assert sweep.outcome_of(None, run, tmp_path).message == "RayError"
+
+
+def test_progress_by_hand():
+    """Ten runs, two at a time: three over in 10 s each, two half done, five waiting: (7 − 1) · 10 / 2 = 30 s."""
+    over = [Outcome(a_run(SCRIPT), succeeded, 10.0, Path(), "") for succeeded in (True, True, False)]
+    assert sweep.progress(over, 7, 2) == "2 done, 2 running, 1 failed, 5 waiting, about 0:00:30 left"
+    assert sweep.progress([], 7, 2) == "0 done, 2 running, 0 failed, 5 waiting"
+    assert sweep.progress(over, 0, 0) == "2 done, 0 running, 1 failed, 0 waiting"
+
+
+def test_failures_and_duplicates(tmp_path):
+    """One run serves two arms; a failing one is listed with its log and makes the status 1; only it is redone."""
+    failing = tmp_path / "failing.py"
+    failing.write_text(
+        "import os, sys\n"
+        "print(*range(30), sep='\\n')\n"
+        f"sys.exit(0 if os.path.exists({str(tmp_path / 'repaired')!r}) else 'the disk is full')\n"
+    )
+    study = write_study(
+        flags="",
+        arms="\n".join(f'[arms.{name}]\nscript = "guided_sac_continuous.py"\n'
+                       f"flags = {{ {', '.join(f'{k} = {json.dumps(v)}' for k, v in TINY.items())} }}"
+                       for name in ("SAC", "twin")) + f'\n[arms.bad]\nscript = "{failing}"',
+    )  # fmt: skip
+    status, output = run_sweep(study)
+    assert status == 1, output
+    assert "2 runs, 0 of them done before" in output
+    assert "1 done, 0 running, 1 failed, 0 waiting" in output
+    assert "exit status 1" in output and "  | the disk is full" in output
+    assert "  | 29\n" in output and "  | 16\n" in output and "  | 15\n" not in output  # 15 lines of 31
+    folders = {arm: tmp_path / "runs" / "sweep" / run.name for arm, run in load_study(study).runs(1)}
+    assert folders["SAC"] == folders["twin"] and folders["SAC"].is_dir() and not folders["bad"].exists()
+    record = json.loads((folders["SAC"] / "run.json").read_text())
+    assert record["threads"] == 1 and record["flags"] == TINY and record["versions"]["torch"]
+    assert "cpu with 1 threads" in (folders["SAC"] / "log.txt").read_text()
+
+    written = (folders["SAC"] / "run.json").stat().st_mtime_ns
+    (tmp_path / "repaired").touch()
+    status, output = run_sweep(study)
+    assert status == 0, output
+    assert "2 runs, 1 of them done before" in output
+    assert (folders["SAC"] / "run.json").stat().st_mtime_ns == written
+    assert sorted(p.name for p in (tmp_path / "runs" / "sweep").iterdir() if p.is_dir()) == sorted(
+        {folder.name for folder in folders.values()}
+    )
+    assert run_sweep(study) == (0, "2 runs, 2 of them done before\n")
+
+
+def test_goes_on_after_kill_9(tmp_path, monkeypatch):
+    """The sweep is killed in its second run: that one is redone, with the numbers of a run by hand."""
+    study = write_study(seeds="seeds = [1, 2]")
+    first, second = (tmp_path / "runs" / "sweep" / run.name for _, run in load_study(study).runs(1))
+    process = start_sweep(study)
+    end = time.time() + 200
+    while not (first.is_dir() and list(second.parent.glob(f"{second.name}.*.part"))):
+        assert time.time() < end and process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    (attempt,) = second.parent.glob(f"{second.name}.*.part")
+    while any(p.info["cwd"] == str(attempt) for p in psutil.process_iter(["cwd"])):
+        assert time.time() < end
+        time.sleep(0.1)
+    assert not second.exists()
+
+    written = (first / "run.json").stat().st_mtime_ns
+    status, output = run_sweep(study)
+    assert status == 0, output
+    assert "2 runs, 1 of them done before" in output
+    assert (first / "run.json").stat().st_mtime_ns == written
+    assert not list(second.parent.glob("*.part"))
+
+    monkeypatch.chdir(second)
+    (by_sweep,) = os.listdir("runs")
+    swept = scalars(by_sweep)
+    monkeypatch.chdir(tmp_path)
+    result = run_process(*next(run.arguments for _, run in load_study(study).runs(1) if run.seed == 2))
+    assert result.returncode == 0, result.stderr
+    (by_hand,) = (path for path in os.listdir("runs") if path != "sweep")
+    plain = scalars(by_hand)
+    assert swept.keys() == plain.keys() and len(plain["eval/episodic_return"]) == 3
+    assert all(swept[tag] == plain[tag] for tag in plain if tag != "charts/SPS")
+
+
+def test_a_killed_sweeps_runs_end_with_it(tmp_path):
+    """A run that would sleep for minutes is gone within 20 s of its sweep's kill -9."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(f'{{os.getpid()}} ')\ntime.sleep(280)\n"
+    )
+    process = start_sweep(write_study(flags="", arms=f'[arms.A]\nscript = "{script}"'))
+    end = time.time() + 200
+    while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text().endswith(" "):
+        assert time.time() < end and process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    run = psutil.Process(int((tmp_path / "pid").read_text()))
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    _, alive = psutil.wait_procs([run], timeout=20)
+    assert not alive, "the killed sweep's run is still going"
