@@ -606,12 +606,12 @@ if __name__ == "__main__":
         return logs
 
     with one_line_errors():
-        writer = open_log(args, sources, run_name, device)
         if args.replay_frequency:
             from llm_supervisor import GreedyVideos  # here: without videos the helper is not needed
 
             env_fn = partial(make_run_env, args.env_id, args.seed, 0, False, run_name)
             videos = GreedyVideos(lambda mode: env_fn(render_mode=mode)(), f"runs/{run_name}")
+        writer = open_log(args, sources, run_name, device)
 
     rb = ReplayBuffer(args.buffer_size, envs, device)
     obs, _ = envs.reset(seed=args.seed)

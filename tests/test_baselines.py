@@ -19,6 +19,9 @@ import torch
 from conftest import ROOT, events, needs_compiler, run_process, scalars
 from torch import nn
 
+from guided_utils.evaluation import evaluate, greedy_returns
+from guided_utils.optimisation import minimise
+
 NAMES = ("rnd", "icm", "e3b")
 SCRIPTS = {name: ROOT / f"{name}_sac.py" for name in NAMES}
 MODULES = {name: SimpleNamespace(**runpy.run_path(str(SCRIPTS[name]), run_name="imported")) for name in NAMES}
@@ -82,7 +85,7 @@ def train(script, bonus: nn.Module, batches, lr: float = 1e-3) -> None:
     """The training loop's own step, on batches of our choice."""
     optimizer = torch.optim.Adam([p for p in bonus.parameters() if p.requires_grad], lr=lr)
     for batch in batches:
-        script.minimise(bonus(batch)[0], optimizer)
+        minimise(bonus(batch)[0], optimizer)
 
 
 def forward_by_hand(network, x: np.ndarray) -> np.ndarray:
@@ -279,7 +282,7 @@ def test_e3b_bonuses_of_a_run_equal_direct_inverses(run_here):
             b = phi[row] @ np.linalg.inv(c) @ phi[row]
             assert run.bonus.collected[row].item() == pytest.approx(b, rel=1e-4)
             c, total = c + np.outer(phi[row], phi[row]), total + b
-            if row + 2 < 400 and run.rb.slots[row + 2, 0] != run.rb.slots[row, 1]:  # another episode follows
+            if row + 2 < 400 and data.observations[row + 2] != data.next_observations[row]:  # another episode follows
                 totals.append((row // 2 * 2 + 2, total))
                 c, total, episodes = 0.1 * np.eye(64), 0.0, episodes + 1
     assert episodes > 10
@@ -300,7 +303,8 @@ def test_bonuses_of_a_run_by_hand(name, run_here):
     The bonus's networks stay as they are, so that their last state is that of every step.
     """
     run = run_here(*COUNTER, "--num-envs", "2", "--total-timesteps", "200", "--bonus-lr", "0", script=SCRIPTS[name])
-    next_obs = run.rb.take(torch.arange(200)).next_observations.double().numpy()
+    data = run.rb.take(torch.arange(200))
+    obs, next_obs = data.observations.double().numpy(), data.next_observations.double().numpy()
     bonuses, totals, inverse = [], [], np.stack([np.eye(64) / 0.1] * 2)
     running = np.zeros(2)
     for step in range(0, 200, 2):
@@ -316,7 +320,7 @@ def test_bonuses_of_a_run_by_hand(name, run_here):
         bonuses += [*bonus]
         running += bonus
         for i in range(2):
-            if step + 2 < 200 and run.rb.slots[step + 2 + i, 0] != run.rb.slots[step + i, 1]:  # an episode is over
+            if step + 2 < 200 and (obs[step + 2 + i] != next_obs[step + i]).any():  # an episode is over
                 totals.append((step + 2, running[i]))
                 running[i], inverse[i] = 0, np.eye(64) / 0.1
     assert np.std(bonuses) > 0.1 * np.mean(bonuses) and len(totals) > 10
@@ -437,7 +441,8 @@ def test_without_weight_the_bonus_leaves_plain_sac_to_the_bit(env_id, fast, run_
     for name in NAMES:
         run = run_here(*flags, "--intrinsic-coef", "0", script=SCRIPTS[name])
         assert all(torch.equal(a, b) for a, b in zip(learned(run), learned(plain), strict=True))
-        assert torch.equal(run.rb.actions, plain.rb.actions) and torch.equal(run.rb.obs, plain.rb.obs)
+        stored = (r.rb.take(torch.arange(220)) for r in (run, plain))
+        assert all(torch.equal(a, b) for a, b in zip(*stored, strict=True))
         logged = scalars(run.run_name)
         assert all(logged[tag] == expected[tag] for tag in expected.keys() - {"charts/SPS", "losses/conservative_loss"}
                    if not tag.startswith(("charts/guidance", "charts/supervision")))  # fmt: skip
@@ -457,19 +462,6 @@ def test_scripts_differ_in_the_bonus_alone():
         loops = [path.read_text().split('if __name__ == "__main__":')[1].splitlines() for path in (a, b)]
         changed = [line for line in difflib.ndiff(*loops) if line[0] in "+-"]
         assert len(changed) <= 3, changed
-
-
-def test_shared_blocks_are_identical_in_all_scripts():
-    blocks: dict[str, dict[str, str]] = {}
-    for path in sorted(ROOT.glob("*_sac*.py")):
-        pattern = r"^ *# --- shared: (.*?) ---\n(.*?)^ *# --- end ---$"
-        for name, text in re.findall(pattern, path.read_text(), flags=re.DOTALL | re.MULTILINE):
-            blocks.setdefault(name, {})[path.name] = text
-    assert {path for files in blocks.values() for path in files} >= {"guided_sac_continuous.py", "rnd_sac.py"}
-    for name, files in blocks.items():
-        assert len(set(files.values())) == 1, f"block {name!r} differs among {', '.join(files)}"
-        if files.keys() & {"rnd_sac.py"}:
-            assert files.keys() >= {"rnd_sac.py", "icm_sac.py", "e3b_sac.py"}, name
 
 
 def test_paper_settings_are_defaults_and_flags_win(run_here):
@@ -501,15 +493,17 @@ def test_videos_are_left_and_change_nothing(name, env_id, run_here):
     assert not Path(f"runs/{plain.run_name}/replays").exists()
 
 
-def test_a_script_runs_alone_and_asks_for_the_helper_only_for_videos(tmp_path):
-    """CleanRL's reproduce tool downloads one file."""
+def test_a_script_runs_with_the_plumbing_alone_and_asks_for_the_helper_only_for_videos(tmp_path):
+    """A baseline that is copied away needs guided_utils/ beside it, and nothing of the supervision."""
     shutil.copy(SCRIPTS["e3b"], tmp_path / "e3b_sac.py")
+    shutil.copytree(ROOT / "guided_utils", tmp_path / "guided_utils")
     flags = [*FROZEN, "--total-timesteps", "3"]
     command = [sys.executable, str(tmp_path / "e3b_sac.py"), *flags]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     process = subprocess.run([*command, "--replay-frequency", "1"], capture_output=True, text=True, check=False)
     assert process.returncode == 1
     assert re.fullmatch(r"e3b_sac.py: error: .*llm_supervisor.*\n", process.stderr)
+    assert len(list(tmp_path.glob("runs/*"))) == 1  # nothing is left of the second
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -522,12 +516,12 @@ def test_saved_models_can_be_evaluated(name, env_id, run_here):
     assert re.fullmatch(rf"{env_id}__{name}_sac__3__\d+", run.run_name)
     model = script.DiscreteSoftQNetwork if env_id == "Blackjack-v1" else script.Actor
     make_env = functools.partial(script.make_env, max_episode_steps=run.args.max_episode_steps)
-    returns = script.evaluate(f"runs/{run.run_name}/{name}_sac.cleanrl_model", make_env, env_id, 2, "x", model)
+    returns = evaluate(f"runs/{run.run_name}/{name}_sac.cleanrl_model", make_env, env_id, 2, "x", model)
     envs = [make_env(env_id, 0, i, False, "x")() for i in range(2)]
-    assert returns == script.greedy_returns(envs, lambda obs: run.act(obs, True), seed=0)
+    assert returns == greedy_returns(envs, lambda obs: run.act(obs, True), seed=0)
     if run.args.max_episode_steps:  # without the limit that the run had, an evaluation might never end
         with pytest.raises(ValueError, match=r"no time limit.*max_episode_steps bound"):
-            script.evaluate(f"runs/{run.run_name}/{name}_sac.cleanrl_model", script.make_env, env_id, 2, "x", model)
+            evaluate(f"runs/{run.run_name}/{name}_sac.cleanrl_model", script.make_env, env_id, 2, "x", model)
 
 
 BAD = {

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import OBSERVATIONS, ROOT, TabularEnv, run_process, scalars, texts
+from conftest import OBSERVATIONS, ROOT, TabularEnv, run_process, scalars, texts, without_supervision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_theory import Mdp, optimal_q
+
+from guided_utils.environments import integer_space
+from guided_utils.evaluation import evaluate, greedy_returns
 
 SCRIPT = ROOT / "guided_sac_discrete.py"
 script = SimpleNamespace(**runpy.run_path(str(SCRIPT), run_name="imported"))
@@ -141,8 +144,9 @@ def sampled(run) -> tuple:
     """A batch of a finished run, and what the loop hands to `update_critic` and to `update_actor` with it."""
     data = run.rb.sample(32)
     states = script.distinct(data, run.places)
-    log_pi = run.log_policy(states.x)
-    return data, (data, states, run.qf(states.x), log_pi.detach()), (states.x, states.rows, log_pi)
+    x, rows, _, _ = states
+    log_pi = run.log_policy(x)
+    return data, (data, states, run.qf(x), log_pi.detach()), (x, rows, log_pi)
 
 
 @torch.no_grad()
@@ -248,7 +252,7 @@ def test_distinct_gives_the_observations_back(seed, batch, nvec):
     """Of k integers, whatever their starts: s and s' together, each once, and the batch again by its rows."""
     space = gym.spaces.MultiDiscrete(nvec, start=np.random.default_rng(seed).integers(-3, 3, len(nvec)), seed=seed)
     obs, next_obs = (torch.as_tensor(np.stack([space.sample() for _ in range(batch)])) for _ in range(2))
-    x, s, next_x, next_s = script.distinct(batch_of(obs, next_obs), script.place_values(space))
+    x, s, next_x, next_s = script.distinct(batch_of(obs, next_obs), script.place_values(space, torch.device("cpu")))
     assert next_x is x and x.dtype == obs.dtype and s.shape == next_s.shape == (batch,)
     assert torch.equal(x[s], obs) and torch.equal(x[next_s], next_obs)
     assert len(x) == len({tuple(row) for row in torch.cat([obs, next_obs]).tolist()})
@@ -257,13 +261,13 @@ def test_distinct_gives_the_observations_back(seed, batch, nvec):
 def test_observations_that_are_no_small_integers_are_left_as_they_are():
     """Floats, and integers of which there are 2⁶⁴ combinations; 2⁶² are still counted."""
     for space in (OBSERVATIONS["box"], gym.spaces.MultiDiscrete([2**32, 2**32])):
-        assert script.place_values(space) is None
+        assert script.place_values(space, torch.device("cpu")) is None
     obs, next_obs = torch.randn(2, 6, 2, 3)
     x, s, next_x, next_s = script.distinct(batch_of(obs, next_obs), None)
     assert torch.equal(x[s], obs) and torch.equal(next_x[next_s], next_obs) and len(x) == len(next_x) == 6
     obs = torch.tensor([[2**31 - 1, 0], [0, 2**31 - 1], [2**31 - 1, 0], [2**31 - 2, 2**31 - 1]])
     x, s, _, next_s = script.distinct(
-        batch_of(obs, obs.flip(0)), script.place_values(gym.spaces.MultiDiscrete([2**31, 2**31]))
+        batch_of(obs, obs.flip(0)), script.place_values(gym.spaces.MultiDiscrete([2**31, 2**31]), torch.device("cpu"))
     )
     assert torch.equal(x[s], obs) and torch.equal(x[next_s], obs.flip(0)) and len(x) == 3
 
@@ -273,7 +277,7 @@ def test_observations_that_are_no_small_integers_are_left_as_they_are():
 def test_stacked_networks_equal_separate_ones_on_one_hot_inputs(seed, kind):
     """Outputs and gradients, against plain products with weights cut out by hand and one-hot vectors by Gymnasium."""
     torch.manual_seed(seed)
-    space = script.integer_space(OBSERVATIONS[kind])
+    space = integer_space(OBSERVATIONS[kind])
     net = script.StackedMLP(spaces(space, gym.spaces.Discrete(3)), networks=2, outputs=3, hidden=8)
     space.seed(seed)
     samples = [space.sample() for _ in range(5)]
@@ -331,7 +335,7 @@ def test_observations_round_trip(kind, run):
             case "multi" | "matrix":
                 assert np.array_equal(obs.reshape(space.shape), own)
             case "box":
-                assert np.array_equal(obs, own) and script.integer_space(space) is None
+                assert np.array_equal(obs, own) and integer_space(space) is None
         obs, *_ = env.step(0)
     # the one-hot positions behind it, as Gymnasium flattens the environment's own space
     if kind != "box":
@@ -344,7 +348,7 @@ def test_observations_round_trip(kind, run):
 def test_no_integers_for_other_spaces():
     for space in (OBSERVATIONS["dict"], gym.spaces.MultiBinary(3), gym.spaces.Text(3),
                   gym.spaces.Tuple([OBSERVATIONS["discrete"], OBSERVATIONS["box"]])):  # fmt: skip
-        assert script.integer_space(space) is None
+        assert integer_space(space) is None
 
 
 @pytest.mark.parametrize("kind", [k for k in OBSERVATIONS if k != "dict"])
@@ -364,19 +368,18 @@ def test_rules_get_the_environments_own_observation(kind, run, tmp_path):
     run = run("--env-id", "AnyObservation-v0", "--env-kwargs", json.dumps({"kind": kind}), "--max-episode-steps", "50",
               "--guide-policy", "rule.py", "--advisor-always", "--guide-end", "40", "--total-timesteps", "80",
               "--learning-starts", "10", "--batch-size", "16", *QUIET)  # fmt: skip
-    obs = run.rb.obs[run.rb.slots[:80, 0]].tolist()
-    actions = run.rb.actions[:80].tolist()
+    obs = run.rb.transitions.observations[:80].tolist()
+    actions = run.rb.transitions.actions[:80].tolist()
     assert actions[:40] == [expected(o) for o in obs[:40]]
     assert actions[40:] != [expected(o) for o in obs[40:]] and set(actions) == {-1, 0, 1}
-    assert run.rb.actions.dtype == torch.int64
+    assert run.rb.transitions.actions.dtype == torch.int64
 
 
 def test_large_integers_are_stored_exactly():
     """2²⁴ + 1 is no float32: integers stay integers in the buffer."""
-    space = script.integer_space(gym.spaces.Discrete(2**30))
+    space = integer_space(gym.spaces.Discrete(2**30))
     buffer = script.ReplayBuffer(4, spaces(space, gym.spaces.Discrete(2)), torch.device("cpu"))
-    buffer.reset(np.array([[2**24 + 1]]))
-    buffer.add(np.array([1]), np.zeros(1), np.zeros(1), np.zeros(1, bool), *[np.array([[2**29 + 3]])] * 2)
+    buffer.add(np.array([[2**24 + 1]]), np.array([[2**29 + 3]]), np.array([1]), np.zeros(1), np.zeros(1))
     batch = buffer.sample(1)
     assert batch.observations.item() == 2**24 + 1 and batch.next_observations.item() == 2**29 + 3
 
@@ -399,7 +402,8 @@ def test_learned_q_is_the_exact_soft_q(run, flags):
                            for s in range(5)])  # fmt: skip
     best = optimal_q(Mdp(env.reward, transition, gamma=0.8, alpha=0.5))
     visited = np.zeros((5, 3))
-    np.add.at(visited, (run.rb.obs[run.rb.slots[:6000, 0], 0].numpy(), run.rb.actions[:6000].numpy()), 1)
+    data = run.rb.take(torch.arange(6000))
+    np.add.at(visited, (data.observations[:, 0].numpy(), data.actions.numpy()), 1)
     assert visited.min() > 100
     with torch.no_grad():
         q = run.qf(torch.arange(5)[:, None]).numpy()
@@ -463,7 +467,8 @@ def test_substituted_action_is_what_the_buffer_holds(run, tmp_path, probability)
     guided = run(*flags, "--guide-policy", "rule.py", "--advisor-always", "--guide-end", "450", "--guide-probability",
                  str(probability))  # fmt: skip
     plain = run(*flags, "--supervisor", "none")
-    ours, learners, rows = guided.rb.actions[:600], plain.rb.actions[:600], guided.guided_rows[:600]
+    ours, learners = (r.rb.transitions.actions[:600] for r in (guided, plain))
+    rows = guided.guided_rows[:600]
     assert not plain.guided_rows.any() and not ((learners == 3) | (learners == 4)).any()
     assert torch.equal(rows, (ours == 3) | (ours == 4))
     assert torch.equal(ours[~rows], learners[~rows])
@@ -480,14 +485,14 @@ def test_substituted_action_is_what_the_buffer_holds(run, tmp_path, probability)
 
 
 def test_guided_rows_follow_the_ring(run, tmp_path):
-    """A buffer of 40 steps of 3 environments, written four times over: the marks are those of the rows' last owners."""
+    """A buffer of 118 rows, no multiple of the 3 environments, written four times over: a row's mark is its owner's."""
     (tmp_path / "rule.py").write_text("def policy(obs, t):\n    return 3\n")
     run = run("--env-id", "DiscreteCounter-v0", "--env-kwargs", '{"n": 20000}', "--num-envs", "3", "--total-timesteps",
               "501", "--learning-starts", "501", "--buffer-size", "118", "--guide-policy", "rule.py",
               "--advisor-always", "--guide-end", "450", "--guide-probability", "0.5", *QUIET)  # fmt: skip
-    assert run.rb.size == 120 and len(run.guided_rows) == 120
-    assert torch.equal(run.guided_rows, run.rb.actions == 3)
-    last = [(499 - i) % 120 for i in range(48)]  # the 48 youngest that lie behind step 450
+    assert run.rb.size == 118 and len(run.guided_rows) == 118
+    assert torch.equal(run.guided_rows, run.rb.transitions.actions == 3)
+    last = [(500 - i) % 118 for i in range(48)]  # the 48 youngest that lie behind step 450
     assert not run.guided_rows[last].any() and run.guided_rows.any()
 
 
@@ -497,7 +502,7 @@ def test_guidance_ends_at_guide_end(run, tmp_path):
              "--learning-starts", "140", *QUIET]  # fmt: skip
     run = run(*flags, "--guide-policy", "rule.py", "--advisor-always", "--guide-start", "30", "--guide-window", "40",
               "--guide-end", "95", "--guide-probability", "1")  # fmt: skip
-    changed = run.rb.actions[:140] == 7
+    changed = run.rb.transitions.actions[:140] == 7
     assert changed[30:95].all() and not changed[:30].any() and not changed[95:].any()
     assert torch.equal(run.guided_rows[:140], changed)
     assert scalars(run.run_name)["charts/guidance_active"] == [(30, 1.0), (70, 1.0), (95, 0.0)]
@@ -519,20 +524,7 @@ def weights(run) -> list[torch.Tensor]:
 
 def test_unguided_equals_a_script_without_supervision(run, tmp_path):
     """--supervisor none, and consultations that end in "do not intervene", change no bit of the learning."""
-    source = SCRIPT.read_text()
-    cut, count = re.subn(r"^ *# --- supervision ---\n.*?^ *# --- end ---\n", "", source, flags=re.DOTALL | re.MULTILINE)
-    assert count >= 4
-    # what guided transitions add to the loss, and the marks by which it knows them
-    cut, count = re.subn(r"^( +)if args\.guide_conservatism and .*\n(?:\1 +.*\n)+", "", cut, flags=re.MULTILINE)
-    assert count == 1
-    cut = re.sub(r"^from llm_supervisor.*\n", "", cut, flags=re.MULTILINE)
-    cut = re.sub(r"^ *(replay|audition)_\w+=.*\n", "", cut, flags=re.MULTILINE)
-    cut = cut.replace("class Args(SupervisorArgs)", "class Args")
-    cut = cut.replace("open_rendered", "bool").replace("own_opengl_context", "bool")
-    dropped = ("supervisor.description", "guided_rows")
-    cut = "\n".join(line for line in cut.splitlines() if not any(word in line for word in dropped))
-    assert "supervisor." not in cut and "guided_rows" not in cut
-    (tmp_path / "plain_sac.py").write_text(cut)
+    (tmp_path / "plain_sac.py").write_text(without_supervision(SCRIPT))
     (tmp_path / "content").mkdir()
     (tmp_path / "content" / "bundled.toml").write_text('intervene_below = -1e9\nanalysis = ""\nadvice = ""\n')
     (tmp_path / "content" / "bundled_policy.py").write_text("def policy(obs, t):\n    return 0\n")
@@ -545,7 +537,7 @@ def test_unguided_equals_a_script_without_supervision(run, tmp_path):
     assert content.supervisor.steps > 0
     for other in (none, content):
         assert all(torch.equal(a, b) for a, b in zip(weights(without), weights(other), strict=True))
-        assert torch.equal(without.rb.actions[:250], other.rb.actions[:250])
+        assert torch.equal(without.rb.transitions.actions[:250], other.rb.transitions.actions[:250])
         a, b = scalars(without.run_name), scalars(other.run_name)
         assert all(a[tag] == b[tag] for tag in a if tag != "charts/SPS")
 
@@ -555,7 +547,7 @@ def test_each_seed_is_evaluated_from_starts_of_its_own(run):
     for seed in (0, 1):
         evaluated = run(*EXACT, "--total-timesteps", "20", "--eval-frequency", "10", "--eval-episodes", "3",
                         "--seed", str(seed))  # fmt: skip
-        starts = [env.unwrapped.np_random_seed for env in evaluated.eval_envs]
+        starts = [env.unwrapped.np_random_seed for env in evaluated.evaluator.envs]
         assert starts == [(1 + seed) * 1_000_000 + i for i in range(3)]
 
 
@@ -641,10 +633,10 @@ def check_learning(run) -> None:
     assert ("losses/vf_loss" in logged) == run.args.value_network
     assert ("losses/actor_loss" in logged) != run.args.exact_improvement
     assert ("losses/alpha_loss" in logged) == run.args.autotune
-    actions = run.rb.actions[:200]
+    actions = run.rb.transitions.actions[:200]
     assert actions.min() >= 0 and actions.max() < run.envs.single_action_space.n
     with torch.no_grad():
-        pi = run.log_policy(run.rb.obs[: run.rb.written]).exp()
+        pi = run.log_policy(run.rb.take(torch.arange(200)).observations).exp()
     torch.testing.assert_close(pi.sum(1), torch.ones(len(pi)))
 
 
@@ -665,8 +657,8 @@ def test_every_environment_runs_guided(run, env_id, tmp_path):
     check_learning(run)
     assert run.guided_rows[:150].all() and not run.guided_rows[150:].any()
     if env_id in RULES:
-        expected = [int(RULES[env_id][1](o)) for o in run.rb.obs[run.rb.slots[:150, 0]].tolist()]
-        assert run.rb.actions[:150].tolist() == expected
+        expected = [int(RULES[env_id][1](o)) for o in run.rb.transitions.observations[:150].tolist()]
+        assert run.rb.transitions.actions[:150].tolist() == expected
 
 
 # -- the command line -------------------------------------------------------------------------------------------------
@@ -718,21 +710,21 @@ def test_cleanrl_tools_can_drive_the_script(run, exact):
     assert len(saved) == (1 if exact else 2)
     for part, module in zip(saved, run.modules, strict=True):
         assert all(torch.equal(part[k], v) for k, v in module.state_dict().items())
-    returns = script.evaluate(path, script.make_env, "Taxi-v4", 3, "eval", model)
+    returns = evaluate(path, script.make_env, "Taxi-v4", 3, "eval", model)
     envs = [script.make_env("Taxi-v4", 0, i, False, "x")() for i in range(3)]
-    assert returns == pytest.approx(script.greedy_returns(envs, lambda obs: run.act(obs, True), seed=0))
+    assert returns == pytest.approx(greedy_returns(envs, lambda obs: run.act(obs, True), seed=0))
 
 
 def test_evaluate_plays_the_best_action_with_an_offset(tmp_path):
     """A saved critic that prefers the action −1 + 2 = 1 in every state: six steps of reward 1."""
     env = partial(script.make_env, env_kwargs={"kind": "discrete"}, max_episode_steps=50)
-    envs = spaces(script.integer_space(OBSERVATIONS["discrete"]), gym.spaces.Discrete(3, start=-1))
+    envs = spaces(integer_space(OBSERVATIONS["discrete"]), gym.spaces.Discrete(3, start=-1))
     for model in (script.DiscreteSoftQNetwork, script.Actor):
         net = model(envs)
         with torch.no_grad():
             net.biases[2][:] = torch.tensor([0.0, 1.0, 100.0])
         torch.save((net.state_dict(),), tmp_path / "model")
-        assert script.evaluate(str(tmp_path / "model"), env, "AnyObservation-v0", 2, "x", model) == [6.0, 6.0]
+        assert evaluate(str(tmp_path / "model"), env, "AnyObservation-v0", 2, "x", model) == [6.0, 6.0]
 
 
 def test_alpha_zero_is_possible_for_an_actor(run):
