@@ -114,5 +114,6 @@ def nothing_left(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     before = children(), descriptors()
     yield folder
-    assert (children(), descriptors()) == before
+    assert children() == before[0]
+    assert descriptors().items() <= before[1].items()  # a server of an earlier test may close its own meanwhile
     assert list(folder.iterdir()) == []

@@ -100,7 +100,7 @@ def test_an_answer_in_single_bytes_and_one_cut_short(tmp_path, monkeypatch):
 # --- what the child is given ---
 
 
-def test_the_child_is_given_nothing(nothing_left, monkeypatch, tmp_path):  # noqa: F811
+def test_the_child_is_given_nothing(nothing_left, monkeypatch, tmp_path):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-not-for-policies")
     with open(tmp_path / "secret", "w") as secret:
         os.set_inheritable(secret.fileno(), True)
