@@ -6,8 +6,8 @@ Without this most attacks would end at their import, which opens files, and woul
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import policy_sandbox
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+from supervision.sandbox import child
 
 MODULES = """
     linecache mmap multiprocessing.context multiprocessing.popen_fork pathlib pickle re resource socket sqlite3
@@ -17,4 +17,4 @@ MODULES = """
 for module in MODULES.split():
     __import__(module)
 
-policy_sandbox._child_main()
+child.main()

@@ -25,8 +25,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import policy_sandbox
-from policy_sandbox import BoxAction, Observation, PolicyError, SandboxedPolicy, check_source, missing_layers
+from supervision.sandbox import confinement
+from supervision.sandbox import policy as sandbox
+from supervision.sandbox.confinement import missing_layers
+from supervision.sandbox.language import check_source
+from supervision.sandbox.messages import BoxAction, Observation, PolicyError
+from supervision.sandbox.policy import SandboxedPolicy
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc and uses inotify")
 
@@ -217,9 +221,9 @@ def switch_off(monkeypatch, *layers: str) -> None:
     lacking = {layer: reason for layer, reason in missing_layers().items() if layer not in layers}
     if lacking:
         pytest.skip(f"this machine lacks {lacking}")
-    monkeypatch.setattr(policy_sandbox, "_switched_off", layers)
+    monkeypatch.setattr(sandbox, "_switched_off", layers)
     if "language" in layers:
-        monkeypatch.setattr(policy_sandbox, "__file__", str(Path(__file__).parent / "preloaded_child.py"))
+        monkeypatch.setattr(sandbox, "CHILD", Path(__file__).with_name("preloaded_child.py"))
 
 
 def harmless(name: str) -> bool:
@@ -267,8 +271,8 @@ def test_both_layers(name, arena, monkeypatch):
 
 
 def check_attack(arena: Arena, name: str, monkeypatch) -> None:
-    monkeypatch.setattr(policy_sandbox, "FIRST_CALL_TIMEOUT", 0.5)
-    monkeypatch.setattr(policy_sandbox, "PATIENCE", 0.5)
+    monkeypatch.setattr(sandbox, "FIRST_CALL_TIMEOUT", 0.5)
+    monkeypatch.setattr(sandbox, "PATIENCE", 0.5)
     largest, stop = [0], threading.Event()
     sampler = threading.Thread(target=sample_memory, args=(largest, stop))
     sampler.start()
@@ -303,7 +307,7 @@ def test_with_all_layers_off_the_alarms_ring(name, arena, monkeypatch):
     """The attacks work and the alarms hear them; so their silence above says something."""
     if name == "process_machine_code" and os.uname().machine != "x86_64":
         pytest.skip("machine code for x86-64")
-    switch_off(monkeypatch, *policy_sandbox.LAYERS)
+    switch_off(monkeypatch, *sandbox.LAYERS)
     rung = attack(arena, name)[0]
     if not rung and name in FORBIDDEN_ELSEWHERE:
         pytest.skip("this machine forbids the attack by itself")
@@ -321,7 +325,7 @@ LEFT_OPEN = {"files_chmod": {"files"}}  # it handles names and contents, not mod
 def test_landlock_alone(name, arena, monkeypatch):
     """Without the language, the limits and the filter of system calls."""
     switch_off(monkeypatch, "language", "limits", "seccomp")
-    version = arena.libc.syscall(policy_sandbox.LANDLOCK_CREATE_RULESET, None, 0, policy_sandbox.LANDLOCK_VERSION)
+    version = arena.libc.syscall(confinement.LANDLOCK_CREATE_RULESET, None, 0, confinement.LANDLOCK_VERSION)
     if version < LANDLOCK[name]:
         pytest.skip(f"this machine's Landlock has version {version}, not {LANDLOCK[name]}")
     assert attack(arena, name)[0] <= LEFT_OPEN.get(name, set())

@@ -17,7 +17,9 @@ from conftest import ROOT
 from torch.utils.tensorboard import SummaryWriter
 
 import llm_supervisor as sup
-from policy_sandbox import SandboxedPolicy
+from supervision.answers import parse_code
+from supervision.prompts import ADVISOR_HEADINGS, CODER_HEADINGS, describe_env, load_prompt, rule_spaces
+from supervision.sandbox.policy import SandboxedPolicy
 
 STEPS = {"CliffWalking-v1": 200, "Taxi-v4": 200, "FrozenLake-v1": 100}  # the time limits
 ENVS = [*STEPS, "Blackjack-v1"]
@@ -36,7 +38,7 @@ def observations(env_id: str) -> np.ndarray:
 
 def answers(env_id: str, source: str, t: int = 0) -> np.ndarray:
     """A rule's action for every observation, (N,)."""
-    observation, action = sup.rule_spaces(gym.make(env_id))
+    observation, action = rule_spaces(gym.make(env_id))
     obs = observations(env_id)
     with SandboxedPolicy(source, observation=observation, action=action, strict=True) as policy:
         return policy(obs, np.full(len(obs), t))
@@ -45,8 +47,8 @@ def answers(env_id: str, source: str, t: int = 0) -> np.ndarray:
 def prompt(env_id: str, name: str) -> str:
     """A prompt file as a model gets it."""
     env = gym.make(env_id, max_episode_steps=STEPS.get(env_id))
-    headings = sup.ADVISOR_HEADINGS if name == "advisor.md" else sup.CODER_HEADINGS
-    return sup.load_prompt(ROOT / "prompts" / env_id / name, headings, sup._describe_env(env, env_id))
+    headings = ADVISOR_HEADINGS if name == "advisor.md" else CODER_HEADINGS
+    return load_prompt(ROOT / "prompts" / env_id / name, headings, describe_env(env, env_id))
 
 
 # -- exact values of the grid worlds ----------------------------------------------------------------------------------
@@ -528,7 +530,7 @@ def test_returns_and_hands_said_of_blackjack():
 @pytest.mark.parametrize("env_id", ENVS)
 def test_code_template_passes_the_check(env_id):
     """A coder that changes nothing of it gives a rule that the sandbox runs; and its constants are the right ones."""
-    template = sup.parse_code(prompt(env_id, "coder.md").partition("## Code template")[2])
+    template = parse_code(prompt(env_id, "coder.md").partition("## Code template")[2])
     actions = answers(env_id, template)
     assert actions.shape == (len(observations(env_id)),)
     scope: dict = {}

@@ -1,12 +1,14 @@
-"""Prompts for any environment, and the commands new-prompt, show-prompt and consult of llm_supervisor.py."""
+"""The commands new-prompt, show-prompt and consult of llm_supervisor.py."""
 
 import base64
 import dataclasses
 import io
+import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import gymnasium as gym
@@ -14,129 +16,15 @@ import numpy as np
 import prompt_cost
 import pytest
 from conftest import ROOT, Endpoint, run_process, texts
+from consultations import user_text
 from PIL import Image
-from test_llm_supervisor import BRAKE, CONTENT, INTERVENE, PUSH, user_text
+from rules import BRAKE, CONTENT, INTERVENE, PUSH
 
 import llm_supervisor as sup
-from policy_sandbox import check_source
-
-CLASSIC = ["CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0"]
-TOY_TEXT = [
-    "Blackjack-v1",
-    "CliffWalking-v1",
-    "CliffWalkingSlippery-v1",
-    "FrozenLake-v1",
-    "FrozenLake8x8-v1",
-    "Taxi-v4",
-]
-MUJOCO = [f"{name}-v5" for name in (
-    "Ant", "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "InvertedDoublePendulum", "InvertedPendulum",
-    "Pusher", "Reacher", "Swimmer", "Walker2d",
-)]  # fmt: skip
-
-
-def filled(env: gym.Env, env_id: str, seed: int = 0) -> tuple[dict[str, str], str, str]:
-    """The placeholders' values and the default advisor and coder prompts of an environment."""
-    values = sup._describe_env(env, env_id, seed)
-    folder = sup.default_prompts(sup.rule_spaces(env)[1])
-    return values, *(
-        sup.load_prompt(folder / name, headings, values)
-        for name, headings in (("advisor.md", sup.ADVISOR_HEADINGS), ("coder.md", sup.CODER_HEADINGS))
-    )
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("env_id", [*CLASSIC, *TOY_TEXT, *MUJOCO])
-def test_default_prompts_hold_the_facts_of_every_environment(env_id):
-    """Against a second environment of its own, stepped here; the code template is a valid rule as it stands."""
-    env, twin = gym.make(env_id), gym.make(env_id)
-    values, advisor, coder = filled(env, env_id, seed=7)
-    twin.action_space.seed(8)
-    (obs, _), action, rewards = twin.reset(seed=7), twin.action_space.sample(), []
-    for step in range(200):
-        _, reward, terminated, truncated, _ = twin.step(twin.action_space.sample() if step else action)
-        rewards.append(float(reward))
-        if step == 0:
-            first = f", reward {reward:.4g}, next observation "
-        if terminated or truncated:
-            twin.reset()
-    limit = gym.spec(env_id).max_episode_steps
-    discrete = isinstance(env.action_space, gym.spaces.Discrete)
-    for text in (advisor, coder):
-        assert ("residual" in text) != discrete and ("replaces" in text) == discrete
-        assert f"Environment: {env_id}\n" in text and first in text
-        assert f"Time limit of an episode in steps: {limit or 'none'}\n" in text
-        assert f"measured: {min(rewards):.4g} to {max(rewards):.4g} in 200 steps of a uniformly random policy" in text
-        assert f"Bounds of an observation: {values['observation_bounds']}\n" in text
-        assert str(env.unwrapped.observation_space) in text and str(env.action_space) in text
-        assert "{{" not in text.replace(values["env_doc"], "") and len(values["env_doc"]) < 8_100
-    template = sup.parse_code(coder.partition("## Code template")[2])
-    check_source(template)
-    names: dict = {}
-    exec(template, names)
-    answer = names["policy"](np.asarray(obs, dtype=np.float64), 0)
-    assert env.action_space.contains(np.asarray(answer, dtype=env.action_space.dtype)[()])
-
-
-@pytest.mark.parametrize(
-    ("env_id", "options", "bounds"),
-    [
-        ("MountainCarContinuous-v0", {}, "from [-1.2 -0.07] to [0.6 0.07]"),
-        ("CartPole-v1", {}, "from [-4.8 -inf -0.4189 -inf] to [4.8 inf 0.4189 inf]"),
-        ("Hopper-v5", {}, "every component unbounded"),
-        ("Taxi-v4", {}, "from 0 to 499"),
-        ("Blackjack-v1", {}, "from (0, 0, 0) to (31, 10, 1)"),
-        ("AnyObservation-v0", {"kind": "discrete"}, "from -3 to 3"),
-        ("AnyObservation-v0", {"kind": "tuple"}, "from (0, 4) to (4, 5)"),
-        ("AnyObservation-v0", {"kind": "multi"}, "from [ 2 -1] to [4 2]"),
-        ("AnyObservation-v0", {"kind": "box"}, "every component from -1 to 1"),
-    ],
-)
-def test_bounds_by_hand(env_id, options, bounds):
-    assert sup._describe_env(gym.make(env_id, **options), env_id)["observation_bounds"] == bounds
-
-
-def test_facts_of_an_environment_by_hand():
-    """Rewards 1, …, 5 and 1, …, 7; the first observation is [id, 0, 0, 0], the next [id, 0, 1, action]."""
-    env = gym.make("Counter-v0")
-    number = env.unwrapped.id
-    values = sup._describe_env(env, "Counter-v0", seed=3)
-    action = gym.spaces.Box(-0.5, 0.5, (1,), np.float32, seed=4).sample()
-    assert values["reward_range"] == "1 to 7 in 200 steps of a uniformly random policy"
-    assert values["sample_transition"] == (
-        f"observation [{number} 0 0 0], action [{action[0]:.4g}], reward 1, next observation [{number} 0 1 "
-        f"{action[0]:.4g}], terminated False, truncated False"
-    )
-    assert values["max_episode_steps"] == "none" and values["action_shape"] == "(1,)"
-    assert (values["action_low"], values["action_high"]) == ("np.float32(-0.5)", "np.float32(0.5)")
-
-
-class PictureEnv(gym.Env):
-    """Observations of 28,224 numbers, actions with bounds of their own for each component."""
-
-    observation_space = gym.spaces.Box(np.arange(28_224, dtype=np.float32).reshape(84, 84, 4) - 1, 1e6)
-    action_space = gym.spaces.Box(np.float32([-0.1, 0.2]), np.float32([0.7, 1e6 + 0.1]))
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return self.observation_space.low, {}
-
-    def step(self, action):
-        return self.observation_space.low, 0.0, False, False, {}
-
-
-def test_huge_spaces_are_shortened_and_action_bounds_are_exact():
-    env = PictureEnv()
-    state = env.action_space.np_random.bit_generator.state
-    values, _, _ = filled(env, "Picture")
-    assert env.action_space.np_random.bit_generator.state == state  # a space of the class may be training's
-    assert len(values["observation_bounds"]) < 2_000 and len(values["sample_transition"]) < 4_000
-    assert values["env_doc"].startswith("Observations of 28,224 numbers")
-    for name, bound in (("action_low", env.action_space.low), ("action_high", env.action_space.high)):
-        literal = eval(values[name], {"np": np})
-        assert literal.dtype == bound.dtype and (literal == bound).all()
-    assert values["action_high"].startswith("np.float32([0.7, ")
-
+from supervision import prompts
+from supervision.prompts import CODER_HEADINGS, describe_env
+from supervision.replay import jpeg_bytes
+from supervision.workbench import Consult, NewPrompt, ShowPrompt
 
 THIRD_PARTY = '''
 import gymnasium as gym
@@ -252,10 +140,10 @@ def test_new_prompts_are_filled_editable_and_never_overwritten(third_party, tmp_
 
 def test_new_prompts_go_to_the_folder_in_which_a_run_finds_them(monkeypatch, tmp_path, capsys):
     shutil.copytree(ROOT / "prompts" / "default-discrete", tmp_path / "default-discrete")
-    monkeypatch.setattr(sup, "PROMPTS", tmp_path)
+    monkeypatch.setattr(prompts, "PROMPTS", tmp_path)
     assert sup.main(["new-prompt", "--env-id", "CartPole-v1"]) == 0
     assert sorted(path.name for path in (tmp_path / "CartPole-v1").iterdir()) == ["advisor.md", "coder.md"]
-    (tmp_path / "CartPole-v1" / "coder.md").write_text("".join(f"## {h}\nmine\n" for h in sup.CODER_HEADINGS))
+    (tmp_path / "CartPole-v1" / "coder.md").write_text("".join(f"## {h}\nmine\n" for h in CODER_HEADINGS))
     capsys.readouterr()
     assert sup.main(["show-prompt", "--env-id", "CartPole-v1", "--role", "coder", "--replay-frames", "0"]) == 0
     assert capsys.readouterr().out.startswith("--- system ---\n## Task definition\nmine\n")
@@ -276,11 +164,11 @@ def test_the_commands_pass_over_the_folder_of_another_task(monkeypatch, tmp_path
         assert sup.main(["consult", *flags, "--supervisor", supervisor]) == 1
         output = capsys.readouterr()
         assert message in output.err and f"--prompt-dir {own} uses it anyway" in output.err
-    monkeypatch.setattr(sup, "PROMPTS", tmp_path / "prompts")
+    monkeypatch.setattr(prompts, "PROMPTS", tmp_path / "prompts")
     new = ["new-prompt", "--env-id", "CartPole-v1", "--env-kwargs", '{"sutton_barto_reward": true}']
     assert sup.main(new) == 1
     assert "for the default --env-kwargs of the environment: give another --prompt-dir" in capsys.readouterr().err
-    assert not sup.PROMPTS.exists()
+    assert not prompts.PROMPTS.exists()
     default = ROOT / "prompts" / "default-discrete"
     shutil.copytree(default, tmp_path / "prompts" / default.name)
     assert sup.main([*new, "--prompt-dir", "own"]) == 0 and Path("own", "advisor.md").is_file()
@@ -353,7 +241,7 @@ def test_the_zero_learner(env_id, actions, capsys):
     assert set(rows) == actions and 5 <= len(rows) <= 9
 
 
-# -- consult ----------------------------------------------------------------------------------------------------------
+# -- consult -----------------------------------------------------------------------------------------------------------
 
 CONSULT = ["consult", "--env-id", "MountainCarContinuous-v0", "--replay-frames", "0", "--replay-max-steps", "50"]
 LONG_ENOUGH = ["--audition-max-steps", "2500", "--audition-episodes", "1"]
@@ -447,7 +335,7 @@ def test_the_commands_cost_a_training_script_nothing(capsys):
     assert all(f"• {name} " in output for name in ("new-prompt", "show-prompt", "consult"))
 
 
-# -- what the page says -----------------------------------------------------------------------------------------------
+# -- what the page says ------------------------------------------------------------------------------------------------
 
 PAGE = ROOT / "docs" / "supervisor.md"
 
@@ -456,7 +344,7 @@ def test_tokens_and_consultations_by_hand():
     """(Six digits and nine other characters make 6 + 3 tokens.) Pictures: 16 · 11 + 2, and never below 4 + 2."""
     assert prompt_cost.text_tokens("x = 123.456, y.") == 9
     for (height, width), tokens in (((341, 512), 16 * 11 + 2), ((240, 240), 8 * 8 + 2), ((20, 20), 4 + 2)):
-        assert prompt_cost.picture_tokens(sup.jpeg_bytes(np.zeros((height, width, 3), np.uint8))) == tokens
+        assert prompt_cost.picture_tokens(jpeg_bytes(np.zeros((height, width, 3), np.uint8))) == tokens
     # every 1,000 steps before 900,000; 0, 2,000 and 4,000; none
     assert [prompt_cost.consultations(*spec) for spec in ((0, 900_000, 1_000), (0, 5_000, 2_000), (5, 5, 1))] == [
         900,
@@ -488,13 +376,56 @@ def test_the_page_s_example_does_what_the_page_says(capsys):
 
 
 def test_every_flag_on_the_page_exists():
-    kinds = (sup.NewPrompt, sup.ShowPrompt, sup.Consult, prompt_cost.Args)
+    kinds = (NewPrompt, ShowPrompt, Consult, prompt_cost.Args)
     known = {field.name for kind in kinds for field in dataclasses.fields(kind)}
     for name in re.findall(r"`--([\w-]+)", PAGE.read_text()):
         assert name == "help" or name.replace("-", "_") in known, name
 
 
 def test_every_placeholder_is_on_the_page():
-    values = sup._describe_env(gym.make("CartPole-v1"), "CartPole-v1")
+    values = describe_env(gym.make("CartPole-v1"), "CartPole-v1")
     table = PAGE.read_text().partition("| placeholder | value |")[2].partition("\n\n")[0]
     assert set(re.findall(r"\{\{(\w+)\}\}", table)) == set(values)
+
+
+# -- installed --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def installed(tmp_path) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs the console command of a copy that is laid out as a wheel lays it out, in the present folder."""
+    site = tmp_path / "site"
+    shutil.copytree(ROOT / "supervision", site / "supervision", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "prompts", site / "supervision" / "prompts")
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("guided_utils")):
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, site / path.name)
+
+    def run(*flags: str) -> subprocess.CompletedProcess:
+        code = "import sys; from llm_supervisor import main; sys.argv[0] = 'guided-sac'; sys.exit(main())"
+        environment = {**os.environ, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.run([sys.executable, "-c", code, *flags], env=environment, capture_output=True, text=True)
+
+    run.prompts = site / "supervision" / "prompts"
+    return run
+
+
+def test_an_installed_copy_has_its_prompts_beside_it_and_writes_new_ones_here(installed):
+    """new-prompt, edited, is what show-prompt then shows; the copy itself stays as it was."""
+    before = sorted(installed.prompts.rglob("*"))
+    process = installed("new-prompt", "--env-id", "CartPole-v1")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout == "written: prompts/CartPole-v1/advisor.md\nwritten: prompts/CartPole-v1/coder.md\n"
+    coder = Path("prompts", "CartPole-v1", "coder.md")
+    coder.write_text(coder.read_text() + "- Edited by hand.\n")
+    show = ["show-prompt", "--role", "coder", "--replay-frames", "0", "--replay-max-steps", "3"]
+    assert "- Edited by hand." in installed(*show, "--env-id", "CartPole-v1").stdout
+    assert "the taxi" in installed(*show, "--env-id", "Taxi-v4").stdout.lower()
+    assert sorted(installed.prompts.rglob("*")) == before
+    process = installed("new-prompt", "--env-id", "CartPole-v1")
+    assert process.returncode == 1 and "would be overwritten" in process.stderr
+
+
+def test_an_installed_copy_guides_with_its_bundled_rules(installed):
+    flags = ["--env-id", "FrozenLake-v1", "--supervisor", "bundled", "--replay-frames", "0", "--learner", "zero"]
+    process = installed("consult", *flags, "--audition-max-steps", "600")
+    assert "threshold 0.74" in process.stdout and "code that passed its check" in process.stdout, process.stderr

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from llm_supervisor import Audition, run_audition
+from supervision.trial import Audition, run_audition
 
 RULE = runpy.run_path(str(ROOT / "prompts" / "Humanoid-v5" / "bundled_policy.py"))["policy"]
 # the script's layout: 24 positions and 23 velocities

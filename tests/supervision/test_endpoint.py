@@ -1,114 +1,43 @@
-"""Models behind an endpoint: faults, odd servers, repair turns, memory, budget, threads, record and replay, secrets."""
+"""Models behind an endpoint: faults, servers of many kinds, deadlines, secrets."""
 
 import io
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
-import gymnasium as gym
 import numpy as np
 import pytest
-import torch
 from conftest import ROOT, Endpoint, completion, run_process, scalars, texts
-from torch.utils.tensorboard import SummaryWriter
+from consultations import (  # noqa: F401
+    ADVICE,
+    CONNECTION,
+    DECLINE,
+    HARMFUL,
+    INTERVENE,
+    KEEP,
+    RULE,
+    RUN,
+    SECRET,
+    SOON,
+    LineEnv,
+    assert_unguided,
+    both,
+    consult,
+    consultant,
+    exchanges,
+    finish,
+    user_text,
+)
 
-import llm_supervisor as sup
+from supervision.answers import SupervisionError, parse_code
+from supervision.chat import Chat, Question
 
-RULE = """```python
-LIMIT = 0.5
-
-
-def limited(x):
-    return min(x, LIMIT)
-
-
-def policy(obs, t):
-    return limited(2.0)
-```"""
-HARMFUL = RULE.replace("LIMIT = 0.5", "LIMIT = -0.5")
-ADVICE = {"analysis": "it stands still", "intervene": True, "advice": "push to the right", "keep_current_policy": False}
-INTERVENE, KEEP = json.dumps(ADVICE), json.dumps(ADVICE | {"keep_current_policy": True})
-DECLINE = json.dumps(ADVICE | {"intervene": False, "advice": ""})
-SECRET = "sk-test-never-to-be-seen-4711"
-CONNECTION = "APIConnectionError: Connection error"
-
-
-class LineEnv(gym.Env):
-    """Ten steps on a line from its origin; the reward is the action."""
-
-    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float64)
-    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
-
-    def __init__(self, render_mode: str | None = None):
-        self.render_mode = render_mode
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.t, self.x = 0, 0.0
-        return np.array([self.x]), {}
-
-    def step(self, action):
-        self.t, self.x = self.t + 1, self.x + float(action[0])
-        return np.array([self.x]), float(action[0]), self.t == 10, False, {}
-
-
-gym.register("Line-v0", entry_point=LineEnv)
-
-
-def both(advice: str = INTERVENE, code: str = RULE):
-    """Advisor and coder that always say the same."""
-    return lambda body, n: code if body["model"] == "a-coder" else advice
-
-
-@pytest.fixture
-def consultant():
-    """Makes supervisors of a still agent on LineEnv, ready to be consulted, with the writer of their run."""
-    made = []
-
-    def make(url: str | None, run: str = "run", **flags) -> SimpleNamespace:
-        settings = dict(supervisor="replay" if flags.get("llm_log") else "llm", llm_base_url=url, llm_timeout=2.0,
-                        replay_frames=0, advisor_model="an-advisor", coder_model="a-coder") | flags  # fmt: skip
-        args = sup.SupervisorArgs(**settings)
-        args.env_id, args.seed, args.guide_window, args.guide_start, args.guide_end = "Line-v0", 0, 10, 0, 100_000
-        agent = SimpleNamespace(action=0.0)  # what the agent does
-        supervisor = sup.Supervisor(
-            args, env_fn=lambda mode: gym.make("Line-v0", render_mode=mode), run_dir=f"runs/{run}",
-            act=lambda obs, deterministic: np.full((len(obs), 1), agent.action),
-            intervene=lambda a, g: np.clip(a + g, -1, 1),
-        )  # fmt: skip
-        supervisor.prepare()
-        made.append(SimpleNamespace(
-            supervisor=supervisor, writer=SummaryWriter(f"runs/{run}"), agent=agent, run=run, step=0,
-        ))  # fmt: skip
-        return made[-1]
-
-    yield make
-    for it in made:
-        finish(it)
-
-
-def consult(it, step: int = 0):
-    it.step = step
-    return it.supervisor.consult(step, [], it.writer)
-
-
-def finish(it) -> None:
-    it.supervisor.end(it.step + 1, it.writer)
-    it.writer.close()
-
-
-def exchanges(run: str) -> list[dict]:
-    return [json.loads(path.read_text()) for path in sorted(Path(f"runs/{run}/llm").glob("*.json"))]
-
-
-# -- faults -----------------------------------------------------------------------------------------------------------
+# -- faults ------------------------------------------------------------------------------------------------------------
 
 
 def at_first(fault):
@@ -152,7 +81,6 @@ def error(text: str) -> str:
     return json.dumps({"error": {"message": text, "type": "invalid_request_error"}})
 
 
-SOON = {"Retry-After-Ms": "10"}  # so that the tests need not wait for the client's own 0.5, 1, 2, … s
 LOOP = "The car must go to the left because the car must go to the right because " * 4_000
 FAULTS = {  # name: what the server does, and what the verdict says of it
     "time-out before the answer": (lambda body, n: time.sleep(4) or INTERVENE, "no answer within 1 s$"),
@@ -201,20 +129,6 @@ FAULTS = {  # name: what the server does, and what the verdict says of it
         "InternalServerError: HTTP 502: bad gateway",
     ),
 }  # fmt: skip
-
-
-def assert_unguided(it, guidance, expected: str, printed: str) -> None:
-    """No guidance, one failure, and the reason on the terminal, on TensorBoard and in the record."""
-    assert guidance is None and it.supervisor.failures == 1
-    finish(it)
-    assert scalars(it.run)["charts/guidance_active"][0] == (0, 0.0)
-    assert scalars(it.run)["supervisor/failures"] == [(0, 1.0)]
-    (verdict,) = texts(it.run, "supervisor/verdict")
-    assert verdict.startswith("unguided: ") and re.search(expected, verdict), verdict
-    assert f"supervisor: greedy return 0; {verdict}\n" in printed
-    last = exchanges(it.run)[-1]
-    assert re.search(expected, last["error"] or last["verdict"])
-    assert len(verdict) < 700
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -366,7 +280,7 @@ def test_a_wrong_key_is_found_before_anything_is_written(models, ends, consultan
 
 
 def test_a_dead_host_does_not_hold_the_start(consultant, monkeypatch):
-    monkeypatch.setattr(sup, "PROBE_SECONDS", 0.3)
+    monkeypatch.setattr("supervision.endpoint.PROBE_SECONDS", 0.3)
     with Endpoint(both(), models=(200, "x" * 10)) as endpoint:
         endpoint.server.RequestHandlerClass.do_GET = drip
         started = time.time()
@@ -409,8 +323,7 @@ def test_a_key_that_no_header_can_hold(key, consultant, monkeypatch):
     assert key not in str(e.value)
 
 
-# -- servers of many kinds --------------------------------------------------------------------------------------------
-
+# -- servers of many kinds ---------------------------------------------------------------------------------------------
 
 ODD = {  # name: (the advisor's answer, the coder's)
     "no usage": ((200, completion(INTERVENE, usage=None)), RULE),
@@ -431,7 +344,7 @@ ODD = {  # name: (the advisor's answer, the coder's)
     "prose and fences": (f"The set {{1, 2}}:\n```json\n{INTERVENE}\n```\nBye {{.", f"Sure!\n{RULE}\nDone."),
     "line ends of Windows": (INTERVENE.replace(", ", ",\r\n"), RULE.replace("\n", "\r\n")),
     "a fence that is never closed": (INTERVENE, RULE.removesuffix("```")),
-    "no fence": (INTERVENE, sup.parse_code(RULE)),
+    "no fence": (INTERVENE, parse_code(RULE)),
     "more keys than asked for": (json.dumps({"confidence": 0.9} | ADVICE), RULE),
 }
 
@@ -474,7 +387,7 @@ def test_tokens_are_estimated_where_a_server_does_not_count_them(consultant, cap
         it = consultant(endpoint.url)
         chat = it.supervisor.chat
         for pictures in ([], [(0, b"jpeg"), (9, b"jpeg")]):
-            question = sup.Question("coder", "m", 0, "", [{"role": "system", "content": "x" * 401},
+            question = Question("coder", "m", 0, "", [{"role": "system", "content": "x" * 401},
                                                          {"role": "user", "content": "y" * 401}], pictures)  # fmt: skip
             exchange = chat.ask(question)
             exchange.wait()
@@ -487,14 +400,14 @@ def test_tokens_are_estimated_where_a_server_does_not_count_them(consultant, cap
 PICTURES = [(0, b"first"), (7, b"second")]
 
 
-def ask(chat: sup.Chat, role: str = "advisor") -> str | None:
+def ask(chat: Chat, role: str = "advisor") -> str | None:
     """One question with two pictures; the answer, or None where there is none."""
     turns = [{"role": "system", "content": "Answer in JSON."}, {"role": "user", "content": "Look."}]
-    exchange = chat.ask(sup.Question(role, "m", 0, "", turns, list(PICTURES)))
+    exchange = chat.ask(Question(role, "m", 0, "", turns, list(PICTURES)))
     exchange.wait()
     try:
         return chat.finish(exchange)
-    except sup.SupervisionError:
+    except SupervisionError:
         return None
 
 
@@ -591,452 +504,7 @@ def test_pictures_and_schema_as_the_server_gets_them(consultant):
     assert [Path("runs/run/llm", name).read_bytes() for name in record["images"]] == [b"first", b"second"]
 
 
-# -- answers ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["{" * 400_000, '{"' * 200_000, '{"a":' * 80_000, '{"a":[' * 60_000, "{ " * 200_000 + '"', '{"a": 1}\n' * 40_000,
-     "<think>" * 50_000, "</think>" * 50_000, "```\n" * 100_000, "```python\n" * 40_000, "`" * 400_000,
-     "def policy(" * 36_000, " " * 400_000, "\n" * 400_000, '{"a": ' + "9" * 390_000, "\\" * 400_000],
-    ids=lambda text: f"{text[:12]!r} {len(text)}",
-)  # fmt: skip
-def test_no_answer_takes_long_to_read(text):
-    started = time.process_time()
-    with pytest.raises(sup.SupervisionError):
-        sup.parse_advice(text, has_rule=True)
-    try:
-        sup.check_source(sup.parse_code(text))
-    except sup.PolicyError:
-        pass
-    else:
-        pytest.fail("such a text is no rule")
-    sup._gist(text)
-    assert time.process_time() - started < 1
-
-
-@pytest.mark.parametrize(
-    ("answer", "problem"),
-    [
-        (json.dumps(ADVICE | {"intervene": "yes"}), '"intervene" must be true or false$'),
-        (json.dumps(ADVICE | {"advice": None}), '"advice" must be a string$'),
-        (json.dumps(ADVICE | {"keep_current_policy": 1}), '"keep_current_policy" must be true or false$'),
-        ('{"analysis": 1, "intervene": true, "keep_current_policy": "no"}',
-         '"analysis" must be a string; "advice" is missing; "keep_current_policy" must be true or false$'),
-        ('{"intervene": true, "advice": ["push"]}', 'unusable: "advice" must be a string$'),
-        ('{"intervene": 1, "plan": {"a": 1}} {"b": 2}', 'unusable: "intervene" must be'),
-    ],
-)  # fmt: skip
-def test_advice_is_held_against_the_schema(answer, problem):
-    with pytest.raises(sup.SupervisionError, match=problem):
-        sup.parse_advice(answer, has_rule=True)
-
-
-def test_the_advisor_may_repair_its_answer_once(consultant):
-    """The conversation goes on: its answer without the thoughts, then what was wrong with it."""
-    bad = f"<think>hm</think>{json.dumps(ADVICE | {'intervene': 'yes'})}"
-    with Endpoint(lambda body, n: bad if n == 0 else both()(body, n)) as endpoint:
-        it = consultant(endpoint.url)
-        assert consult(it) is not None and it.supervisor.failures == 0
-    first, second, _ = endpoint.requests
-    assert second["messages"][:2] == first["messages"] and second["response_format"] == first["response_format"]
-    assert second["messages"][2] == {"role": "assistant", "content": json.dumps(ADVICE | {"intervene": "yes"})}
-    assert second["messages"][3]["role"] == "user"
-    assert second["messages"][3]["content"].startswith(
-        'the advisor\'s answer is unusable: "intervene" must be true or false. Answer again'
-    )
-    records = exchanges("run")
-    assert records[0]["verdict"] == 'refused: the advisor\'s answer is unusable: "intervene" must be true or false'
-    assert records[0]["answer"] == bad and records[1]["verdict"] == "intervene"
-
-
-def test_the_advisor_may_not_repair_its_answer_twice(consultant):
-    with Endpoint(both(advice="No.")) as endpoint:
-        it = consultant(endpoint.url)
-        assert consult(it) is None and it.supervisor.failures == 1
-    assert len(endpoint.requests) == 2
-
-
-def rule(body: str) -> str:
-    return f"```python\nimport numpy as np\n\ndef policy(obs, t):\n{body}\n```"
-
-
-REFUSED = {  # what is wrong with a rule, and the reason that its author reads
-    "syntax": (rule("    return ("), "line 4: syntax error: '\\(' was never closed"),
-    "forbidden name": (rule("    return open('x')"), "line 4: .*open"),
-    "wrong shape": (rule("    return np.zeros(2)"), r"returned shape \(2,\), expected \(1,\)"),
-    "out of range": (rule("    return 1.5"), r"returned .*1\.5.*"),
-    "not finite": (rule("    return np.nan"), "nan"),
-    "exception": (rule("    return obs[17]"), "IndexError: .*"),
-    "two rules": (f"{RULE}\nor\n{RULE}", "more than one code block"),
-    "two functions": (
-        f"{RULE[:-3]}\n\ndef policy(obs, t):\n    return 0.0\n```",
-        "`policy` is already defined in line 8",
-    ),
-    "harmful": (HARMFUL, r"audition failed: return -5 guided, 0 unguided \(\d+ pairs of episodes\)"),
-}
-
-
-@pytest.mark.parametrize("fault", REFUSED)
-def test_the_coder_is_told_what_is_wrong_with_its_rule(fault, consultant):
-    code, reason = REFUSED[fault]
-    codes = iter([code, RULE])
-    with Endpoint(lambda body, n: next(codes) if body["model"] == "a-coder" else INTERVENE) as endpoint:
-        it = consultant(endpoint.url, audition_max_steps=100)
-        guidance = consult(it)
-        assert guidance(np.zeros((1, 1)), np.array([0])).tolist() == [[0.5]] and it.supervisor.failures == 0
-    first, second = (request["messages"] for request in endpoint.requests[1:])
-    assert second[:2] == first and second[2] == {"role": "assistant", "content": code}
-    told = second[3]["content"]
-    assert second[3]["role"] == "user" and told.startswith("This answer was refused. Mend it. The reason:\n")
-    assert re.search(reason, told), told
-    if fault == "exception":
-        assert "line 4" in told and "return obs[17]" in told  # the traceback's place
-    refused, accepted = exchanges("run")[1:]
-    assert refused["verdict"] == "refused: " + told.partition("reason:\n")[2]
-    assert accepted["verdict"].startswith("guiding, audition passed: return 5 guided, 0 unguided")
-
-
-def test_the_coder_has_as_many_attempts_as_it_is_given(consultant):
-    with Endpoint(both(code="no")) as endpoint:
-        it = consultant(endpoint.url, coder_attempts=4)
-        assert consult(it) is None and it.supervisor.failures == 1
-    turns = [len(request["messages"]) for request in endpoint.requests]
-    assert turns == [2, 2, 4, 6, 8]
-
-
-# -- memory -----------------------------------------------------------------------------------------------------------
-
-
-def user_text(request: dict) -> str:
-    return request["messages"][-1]["content"]
-
-
-def test_the_advisor_is_told_what_was_tried_and_what_came_of_it(consultant):
-    """Greedy returns of ten steps by hand: 0 of a still agent, 2 after it has learned to move by 0.2."""
-    script = iter([INTERVENE, RULE, DECLINE, DECLINE])
-    with Endpoint(lambda body, n: next(script)) as endpoint:
-        it = consultant(endpoint.url, audition_max_steps=100)
-        assert consult(it, 0) is not None
-        it.supervisor.report_failure(sup.PolicyError("it fell"), 4, it.writer)
-        it.agent.action = 0.2
-        consult(it, 10)
-        consult(it, 20)
-    texts = [user_text(request).partition("What was tried before: ")[2] for request in endpoint.requests]
-    assert texts[0] == "nothing yet"
-    assert texts[2] == (
-        "1 consultations so far, the last of them:\n"
-        "step 0: greedy return 0; advice: push to the right; guiding, audition passed: return 5 guided, 0 unguided "
-        "(3 pairs of episodes); at step 4 the rule failed: it fell; greedy return at the next consultation 2"
-    )
-    assert texts[3].startswith("2 consultations so far, the last of them:\nstep 0: ") and texts[3].endswith(
-        "\nstep 10: greedy return 2; not intervening; greedy return at the next consultation 2"
-    )
-
-
-def test_memory_is_bounded(consultant):
-    """After 1,000 consultations with talkative models: the last eight, in at most 900 characters each."""
-    talk = json.dumps(ADVICE | {"intervene": False, "advice": "word\n" * 2_000})
-    lengths = []
-    with Endpoint(lambda body, n: lengths.append(len(user_text(body))) or talk) as endpoint:
-        it = consultant(endpoint.url)
-        replay = it.supervisor._record(0, it.writer)
-        for step in range(1_000):
-            if 20 <= step < 980:  # the same without the question, which takes most of the time
-                decision = sup.Decision(replay, None, "not intervening", "word\n" * 2_000)
-                it.supervisor.now = step
-                it.supervisor._report(decision, it.writer)
-            else:
-                consult(it, step)
-            it.supervisor.history[-1] += "; at step 5 the rule failed: " + sup._gist("x" * 1_000)
-    last = user_text(endpoint.requests[-1]).partition("What was tried before: ")[2]
-    head, *lines = last.splitlines()
-    assert head == "999 consultations so far, the last of them:"
-    assert [line.partition(":")[0] for line in lines] == [f"step {n}" for n in range(991, 999)]
-    assert all(400 < len(line) <= 900 for line in lines) and it.supervisor.failures == 0
-    assert lengths[-1] - lengths[12] <= 20  # only numbers of steps have grown
-
-
-# -- threads ----------------------------------------------------------------------------------------------------------
-
-
-def test_training_goes_on_while_models_think(consultant):
-    """Each of the two answers takes 0.3 s; no consultation takes nearly as long, and then the window begins."""
-    with Endpoint(lambda body, n: time.sleep(0.3) or both()(body, n)) as endpoint:
-        it = consultant(endpoint.url, llm_async=True, audition_episodes=0)
-        step, guidance = 0, consult(it)
-        assert guidance is None and it.supervisor.waiting
-        started = time.time()
-        while it.supervisor.waiting and time.time() - started < 20:
-            time.sleep(0.01)  # a training step
-            step += 1
-            guidance = consult(it, step)
-        assert guidance(np.zeros((1, 1)), np.array([0])).tolist() == [[0.5]]
-        assert step > 5 and it.supervisor.seconds < time.time() - started - 0.3
-        assert [request["model"] for request in endpoint.requests] == ["an-advisor", "a-coder"]
-    finish(it)
-    active = scalars(it.run)["charts/guidance_active"]
-    assert [value for _, value in active] == [0.0, 0.0, 1.0, 0.0] and active[2][0] == step
-    assert all(record["asynchronous"] for record in exchanges("run"))
-    with pytest.raises(ValueError, match="cannot be repeated exactly: it was recorded with --llm-async"):
-        consultant(None, "again", llm_log="runs/run/llm")
-
-
-@pytest.mark.parametrize("pause", [0.0, 1.0])  # before the run looks for the answer: the client's own time-out is first
-def test_a_deadline_holds_while_training_goes_on(consultant, capsys, pause):
-    with Endpoint(lambda body, n: time.sleep(5) or INTERVENE) as endpoint:
-        it = consultant(endpoint.url, llm_async=True, llm_timeout=0.3)
-        started = time.time()
-        assert consult(it) is None
-        time.sleep(pause)
-        while it.supervisor.waiting:
-            assert consult(it) is None and time.time() - started < 4
-    assert_unguided(it, None, "no answer within 0.3 s", capsys.readouterr().out)
-
-
-def test_a_question_that_waits_at_the_end_is_given_up(consultant, capsys):
-    with Endpoint(lambda body, n: time.sleep(5) or INTERVENE) as endpoint:
-        it = consultant(endpoint.url, llm_async=True, llm_timeout=60.0)
-        started = time.time()
-        assert consult(it) is None and it.supervisor.waiting
-        finish(it)
-        assert not it.supervisor.waiting and time.time() - started < 2
-    (record,) = exchanges("run")
-    assert record["error"] == "given up: the guided time was over" and record["answer"] is None
-    # the question was sent and is paid for: four characters a token, 300 tokens a picture
-    asked = sum(len(turn["content"]) for turn in record["messages"]) // 4 + 300 * len(record["images"])
-    assert asked > 500
-    assert f"advisor 1 calls, about {asked:,} + 0 tokens" in capsys.readouterr().out
-
-
-RUN = ["--env-id", "Line-v0", "--supervisor", "llm", "--advisor-model", "an-advisor", "--coder-model", "a-coder",
-       "--guide-window", "100", "--guide-end", "350", "--total-timesteps", "400", "--learning-starts", "250",
-       "--batch-size", "8", "--replay-frames", "0", "--audition-max-steps", "100", "--llm-timeout", "2"]  # fmt: skip
-
-
-def test_an_asynchronous_run(run_here):
-    """The window begins when the answers are there and then lasts as long as any other; a late answer is given up."""
-    slow = [0.0, 0.05]  # of the advisor and of the coder
-
-    def script(body, n):
-        time.sleep(slow[body["model"] == "a-coder"] if n < 2 else 300)
-        return both()(body, n)
-
-    flags = ["--llm-async", "--llm-timeout", "600", "--guide-window", "800", "--guide-end", "9000", "--total-timesteps",
-             "2000", "--learning-starts", "2000"]  # fmt: skip
-    with Endpoint(script) as endpoint:
-        started = time.time()
-        run = run_here(*RUN, "--llm-base-url", endpoint.url, *flags)
-        assert time.time() - started < 200 and run.global_step == 2_000
-    active = scalars(run.run_name)["charts/guidance_active"]
-    (begin,) = (step for step, value in active if value == 1.0)
-    (end,) = {step for step, value in active if value == 0.0 and begin < step < 2_000}
-    assert 0 < begin < 800 and end == begin + 800
-    assert [e["error"] for e in exchanges(run.run_name)] == [None, None, "given up: the guided time was over"]
-
-
-# -- budget -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("budget", "spent"), [({"llm_max_calls": 3}, "3 calls, --llm-max-calls 3"),
-                          ({"llm_max_tokens": 31}, "45 tokens, --llm-max-tokens 31")]
-)  # fmt: skip
-def test_a_spent_budget_ends_the_questions(budget, spent, consultant, capsys):
-    """15 tokens a call: both budgets allow three; then the run goes on unguided, and says so once."""
-    with Endpoint(both()) as endpoint:
-        it = consultant(endpoint.url, audition_episodes=0, **budget)
-        assert [consult(it, step) is not None for step in (0, 10, 20, 30)] == [True, False, False, False]
-        assert [request["model"] for request in endpoint.requests] == ["an-advisor", "a-coder", "an-advisor"]
-    finish(it)
-    printed = capsys.readouterr().out
-    assert printed.count(f"supervisor: no model is asked any more in this run: the budget is spent ({spent})") == 1
-    assert printed.count("supervisor: greedy return") == 2
-    assert spent in texts(it.run, "supervisor/verdict")[1]
-    logged, latency = scalars(it.run), r"\d\.\d s a call"
-    for tag, value in {"advisor_calls": 2, "advisor_prompt_tokens": 20, "advisor_completion_tokens": 10,
-                       "coder_calls": 1, "coder_prompt_tokens": 10, "coder_completion_tokens": 5}.items():  # fmt: skip
-        assert logged[f"llm/{tag}"][-1] == (31, value), tag
-    mean = np.mean([e["seconds"] for e in exchanges(it.run) if e["role"] == "advisor"])
-    assert logged["llm/advisor_seconds"][-1][1] == pytest.approx(mean, rel=1e-4) and mean > 0
-    summary = rf"advisor 2 calls, 20 \+ 10 tokens, {latency}; coder 1 calls, 10 \+ 5 tokens, {latency}"
-    assert re.search(f"supervisor: models: {summary}\n", printed)
-    assert re.fullmatch(summary, texts(it.run, "llm/summary")[0])
-
-
-@pytest.mark.parametrize("page", ["guided_sac_continuous.md", "guided_sac_discrete.md"])
-def test_the_metrics_of_models_are_documented(page, consultant):
-    with Endpoint(both(advice=DECLINE)) as endpoint:
-        it = consultant(endpoint.url)
-        consult(it)
-    finish(it)
-    table = (ROOT / "docs" / page).read_text().split("## Logged metrics")[1].split("## Implementation")[0]
-    logged = {tag for tag in scalars(it.run) if tag.startswith("llm/")} | {"llm/summary"}
-    assert logged == set(re.findall(r"`(llm/\w+)`", table))
-
-
-# -- record and replay ------------------------------------------------------------------------------------------------
-
-TIMES = ("charts/SPS", "supervisor/seconds")  # of the clock
-
-
-def same_run(first: str, second: str) -> None:
-    """All that both runs logged is equal, but for the clock's."""
-    ours, theirs = ({tag: v for tag, v in scalars(run).items() if tag not in TIMES} for run in (first, second))
-    assert ours == theirs
-    for tag in ("supervisor/advice", "supervisor/code", "supervisor/verdict", "llm/summary"):
-        assert texts(first, tag) == texts(second, tag)
-    ours, theirs = ([e | {"time": ""} for e in exchanges(run)] for run in (first, second))
-    assert ours == theirs
-
-
-def test_a_run_is_repeated_bit_for_bit_without_a_network(run_here):
-    """Repair turns, a failed audition, a question without an answer, a kept rule and a spent budget are repeated."""
-    codes, advice = iter(["no code", HARMFUL, RULE]), iter(["no JSON", INTERVENE, KEEP])
-
-    def script(body, n):
-        if "Training step 100;" in user_text(body):
-            return 500, "down", SOON
-        return next(codes if body["model"] == "a-coder" else advice)
-
-    flags = [*RUN, "--save-model"]
-    with Endpoint(script) as endpoint:
-        first = run_here(*flags, "--llm-base-url", endpoint.url, "--llm-max-calls", "7")
-    assert scalars(first.run_name)["charts/guidance_active"] == [
-        (0, 1.0),
-        (100, 0.0),
-        (200, 1.0),
-        (300, 0.0),
-        (350, 0.0),
-    ]
-    flags[flags.index("llm")] = "replay"
-    second = run_here(*flags, "--llm-log", f"runs/{first.run_name}/llm")
-    assert second.supervisor.mode == "replay" and len(exchanges(first.run_name)) == 8
-    assert {"losses/alpha", "llm/coder_seconds"} < set(scalars(first.run_name))
-    same_run(first.run_name, second.run_name)
-    for ours, theirs in zip(first.modules, second.modules, strict=True):
-        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-            assert torch.equal(a, b)
-
-
-def test_a_repetition_never_waits_for_a_rule_that_was_too_slow(consultant):
-    """Which rules are too slow is the recorded machine's word."""
-    codes = iter(["```python\ndef policy(obs, t):\n    while True:\n        pass\n```", RULE])
-    with Endpoint(lambda body, n: next(codes) if body["model"] == "a-coder" else INTERVENE) as endpoint:
-        it = consultant(endpoint.url)
-        assert consult(it) is not None
-        finish(it)
-    late = exchanges("run")[1]["verdict"]
-    assert re.fullmatch(r"refused: policy\(obs, t\) at t=0 took longer than 2 s", late)
-    started = time.time()
-    again = consultant(None, "again", llm_log="runs/run/llm")
-    assert consult(again) is not None and time.time() - started < 2
-    finish(again)
-    same_run("run", "again")
-
-
-def test_a_repetition_may_take_longer_than_the_recorded_run(consultant):
-    """A rule that was in time there needs 0.2 s a call on this machine."""
-    flags = dict(replay_max_steps=3, audition_episodes=0)
-    with Endpoint(both()) as endpoint:
-        it = consultant(endpoint.url, **flags)
-        consult(it)
-        finish(it)
-    path = Path("runs/run/llm/0001-coder.json")
-    slow = "def policy(obs, t):\n    return 0.0 * sum(i for i in range(6_000_000))\n"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"answer": slow}))
-    again = consultant(None, "again", llm_log="runs/run/llm", **flags)
-    guidance = consult(again)
-    started = time.time()
-    assert guidance(np.zeros((1, 1)), np.array([0])).tolist() == [[0.0]]
-    assert time.time() - started > 0.1  # else this test shows nothing
-
-
-@pytest.mark.parametrize("where", ["audition", "window"])
-def test_a_deadline_that_was_missed_in_the_middle_cannot_be_repeated(where, consultant):
-    """How far a rule got in the audition or in training is not known; the still agent of the dry run stays at 0."""
-    slow = "```python\ndef policy(obs, t):\n    while obs[0] > 1:\n        pass\n    return 0.5\n```"
-    codes = iter([slow, RULE])
-    with Endpoint(lambda body, n: next(codes) if body["model"] == "a-coder" else INTERVENE) as endpoint:
-        it = consultant(endpoint.url, audition_episodes=3 if where == "audition" else 0)
-        guidance = consult(it)
-        if where == "window":
-            guidance(np.zeros((1, 1)), np.array([0]))
-            with pytest.raises(sup.PolicyError) as e:
-                guidance(np.full((1, 1), 1.5), np.array([3]))
-            it.supervisor.report_failure(e.value, 4, it.writer)
-        finish(it)
-    with pytest.raises(ValueError, match=r"cannot be repeated exactly: .* took longer than 0.(05|15) s"):
-        consultant(None, "again", llm_log="runs/run/llm")
-
-
-@pytest.fixture
-def recorded(consultant) -> Path:
-    """The log of one consultation."""
-    with Endpoint(both()) as endpoint:
-        it = consultant(endpoint.url)
-        consult(it)
-        finish(it)
-    return Path("runs/run/llm")
-
-
-def test_a_prompt_that_has_changed_ends_the_repetition(consultant, recorded, tmp_path):
-    prompts = tmp_path / "prompts"
-    prompts.mkdir()
-    for name in ("advisor.md", "coder.md"):
-        text = (ROOT / "prompts" / "default" / name).read_text()
-        (prompts / name).write_text(text.replace("Do what the advice says", "Do what you like"))
-    again = consultant(None, "again", llm_log=str(recorded), prompt_dir=str(prompts))
-    with pytest.raises(SystemExit) as e:
-        consult(again)
-    message = str(e.value)  # goes to stderr, with exit status 1
-    assert message.startswith("error: question 2 is not the one of --llm-log runs/run/llm")
-    assert re.search(r"^-- Do what the advice says\..*\n\+- Do what you like\.", message, flags=re.MULTILINE)
-    assert len(message.splitlines()) < 12  # the difference, not the prompts
-
-
-def test_other_settings_end_the_repetition(consultant, recorded):
-    """Another step and another policy are other questions; so is one too many."""
-    again = consultant(None, "again", llm_log=str(recorded))
-    with pytest.raises(SystemExit, match=r"\n-advisor at step 0\n\+advisor at step 10\n"):
-        consult(again, 10)
-    again = consultant(None, "other", llm_log=str(recorded))
-    again.agent.action = 0.1
-    with pytest.raises(SystemExit, match=r"\n-.*returns \[0\.0\].*\n(.*\n)*\+.*returns \[1\.0\]"):
-        consult(again)
-    again = consultant(None, "longer", llm_log=str(recorded))
-    assert consult(again) is not None
-    with pytest.raises(SystemExit, match="the run asks more than the 2 questions of --llm-log runs/run/llm"):
-        consult(again, 10)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", "\udcff", '{"asynchronous": false}', '{"asynchronous": false, "verdict": null}']
-)
-def test_a_log_that_cannot_be_read_is_one_clear_line(text, consultant, recorded):
-    (recorded / "0001-coder.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(ValueError, match=r"^--llm-log runs/run/llm cannot be read: ") as e:
-        consultant(None, "again", llm_log=str(recorded))
-    assert "\n" not in str(e.value)
-
-
-def test_records_are_repeated_by_their_numbers(consultant, recorded):
-    """Also beyond 9,999, where the names no longer sort as the numbers do."""
-    (recorded / "0000-advisor.json").rename(recorded / "9999-advisor.json")
-    (recorded / "0001-coder.json").rename(recorded / "10000-coder.json")
-    assert consult(consultant(None, "again", llm_log=str(recorded))) is not None
-
-
-def test_pictures_are_kept_and_not_compared(consultant, recorded):
-    """Another machine draws them otherwise, or not at all."""
-    chat = sup.RecordedChat(recorded, Path("runs/again/llm"))
-    record = exchanges("run")[0]
-    exchange = chat.ask(sup.Question("advisor", "m", 0, "", record["messages"], [(3, b"jpeg")]))
-    assert chat.finish(exchange) == INTERVENE
-    assert Path("runs/again/llm/0000-advisor-frame-000003.jpg").read_bytes() == b"jpeg"
-
-
-# -- secrets ----------------------------------------------------------------------------------------------------------
+# -- secrets -----------------------------------------------------------------------------------------------------------
 
 
 def everything(folder: Path) -> bytes:

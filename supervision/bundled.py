@@ -1,0 +1,52 @@
+"""The bundled supervisor: a threshold in the advisor's place and a rule in the coder's, for use without a network."""
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from supervision.answers import Advice
+
+
+@dataclass
+class Bundled:
+    """Intervenes while the replay's mean return is below a threshold."""
+
+    intervene_below: float
+    analysis: str
+    advice: str
+
+    @classmethod
+    def read(cls, path: Path) -> "Bundled":
+        """Read an environment's `bundled.toml`.
+
+        Raises:
+            ValueError: it is missing or malformed.
+        """
+        kinds = {"intervene_below": (int, float), "analysis": str, "advice": str}
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ValueError(f"the bundled supervisor's file {path} cannot be read: {error}") from None
+        for key, kind in kinds.items():
+            if not isinstance(data.get(key), kind):
+                raise ValueError(f"{path} must set {key} to a {'number' if key == 'intervene_below' else 'string'}")
+        return cls(**{key: data[key] for key in kinds})
+
+    def advise(self, returns: Sequence[float], has_rule: bool) -> Advice:
+        """Judge a replay by its returns; a rule that is there is kept."""
+        mean = np.mean(returns)
+        because = f"Greedy return {mean:.4g}, threshold {self.intervene_below:g}."
+        if not float(mean) < self.intervene_below:
+            return Advice(because, False)
+        return Advice(f"{because} {self.analysis}", True, self.advice, has_rule)
+
+
+def read_rule(path: Path) -> str:
+    """Read a rule that no model writes; ValueError where that cannot be."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the guidance policy {path} cannot be read: {error}") from None

@@ -1,0 +1,299 @@
+"""The questions of a run to its models: what was asked, what came back, what it cost, and the record of it."""
+
+import base64
+import difflib
+import json
+import math
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch.utils.tensorboard import SummaryWriter
+
+from supervision.answers import ADVICE_SCHEMA, MAX_QUOTED_CHARS, SupervisionError, gist, without_thoughts
+from supervision.sandbox.messages import PolicyError, SandboxError
+
+
+@dataclass
+class Question:
+    """A conversation whose next turn is a model's."""
+
+    role: Literal["advisor", "coder"]
+    model: str
+    step: int  # global step of the consultation
+    prompt_sha256: str  # of the prompt file
+    messages: list[dict[str, str]]  # text turns: system, user, then assistant and user in turn
+    pictures: list[tuple[int, bytes]] = field(default_factory=list)  # (step of the replay, JPEG), for the first turn
+
+    def answered(self, answer: str, reply: str) -> "Question":
+        """The conversation after an answer that was not usable and our reply to it."""
+        said = without_thoughts(answer).strip()[:MAX_QUOTED_CHARS] or "(nothing)"  # servers refuse empty turns
+        turns = [{"role": "assistant", "content": said}, {"role": "user", "content": reply}]
+        return replace(self, messages=self.messages + turns)
+
+    def request(self, schema: bool, pictures: bool) -> dict[str, Any]:
+        """The arguments of a chat completion, with or without what not every server takes."""
+        messages: list[dict[str, Any]] = list(self.messages)
+        if pictures and self.pictures:
+            text = f"{messages[1]['content']}\n\nFrames of the replay at steps {[step for step, _ in self.pictures]}:"
+            urls = [f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" for _, jpeg in self.pictures]
+            messages[1] = {"role": "user", "content": [{"type": "text", "text": text}]
+                           + [{"type": "image_url", "image_url": {"url": url}} for url in urls]}  # fmt: skip
+        request = {"model": self.model, "messages": messages}
+        if schema and self.role == "advisor":
+            named = {"name": "advice", "strict": True, "schema": ADVICE_SCHEMA}
+            request["response_format"] = {"type": "json_schema", "json_schema": named}
+        return request
+
+    def estimated_usage(self, answer: str, pictures: bool) -> dict[str, Any]:
+        """Tokens of the question and of an answer, at four characters each, and 300 for a picture of 512 pixels."""
+        asked = sum(len(turn["content"]) for turn in self.messages) // 4 + 300 * pictures * len(self.pictures)
+        said = len(answer) // 4
+        return {
+            "prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said, "estimated": True,
+        }  # fmt: skip
+
+    def transcript(self) -> list[str]:
+        """The text of the question, line by line; pictures differ from machine to machine and are left out."""
+        turns = "\n".join(f"[{turn['role']}]\n{turn['content']}" for turn in self.messages)
+        return f"{self.role} at step {self.step}\n{turns}".split("\n")
+
+
+@dataclass
+class Result:
+    """What became of a question: an answer or an error."""
+
+    answer: str | None = None
+    error: str | None = None
+    usage: dict[str, Any] | None = None  # prompt_tokens, completion_tokens, and whether they are our estimate
+    refused: list[str] = field(default_factory=list)  # "schema", "pictures": what the server would not have
+    calls: int = 1  # 0 for a question that was not asked
+    seconds: float = 0.0
+    final: bool = False  # whether no further question will be asked in the run
+
+
+class Exchange:
+    """A question on its way to a model; it is over when there is a result or the deadline has passed."""
+
+    def __init__(self, question: Question, timeout: float):
+        self.question, self.timeout = question, timeout
+        self.started = time.monotonic()
+        self.done = threading.Event()
+        self.result = Result()
+
+    def resolve(self, result: Result) -> None:
+        """Bring the result."""
+        self.result = result
+        self.done.set()
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to wait for."""
+        return self.done.is_set() or time.monotonic() - self.started > self.timeout
+
+    def wait(self) -> None:
+        """Block until it is over."""
+        self.done.wait(self.started + self.timeout - time.monotonic())
+
+
+@dataclass
+class Cost:
+    """What the questions to one role took so far."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    estimated: bool = False  # whether a server did not count its tokens, so that ours are in the sums
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        about = "about " if self.estimated else ""
+        return (f"{self.calls} calls, {about}{self.prompt_tokens:,} + {self.completion_tokens:,} tokens, "
+                f"{self.seconds / max(self.calls, 1):.1f} s a call")  # fmt: skip
+
+
+# words of verdicts
+LATE, REFUSED, NOT_TRIED, IN_AUDITION = "took longer than", "refused: ", "not tried: ", "in the audition: "
+
+
+class Chat:
+    """The questions of a run: what they cost, and one JSON file an exchange, its pictures beside it.
+
+    Args:
+        log_dir: the folder of these files.
+    """
+
+    timeout = math.inf
+
+    def __init__(self, log_dir: Path, asynchronous: bool = False):
+        self.log_dir, self.asynchronous = log_dir, asynchronous
+        self.costs = {"advisor": Cost(), "coder": Cost()}
+        self.closed = ""  # why no further question is asked
+        self.path, self.record = log_dir, {}  # of the last exchange
+
+    def ask(self, question: Question) -> Exchange:
+        """Send a question on its way."""
+        exchange = Exchange(question, self.timeout)
+        self._send(exchange)
+        return exchange
+
+    def open(self) -> None:
+        """Make ready before training."""
+
+    def _send(self, exchange: Exchange) -> None:
+        """See to it that the exchange is resolved, now or from another thread."""
+        raise NotImplementedError
+
+    def scalars(self) -> dict[str, float]:
+        """The costs so far, for TensorBoard."""
+        return {
+            f"llm/{role}_{name}": value
+            for role, cost in self.costs.items()
+            for name, value in (
+                ("calls", cost.calls), ("prompt_tokens", cost.prompt_tokens),
+                ("completion_tokens", cost.completion_tokens), ("seconds", cost.seconds / max(cost.calls, 1)),
+            )
+        }  # fmt: skip
+
+    def finish(self, exchange: Exchange) -> str:
+        """Book and log an exchange that is over (or given up), and return its answer.
+
+        Raises:
+            SupervisionError: there is none: a failure of the server, a passed deadline, a spent budget.
+        """
+        question = exchange.question
+        if exchange.done.is_set():
+            result = exchange.result
+        else:  # what was asked is paid for also where the answer comes too late
+            result = Result(
+                error=self._silence(exchange), seconds=time.monotonic() - exchange.started,
+                usage=question.estimated_usage("", pictures=True),
+            )  # fmt: skip
+        cost = self.costs[question.role]
+        cost.calls += result.calls
+        cost.seconds += result.seconds
+        if result.usage:
+            cost.prompt_tokens += result.usage["prompt_tokens"]
+            cost.completion_tokens += result.usage["completion_tokens"]
+            cost.estimated |= result.usage["estimated"]
+        if result.final:
+            self.closed = str(result.error)
+        self._log(question, result)
+        if result.answer is None:
+            raise SupervisionError(f"the {question.role} ({question.model}): {result.error}")
+        return result.answer
+
+    def close(self, exchange: Exchange | None, global_step: int, writer: SummaryWriter) -> None:
+        """Say what the questions cost; an answer that is still to come is not waited for."""
+        if exchange is not None:
+            with suppress(SupervisionError):
+                self.finish(exchange)
+        summary = "; ".join(f"{role} {cost}" for role, cost in self.costs.items())
+        print(f"supervisor: models: {summary}", flush=True)
+        writer.add_text("llm/summary", summary, global_step)
+        for tag, value in self.scalars().items():
+            writer.add_scalar(tag, value, global_step)
+
+    def _silence(self, exchange: Exchange) -> str:
+        return f"no answer within {exchange.timeout:g} s" if exchange.over else "given up: the guided time was over"
+
+    def _log(self, question: Question, result: Result) -> None:
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        name = f"{len(list(self.log_dir.glob('*.json'))):04d}-{question.role}"
+        names = [f"{name}-frame-{step:06d}.jpg" for step, _ in question.pictures]
+        for image_name, (_, jpeg) in zip(names, question.pictures, strict=True):
+            (self.log_dir / image_name).write_bytes(jpeg)
+        self.path = self.log_dir / f"{name}.json"
+        self.record = {
+            "role": question.role, "model": question.model, "global_step": question.step,
+            "asynchronous": self.asynchronous, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "prompt_sha256": question.prompt_sha256, "messages": question.messages, "images": names,
+            **asdict(result), "verdict": None,
+        }  # fmt: skip
+        self._write()
+
+    def _write(self) -> None:
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(self.record, indent=1, ensure_ascii=False), encoding="utf-8")
+        part.replace(self.path)  # whole or not at all
+
+    def note(self, key: str, value: str) -> None:
+        """Add to the record of the last exchange what became of its answer."""
+        self.record[key] = value
+        self._write()
+
+    def clean(self, text: str) -> str:
+        """A server's text as it may be written down: without halves of characters, and without the key."""
+        return text.encode("utf-8", "replace").decode("utf-8")
+
+    def repeat_failure(self) -> None:
+        """In a repeated run: raise again what the machine of that run made of the last answer's rule.
+
+        Raises:
+            PolicyError: the rule was too slow there.
+            SandboxError: its process could not be started there.
+        """
+
+
+class RecordedChat(Chat):
+    """The exchanges of an earlier run, in their order; recorded failures fail again.
+
+    Args:
+        folder: that run's `llm` folder.
+
+    Raises:
+        ValueError: the folder holds no record that can be repeated exactly.
+    """
+
+    def __init__(self, folder: Path, log_dir: Path):
+        super().__init__(log_dir)
+        self.folder, self.used = folder, 0
+        try:
+            paths = sorted(folder.glob("*.json"), key=lambda path: int(path.name.partition("-")[0]))
+            self.records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+            causes = [cause for record in self.records if (cause := self._unrepeatable(record))]
+            self.asked = [
+                Question(r["role"], r["model"], r["global_step"], r["prompt_sha256"], r["messages"]).transcript()
+                for r in self.records
+            ]
+            self.results = [Result(**{f.name: r[f.name] for f in fields(Result)}) for r in self.records]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise ValueError(f"--llm-log {folder} cannot be read: {type(error).__name__}: {error}") from None
+        if not self.records:
+            raise ValueError(f"--llm-log {folder} holds no exchanges; give the folder runs/<run>/llm of a run")
+        if causes:
+            raise ValueError(f"--llm-log {folder} cannot be repeated exactly: {causes[0]}")
+
+    @staticmethod
+    def _unrepeatable(record: dict[str, Any]) -> str | None:
+        """What in an exchange depended on the clock and cannot be made up for."""
+        if record["asynchronous"]:
+            return "it was recorded with --llm-async, where the time that an answer takes decides when a window begins"
+        failure = record.get("rule_failed") or record["verdict"] or ""
+        if NOT_TRIED in failure and "rule_failed" in record:
+            return gist(failure)
+        return gist(failure) if LATE in failure and ("rule_failed" in record or IN_AUDITION in failure) else None
+
+    def _send(self, exchange: Exchange) -> None:
+        if self.used == len(self.records):
+            raise SystemExit(f"error: the run asks more than the {self.used} questions of --llm-log {self.folder}")
+        recorded, asked = self.asked[self.used], exchange.question.transcript()
+        result = self.results[self.used]
+        self.used += 1
+        if recorded != asked:
+            diff = difflib.unified_diff(recorded, asked, "recorded", "now", n=1, lineterm="")
+            raise SystemExit(
+                f"error: question {self.used} is not the one of --llm-log {self.folder}; flags, prompts or code "
+                "are others than in that run:\n" + "\n".join(diff)
+            )
+        exchange.resolve(result)
+
+    def repeat_failure(self) -> None:
+        verdict = self.records[self.used - 1]["verdict"] or ""
+        if verdict.startswith(NOT_TRIED):
+            raise SandboxError(verdict.removeprefix(NOT_TRIED))
+        if LATE in verdict:
+            raise PolicyError(verdict.removeprefix(REFUSED))

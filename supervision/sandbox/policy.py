@@ -1,0 +1,417 @@
+"""The parent's end of the sandbox: a rule that a language model (or a person) wrote, run in a limited child process.
+
+    with SandboxedPolicy(source, observation=Observation("floats", (47,)), action=BoxAction(low, high)) as policy:
+        actions = policy(obs, t)  # obs (N, 47), t (N,) -> (N, *action shape) float64
+    with SandboxedPolicy(source, observation=Observation("int"), action=DiscreteAction(6)) as policy:
+        actions = policy(obs, t)  # obs (N, 1) int64, t (N,) -> (N,) int64
+
+The source defines `policy(obs, t)`. Two layers stand between it and the machine, the language (language.py) and the
+operating system (confinement.py); each alone keeps it from files, the network and other processes. docs/sandbox.md says
+what is promised where. The source travels as text to a process of its own and is executed only there; that process
+starts clean: `-I`, an environment of ours, no inherited descriptors, a new session, an empty folder that is unlinked at
+once. The form of the messages is in child.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import json
+import math
+import operator
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from supervision.sandbox import confinement
+from supervision.sandbox.child import ANSWER, ERROR, LOAD, MAX_TEXT_BYTES, MAX_TEXT_CHARS, OK, REQUEST, SETUP, STEP
+from supervision.sandbox.language import check_source
+from supervision.sandbox.messages import (
+    FIRST_CALL_TIMEOUT,
+    PATIENCE,
+    BoxAction,
+    DiscreteAction,
+    Observation,
+    PolicyError,
+    SandboxError,
+)
+
+CHILD = Path(__file__).resolve().with_name("child.py")
+PACKAGE = CHILD.parents[2]  # the folder in which `supervision` lies
+CHILD_ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+TOLERANCE = 1e-6  # how far outside its bounds an action may lie before it is refused rather than clipped
+
+LAYERS = ("language", "limits", "landlock", "seccomp")
+_switched_off: tuple[str, ...] = ()  # set by tests alone, to see that each layer holds without the others
+
+# The child is killed by the kernel when the last copy of its lifeline's write end is closed; a forked copy of this
+# process (a vector environment's worker, say) must not keep it alive.
+_lifelines: weakref.WeakSet[io.FileIO] = weakref.WeakSet()
+
+
+def _drop_lifelines() -> None:
+    for lifeline in list(_lifelines):
+        lifeline.close()
+
+
+os.register_at_fork(after_in_child=_drop_lifelines)
+
+
+class SandboxedPolicy:
+    """A policy that runs in a child process of its own; call it like a function, from one thread at a time.
+
+    The child's `np.random` is seeded with `seed` before the source is loaded, and generators that the source makes
+    without a seed are seeded from it too, so equal seeds and equal calls give equal actions.
+
+    Args:
+        source: Python source that `check_source` accepts.
+        observation: what the policy is given.
+        action: what it must return.
+        seed: 0 to 2**32 - 1.
+        call_timeout: seconds per row that a call may take; the first one may take 2 s. Where a busy machine gave the
+            child less CPU time than that, it may take up to 2 s more (on Linux).
+        start_timeout: seconds for the child to start and import numpy, and as many to run the source's top level.
+        memory_mb: address space of the child in MiB, Python and numpy included.
+        strict: refuse to run where this machine cannot enforce all of the operating system's layer; otherwise what is
+            missing is printed once.
+
+    Raises:
+        SandboxError: the child could not be started: no room, no numpy, no confinement. The source was not tried.
+        PolicyError: the source is refused, or its top level fails. From a call: the policy raised, was late, died, or
+            returned something other than an action (finite numbers of the right shape within the bounds, or an
+            integer of the range). After that the child is gone and the object closed.
+        ValueError: an argument, of this constructor or of a call, has a wrong shape, type or range; `strict` cannot be.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        observation: Observation,
+        action: BoxAction | DiscreteAction,
+        seed: int = 0,
+        call_timeout: float = 0.05,
+        start_timeout: float = 5.0,
+        memory_mb: int = 1024,
+        strict: bool = False,
+    ) -> None:
+        confinement.check_platform(strict)
+        if "language" not in _switched_off:
+            check_source(source)
+        self.source = source
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed must be within 0 and 2**32 - 1, got {seed}")
+        self._observation = observation
+        self._discrete = isinstance(action, DiscreteAction)
+        if self._discrete:
+            first, last = int(action.start), int(action.start + action.n - 1)
+            if not -(2**63) <= first <= last < 2**63:
+                raise ValueError(f"discrete actions need n >= 1 and 64-bit numbers, got {action}")
+            self._low = self._least = np.array(first, dtype=np.int64)
+            self._high = self._most = np.array(last, dtype=np.int64)
+            expected = f"an int or a NumPy integer from {first} to {last}"
+        else:
+            self._low, self._high = (np.array(bound, dtype=np.float64) for bound in action)
+            if self._low.shape != self._high.shape or not (self._low <= self._high).all():
+                raise ValueError(f"action bounds need equal shapes and low <= high, got {action.low} and {action.high}")
+            # Clamped to the finite numbers, so that one comparison with them also refuses NaN and infinity.
+            largest = np.finfo(np.float64).max
+            self._least = np.maximum(self._low - TOLERANCE, -largest)
+            self._most = np.minimum(self._high + TOLERANCE, largest)
+            expected = f"an array of real numbers of shape {self._low.shape}"
+        self._call_timeout = call_timeout
+        self._called = False
+        self._processor = -1  # where the child was last put
+        self._closed = ""  # why, once it is closed
+        self._rows = 0
+        self._answer = memoryview(bytearray(ANSWER.size + MAX_TEXT_BYTES))
+        settings = {
+            "observation": observation,
+            "action_shape": None if self._discrete else self._low.shape,
+            "expected": expected,
+            "seed": int(seed),
+            "memory_mb": int(memory_mb),
+            "start_timeout": start_timeout,
+            "call_timeout": call_timeout,
+            "layers": [layer for layer in LAYERS if layer not in (*_switched_off, *confinement.missing_layers())],
+        }
+        try:
+            setup = self._start_process(settings)
+        except OSError as error:
+            raise SandboxError(f"a rule's process could not be started: {error}") from None
+        self._destroy = weakref.finalize(self, _destroy, self._process, self._lifeline, os.getpid())
+        try:
+            self._to_child, self._from_child = self._process.stdin.fileno(), self._process.stdout.fileno()
+            os.set_blocking(self._to_child, False)
+            os.set_blocking(self._from_child, False)
+            self._writable, self._readable = select.poll(), select.poll()
+            self._writable.register(self._to_child, select.POLLOUT)
+            self._readable.register(self._from_child, select.POLLIN)
+            try:
+                self._ask(_request(SETUP, setup), 0, start_timeout, lambda: "loading Python and numpy")
+            except PolicyError as error:  # the rule is not there yet
+                reason = " ".join(str(error).split())[:500]
+                raise SandboxError(f"a rule's process could not be started: {reason}") from None
+            self._ask(_request(LOAD, source), 0, start_timeout, lambda: "loading the policy")
+        except BaseException as error:  # Ctrl-C too: no half-started child may stay
+            self._close(str(error))
+            raise
+
+    def _start_process(self, settings: dict[str, object]) -> dict[str, object]:
+        """Start the child and its lifeline; return the whole setup, which tells it where this process finds modules."""
+        lifeline, self._lifeline = _pipe()
+        try:
+            path = [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)]  # "": the working folder
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", str(CHILD)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                cwd=tempfile.gettempdir(),
+                env=CHILD_ENVIRONMENT,
+                close_fds=True,
+                pass_fds=[lifeline.fileno()],
+                start_new_session=True,
+            )
+            return {**settings, "lifeline": lifeline.fileno(), "path": path, "package": str(PACKAGE)}
+        except BaseException:
+            self._lifeline.close()
+            raise
+        finally:
+            lifeline.close()
+
+    def __call__(self, obs: np.ndarray, t: np.ndarray) -> np.ndarray:
+        """Return the policy's actions: (N, *action shape) float64, clipped to the bounds; discrete ones (N,) int64.
+
+        Args:
+            obs: observations, (N, *row shape) as `Observation` has it, of any real or integer dtype.
+            t: steps of the current episodes, (N,), integers.
+        """
+        if self._closed:
+            raise PolicyError(f"the policy is closed: {self._closed}")
+        obs, t = np.asarray(obs), np.asarray(t)
+        rows = t.size
+        if t.shape != (rows,) or rows == 0 or t.dtype.kind not in "iu":
+            raise ValueError(f"t must be integers of shape (N,), N > 0, got {t.dtype} of shape {t.shape}")
+        if rows != self._rows:
+            self._allocate(rows)
+        floats = self._observation.kind == "floats"
+        if obs.shape != self._obs.shape or obs.dtype.kind not in ("biuf" if floats else "iu"):
+            numbers = "real numbers" if floats else "integers"
+            raise ValueError(f"obs must be {numbers} of shape {self._obs.shape}, got {obs.dtype} of shape {obs.shape}")
+        self._t[...] = t
+        self._obs[...] = obs
+        seconds = rows * self._call_timeout if self._called else max(FIRST_CALL_TIMEOUT, rows * self._call_timeout)
+        self._called = True
+        allowed = () if _getcpu is None else os.sched_getaffinity(0)
+        several = len(allowed) > 1
+        try:
+            try:
+                if allowed:
+                    self._meet_on_one_processor(several)
+                self._ask(self._request, self._actions.nbytes, seconds, self._where)
+            finally:
+                # Without a call of our own, at which a second Ctrl-C could come in: a thread that is left on one
+                # processor would slow the learner for good.
+                if several:
+                    try:  # noqa: SIM105
+                        os.sched_setaffinity(0, allowed)
+                    except OSError:
+                        pass
+            return self._checked(self._actions)
+        except BaseException as error:  # Ctrl-C too: an answer that nobody read would be taken for the next one
+            self._close(str(error))
+            raise
+
+    def close(self) -> None:
+        """Kill the child and what it started, reap it, close the pipes; any number of times."""
+        self._close("close() was called")
+
+    def __enter__(self) -> SandboxedPolicy:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _close(self, why: str) -> None:
+        self._closed = self._closed or why or "interrupted"
+        self._destroy()
+
+    def _meet_on_one_processor(self, several: bool) -> None:
+        """Put this thread (where it has several to choose from) and the child on the processor where this thread is.
+
+        They take turns, so they lose nothing by it, and neither has to wake another processor from its sleep: on an
+        otherwise idle virtual machine that takes several times as long as the policy.
+        """
+        here = _getcpu()
+        try:
+            if several:
+                os.sched_setaffinity(0, {here})  # of this thread alone, not of the learner's others
+            if here != self._processor:
+                self._processor = here
+                os.sched_setaffinity(self._process.pid, {here})
+        except OSError:  # not ours to choose here, or no child: the exchange reports that
+            pass
+
+    def _allocate(self, rows: int) -> None:
+        """Lay out the request and answer buffers for this number of rows."""
+        row_shape = self._observation.row_shape
+        obs_size = math.prod(row_shape)
+        payload = 8 * rows * (1 + obs_size)
+        request = bytearray(REQUEST.size + payload)
+        REQUEST.pack_into(request, 0, STEP, rows, payload)
+        answer = bytearray(ANSWER.size + max(8 * rows * self._low.size, MAX_TEXT_BYTES))
+        shape = (rows, *self._low.shape)
+        self._t = np.frombuffer(request, "<i8", rows, REQUEST.size)  # (N,)
+        self._obs = np.frombuffer(request, self._observation.dtype, rows * obs_size, REQUEST.size + 8 * rows)
+        self._obs = self._obs.reshape(rows, *row_shape)
+        self._actions = np.frombuffer(answer, self._low.dtype.newbyteorder("<"), rows * self._low.size, ANSWER.size)
+        self._actions = self._actions.reshape(shape)
+        # No lower than low and no higher than high, and finite: what needs no clipping.
+        self._lows = rows * np.maximum(self._low, self._least).ravel().tolist()
+        self._highs = rows * np.minimum(self._high, self._most).ravel().tolist()
+        self._request, self._answer = memoryview(request), memoryview(answer)
+        self._rows = rows
+
+    def _ask(self, request: memoryview, expected: int, seconds: float, what: Callable[[], str]) -> None:
+        """Make one round trip: afterwards the answer buffer holds an OK with a payload of `expected` bytes.
+
+        Raises PolicyError; `what()` says what was asked for.
+        """
+        try:
+            self._deadline = time.monotonic() + seconds
+            self._cpu_deadline = _cpu_time(self._process.pid) + seconds
+            self._last_deadline = self._deadline + PATIENCE
+            status, size = self._exchange(request)
+        except TimeoutError:
+            raise PolicyError(f"{what()} took longer than {seconds:g} s") from None
+        except (EOFError, BrokenPipeError):
+            self._destroy()
+            code = self._process.returncode
+            how = f"exit status {code}" if code >= 0 else f"signal {-code} ({signal.strsignal(-code)})"
+            raise PolicyError(f"{what()} ended the policy's process: {how}") from None
+        if status == ERROR:
+            text = bytes(self._answer[ANSWER.size : ANSWER.size + size]).decode("utf-8", "replace")[:MAX_TEXT_CHARS]
+            # Written by hostile code: no terminal escapes in a log.
+            raise PolicyError("".join(c if c.isprintable() or c == "\n" else "?" for c in text))
+        if size != expected:
+            raise PolicyError(f"{what()} gave {size} bytes instead of {expected}")
+
+    def _exchange(self, request: memoryview) -> tuple[int, int]:
+        """Send a request and read one whole answer; return its status and the number of payload bytes.
+
+        Raises TimeoutError; EOFError or BrokenPipeError where the child is gone; PolicyError for a malformed answer.
+        """
+        while request:
+            try:
+                request = request[os.write(self._to_child, request) :]
+            except BlockingIOError:
+                self._wait(self._writable)
+        answer, got, whole = self._answer, 0, ANSWER.size
+        while got < whole:
+            self._wait(self._readable)
+            count = os.readv(self._from_child, [answer[got:] if got else answer])
+            if not count:
+                raise EOFError
+            got += count
+            if got >= ANSWER.size:
+                status, size = ANSWER.unpack_from(answer)
+                whole = ANSWER.size + size
+                if status not in (OK, ERROR) or whole > len(answer) or (status == ERROR and size > MAX_TEXT_BYTES):
+                    raise PolicyError(f"the policy's process sent a malformed answer: status {status}, {size} bytes")
+        if got > whole:
+            raise PolicyError(f"the policy's process sent {got - whole} bytes more than it announced")
+        return status, size
+
+    def _wait(self, poller: select.poll) -> None:
+        """Wait until the poller's descriptor is ready or its other end closed; TimeoutError after the deadlines."""
+        # Polled at least once: an answer that is there counts, however late this process itself comes to read it.
+        while not poller.poll(max(0, math.ceil(1e3 * (self._deadline - time.monotonic())))):
+            # A stall of a busy machine must not end a training run's guidance: what counts is the child's own time.
+            missing = self._cpu_deadline - _cpu_time(self._process.pid)
+            if missing <= 0 or self._deadline >= self._last_deadline:
+                raise TimeoutError
+            self._deadline = min(time.monotonic() + missing, self._last_deadline)
+
+    def _where(self) -> str:
+        steps = ", ".join(map(str, self._t[:5])) + (f", ... ({self._rows} rows)" if self._rows > 5 else "")
+        return f"policy(obs, t) at t={steps}"
+
+    def _checked(self, actions: np.ndarray) -> np.ndarray:
+        """Return the actions, clipped to the bounds, as a new array; PolicyError for a bad one."""
+        # The usual case first, in numbers of Python: processes that take turns find their caches cold, and then numpy's
+        # comparisons cost more than a loop over a few numbers.
+        values = actions.ravel().tolist()
+        if all(map(operator.le, self._lows, values)) and all(map(operator.le, values, self._highs)):
+            return actions.copy()
+        good = (actions >= self._least) & (actions <= self._most)
+        if not good.all():
+            row, *index = np.argwhere(~good)[0].tolist()
+            at = tuple(index)
+            name = "action" + (f"[{', '.join(map(str, at))}]" if at else "")
+            allowed = "an integer from {} to {}" if self._discrete else "finite and within [{}, {}]"
+            raise PolicyError(
+                f"policy(obs, t) returned {name} = {actions[row][at].item()!r} at t={self._t[row]}; it must be "
+                + allowed.format(self._low[at], self._high[at])
+            )
+        return np.minimum(np.maximum(actions, self._low), self._high)
+
+
+# sched_getcpu(3): the number of the processor that the caller runs on; macOS has none.
+_getcpu: Callable[[], int] | None = getattr(ctypes.CDLL(None), "sched_getcpu", None)
+
+
+def _cpu_time(pid: int) -> float:
+    """Return the CPU seconds of a child process, from an arbitrary origin; wall-clock seconds where nobody tells."""
+    try:
+        return time.clock_gettime((~pid << 3) | 2)  # what clock_getcpuclockid(3) does on Linux
+    except OSError:
+        return time.monotonic()
+
+
+def _request(kind: int, content: object) -> memoryview:
+    """Return a request whose payload is JSON."""
+    payload = json.dumps(content).encode()
+    return memoryview(REQUEST.pack(kind, 0, len(payload)) + payload)
+
+
+def _pipe() -> tuple[io.FileIO, io.FileIO]:
+    """Return the two ends of a new pipe, to read and to write; forked copies of this process drop the second."""
+    read_end, write_end = (os.fdopen(end, mode, 0) for end, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
+    _lifelines.add(write_end)
+    return read_end, write_end
+
+
+def _destroy(process: subprocess.Popen, lifeline: io.FileIO, owner: int) -> None:
+    """End the child: kill its process group, close the pipes, reap it; in a forked copy of the owner close only."""
+    mine = os.getpid() == owner
+    if mine:  # not reaped before this, so its number cannot belong to anybody else
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS, where all of the group is dead already
+            os.killpg(process.pid, signal.SIGKILL)
+    process.stdin.close()
+    process.stdout.close()
+    lifeline.close()
+    if mine:
+        process.wait()
+
+
+def check_start(strict: bool = False) -> None:
+    """Start a trivial policy's process and end it.
+
+    Raises:
+        SandboxError: no policy's process can be started here.
+    """
+    source, action = "def policy(obs, t):\n    return 0\n", DiscreteAction(1)
+    # a minute: the first import of numpy may come over a network
+    SandboxedPolicy(source, observation=Observation("int"), action=action, strict=strict, start_timeout=60.0).close()

@@ -1,0 +1,247 @@
+"""The tools for writing prompts: new-prompt, show-prompt and consult, docs/supervisor.md.
+
+They know neither the training scripts nor the supervisor; llm_supervisor.py hands both down.
+"""
+
+import io
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from torch.utils.tensorboard import SummaryWriter
+
+from supervision.arguments import SupervisorArgs
+from supervision.chat import Question
+from supervision.prompts import (
+    ADVISOR_HEADINGS,
+    CODER_HEADINGS,
+    default_prompts,
+    describe_env,
+    load_prompt,
+    new_prompt_folder,
+    rule_spaces,
+)
+
+PROGRAM = "llm_supervisor.py"
+
+
+@dataclass(kw_only=True)
+class Setting:
+    """An environment as training makes it: the training script's settings are the defaults."""
+
+    env_id: str
+    """the environment's Gymnasium id"""
+    env_kwargs: str = "{}"
+    """keyword arguments of the environment's constructor, as a JSON object"""
+    max_episode_steps: int | None = None
+    """time limit of an episode in steps; None: the environment's own"""
+    seed: int = 1
+    """seed of everything that is random, ≥ 0"""
+
+
+@dataclass(kw_only=True)
+class NewPrompt(Setting):
+    """Write advisor.md and coder.md for an environment, filled with its facts and ready to be edited."""
+
+    prompt_dir: str | None = None
+    """folder to write them to; None: `prompts/<env-id>`, which is for the default `--env-kwargs` only. Files that are
+    there already are never overwritten"""
+
+
+@dataclass(kw_only=True)
+class Trial(SupervisorArgs, Setting):
+    """A run's first consultation, with a learner that has learned nothing."""
+
+    learner: Literal["random", "zero"] = "random"
+    """whose replay is shown: uniformly random actions, or always the action zero (of discrete ones the first)"""
+    guide_start: int = 0
+    """environment step of the consultation"""
+    guide_end: int = 10_000
+    """environment step at which all guidance is off"""
+    guide_window: int = 1_000
+    """environment steps for which a decision holds"""
+
+
+@dataclass(kw_only=True)
+class ShowPrompt(Trial):
+    """Print what the first consultation of a run would send to a model. Asks nobody and needs no key."""
+
+    role: Literal["advisor", "coder"]
+    """who is asked"""
+    advice: str = "(the advisor's advice stands here)"
+    """the advice that the coder is sent"""
+
+
+@dataclass(kw_only=True)
+class Consult(Trial):
+    """Make one full consultation and show advice, code, check and audition. Exit status 1 if nothing usable came."""
+
+
+Command = NewPrompt | ShowPrompt | Consult
+
+
+@dataclass
+class Training:
+    """How the training script of an environment makes it and guides in it, and who supervises there."""
+
+    env_fn: Callable[[str | None], gym.Env]
+    """makes the environment with a render mode"""
+    intervene: Callable[..., np.ndarray]
+    """the script's own"""
+    supervisor: Callable[..., Any]
+    """makes a Supervisor"""
+    env_kwargs_given: bool
+    """whether `--env-kwargs` differs from the environment's default"""
+
+
+def parse_command(
+    argv: Sequence[str],
+    training_script: Callable[[Literal["continuous", "discrete"]], SimpleNamespace],
+    supervisor: Callable[..., Any],
+) -> tuple[Command, Training]:
+    """Read a command; what it leaves open is as in a training run of its environment.
+
+    Args:
+        training_script: gives the names of the script that trains with such actions.
+        supervisor: makes a Supervisor.
+
+    Raises:
+        ValueError: the environment cannot be made or has spaces in which no script trains.
+    """
+    import tyro
+
+    tools = "The tools for writing prompts (docs/supervisor.md)."
+    command = tyro.cli(Command, args=argv, prog=PROGRAM, description=tools)
+    script = training_script("continuous")
+    env = script.make_env(command.env_id, 0, 0, False, "", script.parse_env_kwargs(command.env_kwargs))()
+    env.close()
+    if not isinstance(env.action_space, spaces.Box):
+        script = training_script("discrete")
+    defaults = {**asdict(script.Args()), **script.ENV_DEFAULTS.get(command.env_id, {}), "env_id": command.env_id}
+    default = replace(command, **{f.name: defaults[f.name] for f in fields(command) if f.name in defaults})
+    command = tyro.cli(type(command), args=argv[1:], default=default, prog=PROGRAM)
+    if command.seed < 0:
+        raise ValueError(f"--seed must be at least 0, not {command.seed}")
+    env_kwargs = script.parse_env_kwargs(command.env_kwargs)
+
+    def env_fn(mode: str | None) -> gym.Env:
+        limit = command.max_episode_steps
+        return script.make_env(command.env_id, command.seed, 0, False, "", env_kwargs, limit, mode)()
+
+    env = env_fn(None)
+    env.close()
+    script.check_spaces(env)
+    return command, Training(env_fn, script.intervene, supervisor, command.env_kwargs != default.env_kwargs)
+
+
+def carry_out(command: Command, training: Training) -> int:
+    """Do what a command says; its exit status."""
+    match command:
+        case NewPrompt():
+            new_prompt(command, training)
+        case ShowPrompt():
+            show_prompt(first_question(command, training))
+        case Consult():
+            return consult(command, training)
+    return 0
+
+
+def new_prompt(command: NewPrompt, training: Training) -> None:
+    """Write the default prompts with the environment's facts; what a run's flags may change stays a placeholder."""
+    folder = Path(command.prompt_dir) if command.prompt_dir else new_prompt_folder(command.env_id)
+    if training.env_kwargs_given and not command.prompt_dir:
+        raise ValueError(f"{folder} is for the default --env-kwargs of the environment: give another --prompt-dir")
+    paths = {folder / "advisor.md": ADVISOR_HEADINGS, folder / "coder.md": CODER_HEADINGS}
+    if present := [str(path) for path in paths if path.exists()]:
+        raise ValueError(f"{' and '.join(present)} would be overwritten: move them, or give another --prompt-dir")
+    env = training.env_fn(None)
+    default, values = default_prompts(rule_spaces(env)[1]), describe_env(env, command.env_id, command.seed)
+    env.close()
+    values = {name: value.replace("{{", "{ {") for name, value in values.items()}  # LaTeX is no placeholder
+    values |= {name: f"{{{{{name}}}}}" for name in ("max_episode_steps", "rule_is_given", "rule_returns")}
+    texts = {path: load_prompt(default / path.name, headings, values) for path, headings in paths.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+        print(f"written: {path}")
+
+
+def trial_supervisor(command: Trial, training: Training, run_dir: str | Path, **options: Any) -> Any:
+    """A run's supervisor before its first consultation."""
+    env = training.env_fn(None)
+    env.close()
+    space = env.action_space  # seeded
+    zero = np.clip(0, space.low, space.high) if isinstance(space, spaces.Box) else space.start
+
+    def act(obs: np.ndarray, deterministic: bool) -> np.ndarray:
+        return np.array([space.sample() if command.learner == "random" else zero for _ in obs])
+
+    def intervene(actions: np.ndarray, guidance: np.ndarray) -> np.ndarray:
+        return training.intervene(actions, guidance, space) if isinstance(space, spaces.Box) else guidance
+
+    return training.supervisor(
+        command, env_fn=training.env_fn, act=act, intervene=intervene, run_dir=run_dir,
+        env_kwargs_given=training.env_kwargs_given, **options,
+    )  # fmt: skip
+
+
+def first_question(command: ShowPrompt, training: Training) -> Question:
+    """The first question to a role in a run."""
+    with tempfile.TemporaryDirectory() as folder, SummaryWriter(folder) as writer:
+        supervisor = trial_supervisor(command, training, folder)
+        env = training.env_fn(None)
+        supervisor.load_questions(env)
+        env.close()
+        with redirect_stdout(sys.stderr):  # what it says is no part of the question
+            if supervisor.folder.passed_over:
+                print(f"supervisor: {supervisor.folder.taken}")
+            replay = supervisor.recorder.record(command.guide_start, writer)
+        supervisor.recorder.close()
+    if command.role == "coder":
+        return supervisor.questions.coder(command.guide_start, command.advice, replay)
+    question = supervisor.questions.advisor(command.guide_start, replay, [], [], 0, None)
+    if command.advisor_vision == "off":
+        question.pictures = []
+    return question
+
+
+def show_prompt(question: Question) -> None:
+    """Print the messages of a question, with its pictures by their sizes."""
+    from PIL import Image
+
+    for message in question.request(schema=False, pictures=True)["messages"]:
+        content = message["content"]
+        print(f"--- {message['role']} ---\n{content if isinstance(content, str) else content[0]['text']}")
+    for number, (_, jpeg) in enumerate(question.pictures, 1):
+        width, height = Image.open(io.BytesIO(jpeg)).size
+        print(f"--- image {number}: JPEG, {width} × {height} pixels, {len(jpeg):,} bytes ---")
+
+
+def consult(command: Consult, training: Training) -> int:
+    """One consultation as in training; its exit status."""
+    if command.llm_async:
+        raise ValueError("--llm-async is for training: here is nothing to go on with while a model thinks")
+    run_dir = f"runs/{command.env_id}__consult__{command.seed}__{int(time.time())}"
+
+    def tell(heading: str, text: str) -> None:
+        print(f"--- {heading} ---\n{text}")
+
+    supervisor = trial_supervisor(command, training, run_dir, tell=tell)
+    supervisor.prepare()
+    if supervisor.mode == "none":
+        raise ValueError("--supervisor none consults nobody: choose llm or bundled")
+    print(f"supervisor: {supervisor.description}")
+    with SummaryWriter(run_dir) as writer:
+        policy = supervisor.consult(command.guide_start, [], writer)
+        supervisor.end(command.guide_start, writer)
+    declined = supervisor.advice is not None and not supervisor.advice.intervene
+    return 0 if policy is not None or declined else 1

@@ -1,0 +1,89 @@
+"""The operating system's layer, and what is said and refused where a machine lacks it."""
+
+import os
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from sandboxed import HARMLESS, body, call, make, needs_linux, nothing_left, pid_of  # noqa: F401
+
+from supervision.sandbox import confinement
+from supervision.sandbox import policy as sandbox
+from supervision.sandbox.messages import SandboxError
+
+pytestmark = needs_linux
+
+
+@pytest.mark.skipif("seccomp" in confinement.missing_layers(), reason="no seccomp here")
+def test_every_other_system_call_is_refused(monkeypatch):
+    """All numbers but the allowed ones, the x32 ones and memory that can be executed among them."""
+    calls = confinement.SYSTEM_CALLS[os.uname().machine]
+    # The last two are the kernel's own (x86-64): return points of its probes, let past every filter, and whoever calls
+    # them from elsewhere is killed.
+    allowed = [*calls["allowed"].values(), *calls["allowed unless executable"].values(), 335, 336]
+    mmap, mprotect = calls["allowed unless executable"].values()
+    source = f"import ctypes, errno\nallowed = {allowed}\n" + body(
+        f"""
+        call = ctypes.CDLL(None, use_errno=True).syscall
+        def refused(*arguments):
+            ctypes.set_errno(0)
+            return call(*map(ctypes.c_long, arguments)) == -1 and ctypes.get_errno() == errno.EPERM
+        x32 = 0x40000000
+        assert all(refused(n, *[0] * 6) for n in range(1000) if n not in allowed)
+        assert all(refused(n + x32, *[0] * 6) for n in range(1000))
+        assert refused({mmap}, 0, 4096, 7, 0x22, -1, 0)
+        memory = call(*map(ctypes.c_long, ({mmap}, 0, 4096, 3, 0x22, -1, 0)))
+        assert not refused({mprotect}, 0, 0, 1)
+        assert refused({mprotect}, 0, 0, 5)
+        return [0.0, 0.0]
+        """
+    )
+    monkeypatch.setattr(sandbox, "_switched_off", ("language",))
+    with make(source) as policy:
+        assert call(policy, 0).tolist() == [[0.0, 0.0]]
+        status = Path(f"/proc/{pid_of(policy)}/status").read_text()
+        assert "NoNewPrivs:\t1" in status
+        assert "Seccomp:\t2" in status
+        assert "Threads:\t1" in status
+
+
+def test_what_is_missing_is_said_once_and_refused_when_strict(monkeypatch, capsys):
+    monkeypatch.setattr(confinement, "missing_layers", lambda: {"seccomp": "for a test", "landlock": "the same"})
+    for _ in range(2):
+        with make(HARMLESS) as policy:
+            assert call(policy, 0).tolist() == [[0.0, 0.0]]
+            assert "Seccomp:\t0" in Path(f"/proc/{pid_of(policy)}/status").read_text()
+    assert capsys.readouterr().out == (
+        "policy sandbox: this machine lacks a part of the confinement (seccomp: for a test; landlock: the same); "
+        "see docs/sandbox.md\n"
+    )
+    with pytest.raises(ValueError, match=r"strict sandbox needs what this machine lacks \(seccomp: for a test; "):
+        make(HARMLESS, strict=True)
+
+
+@pytest.mark.skipif(bool(confinement.missing_layers()), reason=f"missing here: {confinement.missing_layers()}")
+def test_strict_runs_where_nothing_is_missing(capsys):
+    with make(HARMLESS, strict=True) as policy:
+        assert call(policy, 0).tolist() == [[0.0, 0.0]]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_machine_without_the_layers(monkeypatch):
+    missing = confinement.missing_layers.__wrapped__
+    monkeypatch.setattr(confinement, "SYSTEM_CALLS", {})
+    assert "no filter is written for" in missing()["seccomp"]
+    monkeypatch.undo()
+    libc = confinement._libc()
+    monkeypatch.setattr(confinement, "_libc", lambda: types.SimpleNamespace(syscall=lambda *args: -1))
+    assert list(missing()) == ["landlock", "seccomp"]
+    monkeypatch.setattr(confinement, "_libc", lambda: libc)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert list(missing()) == ["address space", "landlock", "seccomp"]
+
+
+def test_a_layer_that_fails_in_the_child_stops_it(monkeypatch):
+    """What the parent found to be there, and the kernel then refuses, must not be gone without."""
+    monkeypatch.setattr(sandbox, "CHILD", Path(__file__).with_name("unconfined_child.py"))
+    with pytest.raises(SandboxError, match=r"could not be started: it could not be confined: .*seccomp"):
+        make(HARMLESS)

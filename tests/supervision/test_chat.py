@@ -1,0 +1,234 @@
+"""The questions of a run: what they may cost, and their record, from which a run is repeated."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, Endpoint, scalars, texts
+from consultations import (  # noqa: F401
+    ADVICE,
+    CONNECTION,
+    DECLINE,
+    HARMFUL,
+    INTERVENE,
+    KEEP,
+    RULE,
+    RUN,
+    SECRET,
+    SOON,
+    LineEnv,
+    assert_unguided,
+    both,
+    consult,
+    consultant,
+    exchanges,
+    finish,
+    user_text,
+)
+
+from supervision.chat import Question, RecordedChat
+from supervision.sandbox.messages import PolicyError
+
+# -- budget ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("budget", "spent"), [({"llm_max_calls": 3}, "3 calls, --llm-max-calls 3"),
+                          ({"llm_max_tokens": 31}, "45 tokens, --llm-max-tokens 31")]
+)  # fmt: skip
+def test_a_spent_budget_ends_the_questions(budget, spent, consultant, capsys):
+    """15 tokens a call: both budgets allow three; then the run goes on unguided, and says so once."""
+    with Endpoint(both()) as endpoint:
+        it = consultant(endpoint.url, audition_episodes=0, **budget)
+        assert [consult(it, step) is not None for step in (0, 10, 20, 30)] == [True, False, False, False]
+        assert [request["model"] for request in endpoint.requests] == ["an-advisor", "a-coder", "an-advisor"]
+    finish(it)
+    printed = capsys.readouterr().out
+    assert printed.count(f"supervisor: no model is asked any more in this run: the budget is spent ({spent})") == 1
+    assert printed.count("supervisor: greedy return") == 2
+    assert spent in texts(it.run, "supervisor/verdict")[1]
+    logged, latency = scalars(it.run), r"\d\.\d s a call"
+    for tag, value in {"advisor_calls": 2, "advisor_prompt_tokens": 20, "advisor_completion_tokens": 10,
+                       "coder_calls": 1, "coder_prompt_tokens": 10, "coder_completion_tokens": 5}.items():  # fmt: skip
+        assert logged[f"llm/{tag}"][-1] == (31, value), tag
+    mean = np.mean([e["seconds"] for e in exchanges(it.run) if e["role"] == "advisor"])
+    assert logged["llm/advisor_seconds"][-1][1] == pytest.approx(mean, rel=1e-4) and mean > 0
+    summary = rf"advisor 2 calls, 20 \+ 10 tokens, {latency}; coder 1 calls, 10 \+ 5 tokens, {latency}"
+    assert re.search(f"supervisor: models: {summary}\n", printed)
+    assert re.fullmatch(summary, texts(it.run, "llm/summary")[0])
+
+
+@pytest.mark.parametrize("page", ["guided_sac_continuous.md", "guided_sac_discrete.md"])
+def test_the_metrics_of_models_are_documented(page, consultant):
+    with Endpoint(both(advice=DECLINE)) as endpoint:
+        it = consultant(endpoint.url)
+        consult(it)
+    finish(it)
+    table = (ROOT / "docs" / page).read_text().split("## Logged metrics")[1].split("## Implementation")[0]
+    logged = {tag for tag in scalars(it.run) if tag.startswith("llm/")} | {"llm/summary"}
+    assert logged == set(re.findall(r"`(llm/\w+)`", table))
+
+
+# -- record and replay -------------------------------------------------------------------------------------------------
+
+TIMES = ("charts/SPS", "supervisor/seconds")  # of the clock
+
+
+def same_run(first: str, second: str) -> None:
+    """All that both runs logged is equal, but for the clock's."""
+    ours, theirs = ({tag: v for tag, v in scalars(run).items() if tag not in TIMES} for run in (first, second))
+    assert ours == theirs
+    for tag in ("supervisor/advice", "supervisor/code", "supervisor/verdict", "llm/summary"):
+        assert texts(first, tag) == texts(second, tag)
+    ours, theirs = ([e | {"time": ""} for e in exchanges(run)] for run in (first, second))
+    assert ours == theirs
+
+
+def test_a_run_is_repeated_bit_for_bit_without_a_network(run_here):
+    """Repair turns, a failed audition, a question without an answer, a kept rule and a spent budget are repeated."""
+    codes, advice = iter(["no code", HARMFUL, RULE]), iter(["no JSON", INTERVENE, KEEP])
+
+    def script(body, n):
+        if "Training step 100;" in user_text(body):
+            return 500, "down", SOON
+        return next(codes if body["model"] == "a-coder" else advice)
+
+    flags = [*RUN, "--save-model"]
+    with Endpoint(script) as endpoint:
+        first = run_here(*flags, "--llm-base-url", endpoint.url, "--llm-max-calls", "7")
+    assert scalars(first.run_name)["charts/guidance_active"] == [
+        (0, 1.0),
+        (100, 0.0),
+        (200, 1.0),
+        (300, 0.0),
+        (350, 0.0),
+    ]
+    flags[flags.index("llm")] = "replay"
+    second = run_here(*flags, "--llm-log", f"runs/{first.run_name}/llm")
+    assert second.supervisor.mode == "replay" and len(exchanges(first.run_name)) == 8
+    assert {"losses/alpha", "llm/coder_seconds"} < set(scalars(first.run_name))
+    same_run(first.run_name, second.run_name)
+    for ours, theirs in zip(first.modules, second.modules, strict=True):
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_a_repetition_never_waits_for_a_rule_that_was_too_slow(consultant):
+    """Which rules are too slow is the recorded machine's word."""
+    codes = iter(["```python\ndef policy(obs, t):\n    while True:\n        pass\n```", RULE])
+    with Endpoint(lambda body, n: next(codes) if body["model"] == "a-coder" else INTERVENE) as endpoint:
+        it = consultant(endpoint.url)
+        assert consult(it) is not None
+        finish(it)
+    late = exchanges("run")[1]["verdict"]
+    assert re.fullmatch(r"refused: policy\(obs, t\) at t=0 took longer than 2 s", late)
+    started = time.time()
+    again = consultant(None, "again", llm_log="runs/run/llm")
+    assert consult(again) is not None and time.time() - started < 2
+    finish(again)
+    same_run("run", "again")
+
+
+def test_a_repetition_may_take_longer_than_the_recorded_run(consultant):
+    """A rule that was in time there needs 0.2 s a call on this machine."""
+    flags = dict(replay_max_steps=3, audition_episodes=0)
+    with Endpoint(both()) as endpoint:
+        it = consultant(endpoint.url, **flags)
+        consult(it)
+        finish(it)
+    path = Path("runs/run/llm/0001-coder.json")
+    slow = "def policy(obs, t):\n    return 0.0 * sum(i for i in range(6_000_000))\n"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"answer": slow}))
+    again = consultant(None, "again", llm_log="runs/run/llm", **flags)
+    guidance = consult(again)
+    started = time.time()
+    assert guidance(np.zeros((1, 1)), np.array([0])).tolist() == [[0.0]]
+    assert time.time() - started > 0.1  # else this test shows nothing
+
+
+@pytest.mark.parametrize("where", ["audition", "window"])
+def test_a_deadline_that_was_missed_in_the_middle_cannot_be_repeated(where, consultant):
+    """How far a rule got in the audition or in training is not known; the still agent of the dry run stays at 0."""
+    slow = "```python\ndef policy(obs, t):\n    while obs[0] > 1:\n        pass\n    return 0.5\n```"
+    codes = iter([slow, RULE])
+    with Endpoint(lambda body, n: next(codes) if body["model"] == "a-coder" else INTERVENE) as endpoint:
+        it = consultant(endpoint.url, audition_episodes=3 if where == "audition" else 0)
+        guidance = consult(it)
+        if where == "window":
+            guidance(np.zeros((1, 1)), np.array([0]))
+            with pytest.raises(PolicyError) as e:
+                guidance(np.full((1, 1), 1.5), np.array([3]))
+            it.supervisor.report_failure(e.value, 4, it.writer)
+        finish(it)
+    with pytest.raises(ValueError, match=r"cannot be repeated exactly: .* took longer than 0.(05|15) s"):
+        consultant(None, "again", llm_log="runs/run/llm")
+
+
+@pytest.fixture
+def recorded(consultant) -> Path:
+    """The log of one consultation."""
+    with Endpoint(both()) as endpoint:
+        it = consultant(endpoint.url)
+        consult(it)
+        finish(it)
+    return Path("runs/run/llm")
+
+
+def test_a_prompt_that_has_changed_ends_the_repetition(consultant, recorded, tmp_path):
+    prompts = tmp_path / "prompts"
+    prompts.mkdir()
+    for name in ("advisor.md", "coder.md"):
+        text = (ROOT / "prompts" / "default" / name).read_text()
+        (prompts / name).write_text(text.replace("Do what the advice says", "Do what you like"))
+    again = consultant(None, "again", llm_log=str(recorded), prompt_dir=str(prompts))
+    with pytest.raises(SystemExit) as e:
+        consult(again)
+    message = str(e.value)  # goes to stderr, with exit status 1
+    assert message.startswith("error: question 2 is not the one of --llm-log runs/run/llm")
+    assert re.search(r"^-- Do what the advice says\..*\n\+- Do what you like\.", message, flags=re.MULTILINE)
+    assert len(message.splitlines()) < 12  # the difference, not the prompts
+
+
+def test_other_settings_end_the_repetition(consultant, recorded):
+    """Another step and another policy are other questions; so is one too many."""
+    again = consultant(None, "again", llm_log=str(recorded))
+    with pytest.raises(SystemExit, match=r"\n-advisor at step 0\n\+advisor at step 10\n"):
+        consult(again, 10)
+    again = consultant(None, "other", llm_log=str(recorded))
+    again.agent.action = 0.1
+    with pytest.raises(SystemExit, match=r"\n-.*returns \[0\.0\].*\n(.*\n)*\+.*returns \[1\.0\]"):
+        consult(again)
+    again = consultant(None, "longer", llm_log=str(recorded))
+    assert consult(again) is not None
+    with pytest.raises(SystemExit, match="the run asks more than the 2 questions of --llm-log runs/run/llm"):
+        consult(again, 10)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "\udcff", '{"asynchronous": false}', '{"asynchronous": false, "verdict": null}']
+)
+def test_a_log_that_cannot_be_read_is_one_clear_line(text, consultant, recorded):
+    (recorded / "0001-coder.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=r"^--llm-log runs/run/llm cannot be read: ") as e:
+        consultant(None, "again", llm_log=str(recorded))
+    assert "\n" not in str(e.value)
+
+
+def test_records_are_repeated_by_their_numbers(consultant, recorded):
+    """Also beyond 9,999, where the names no longer sort as the numbers do."""
+    (recorded / "0000-advisor.json").rename(recorded / "9999-advisor.json")
+    (recorded / "0001-coder.json").rename(recorded / "10000-coder.json")
+    assert consult(consultant(None, "again", llm_log=str(recorded))) is not None
+
+
+def test_pictures_are_kept_and_not_compared(consultant, recorded):
+    """Another machine draws them otherwise, or not at all."""
+    chat = RecordedChat(recorded, Path("runs/again/llm"))
+    record = exchanges("run")[0]
+    exchange = chat.ask(Question("advisor", "m", 0, "", record["messages"], [(3, b"jpeg")]))
+    assert chat.finish(exchange) == INTERVENE
+    assert Path("runs/again/llm/0000-advisor-frame-000003.jpg").read_bytes() == b"jpeg"
