@@ -71,12 +71,6 @@ class Args(ExperimentArgs, SupervisorArgs):
     """learn α so that the policy's entropy stays near a target (`target_entropy` in the script)"""
     value_network: bool = False
     """learn a state-value network and bootstrap from its target (paper, Eq. 6-8; SAC of 2018)"""
-    guide_start: int = 0
-    """environment step of the first consultation"""
-    guide_end: int = 10_000
-    """environment step at which all guidance is off (paper, C.1 "End Step")"""
-    guide_window: int = 1_000
-    """environment steps between two consultations, for which a decision holds (paper, C.1 "Guided Window")"""
     precision: Literal["fp32", "bf16"] = "fp32"
     """of the matrix products while learning continuous actions; weights, targets, losses and acting are float32"""
     compile: bool = False

@@ -73,12 +73,6 @@ class Args(ExperimentArgs, SupervisorArgs):
     """with `--autotune`: the target of the entropy as a share of its largest value log|A|, in [0, 1]"""
     value_network: bool = False
     """learn a state-value network and bootstrap from its target (paper, Eq. 6-8; SAC of 2018)"""
-    guide_start: int = 0
-    """environment step of the first consultation"""
-    guide_end: int = 10_000
-    """environment step at which all guidance is off (paper, C.1 "End Step")"""
-    guide_window: int = 1_000
-    """environment steps between two consultations, for which a decision holds (paper, C.1 "Guided Window")"""
     guide_probability: float = 1.0
     """probability that the rule acts at a guided step; below 1 the learner's own mistakes enter the buffer"""
     guide_conservatism: float = 1.0

@@ -37,24 +37,13 @@ from supervision.chat import NOT_TRIED, REFUSED, Chat, Exchange, Question, Recor
 from supervision.endpoint import ChatModel
 from supervision.prompts import RANDOM_STEPS, PromptFolder, describe_env, rule_spaces
 from supervision.questions import Questions
-from supervision.replay import (
-    Recorder,
-    Replay,
-    open_rendered,
-    own_opengl_context,
-    record_replay,
-    record_video,
-    save_video,
-)
+from supervision.replay import GreedyVideos, Recorder, Replay, record_video
 from supervision.sandbox.confinement import check_platform
 from supervision.sandbox.messages import PolicyError, SandboxError
 from supervision.sandbox.policy import SandboxedPolicy, check_start
 from supervision.trial import AuditionFailed, Auditions, dry_run, random_states
 
-__all__ = [  # what scripts import from here
-    "PolicyError", "Supervisor", "SupervisorArgs", "open_rendered", "own_opengl_context", "record_replay",
-    "record_video", "save_video",
-]  # fmt: skip
+__all__ = ["GreedyVideos", "PolicyError", "Supervisor", "SupervisorArgs", "record_video"]  # what scripts import
 
 MEMORY = 8  # past consultations that the advisor is told of, each in at most 900 characters
 
@@ -73,7 +62,7 @@ class Supervisor:
     """Decides, window by window, whether a rule guides the agent, and provides the rule.
 
     Args:
-        args: a script's arguments (SupervisorArgs and env_id, seed, guide_start, guide_end, guide_window).
+        args: a script's arguments (SupervisorArgs and env_id, seed).
         env_fn: makes an environment like the training one, of the given render mode ("rgb_array" or None). Its
             observations are arrays: a Box's, or the integers (k,) of which a discrete observation consists.
         act: the unguided policy: observations (N, *obs) and `deterministic` to actions (N, *action); discrete ones

@@ -15,6 +15,12 @@ class SupervisorArgs:
     """who supervises: `llm` (an OpenAI-compatible endpoint), `replay` (the recorded answers of `llm_log`), `bundled`
     (offline: the environment's bundled rule), `none` (plain SAC); `auto`: `llm` where a key or base URL is set, else
     `bundled` where the environment has it"""
+    guide_start: int = 0
+    """environment step of the first consultation, ≥ 0"""
+    guide_end: int = 10_000
+    """environment step at which all guidance is off (paper, C.1 "End Step"), > `guide_start`"""
+    guide_window: int = 1_000
+    """environment steps between two consultations, for which a decision holds (paper, C.1 "Guided Window"), ≥ 1"""
     guide_policy: str | None = None
     """file with a rule `policy(obs, t)` of your own, instead of a coder's"""
     advisor_always: bool = False
@@ -66,7 +72,7 @@ LEAST = {
 
 
 def check_args(args: Any) -> None:
-    """Check each of these flags by itself (`args`: SupervisorArgs and guide_window).
+    """Check each of these flags by itself (`args`: SupervisorArgs).
 
     Raises:
         ValueError: one is out of its range, or does not fit another.

@@ -19,7 +19,7 @@ class Questions:
     """Makes the questions of a run.
 
     Args:
-        args: the flags of SupervisorArgs, and guide_end and guide_window.
+        args: the flags of SupervisorArgs.
         folder: where advisor.md and coder.md are.
         values: what their placeholders stand for.
         observation: how a rule is given observations.

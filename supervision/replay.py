@@ -178,6 +178,38 @@ class Recorder:
             self.env.close()
 
 
+class GreedyVideos:
+    """A baseline's videos: now and then one greedy episode, in an environment of its own.
+
+    Where nothing can be rendered it says so, once, and records nothing.
+
+    Args:
+        env_fn: makes the environment with a render mode ("rgb_array" or None).
+        run_dir: the run's folder.
+    """
+
+    FRAMES, STEPS = 16, 1_000  # key frames of a video, steps of its episode at most
+
+    def __init__(self, env_fn: Callable[[str | None], gym.Env], run_dir: str | Path):
+        self.run_dir = run_dir
+        self.env, reason = open_rendered(env_fn)
+        if self.env is None:
+            print(f"no replays: {reason}", flush=True)
+
+    def record(
+        self, act: Callable[[np.ndarray, bool], np.ndarray], seed: int, global_step: int, writer: SummaryWriter
+    ) -> None:
+        """Leave a video of the policy as it is at this step (`act` as for `record_replay`)."""
+        if self.env is not None:
+            replay = record_replay(self.env, act, episodes=1, max_steps=self.STEPS, seed=seed, frames=self.FRAMES)
+            save_video(replay, self.env, self.run_dir, "eval/replay", global_step, writer)
+
+    def close(self) -> None:
+        """Close the environment, if there is one."""
+        if self.env is not None:
+            self.env.close()
+
+
 # Draws one picture; that a context opens does not yet mean that it can draw.
 GL_PROBE = """
 import mujoco

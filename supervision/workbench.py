@@ -63,12 +63,6 @@ class Trial(SupervisorArgs, Setting):
 
     learner: Literal["random", "zero"] = "random"
     """whose replay is shown: uniformly random actions, or always the action zero (of discrete ones the first)"""
-    guide_start: int = 0
-    """environment step of the consultation"""
-    guide_end: int = 10_000
-    """environment step at which all guidance is off"""
-    guide_window: int = 1_000
-    """environment steps for which a decision holds"""
 
 
 @dataclass(kw_only=True)
