@@ -7,6 +7,12 @@
 PYTHON ?= python3
 VENV := .venv
 
+ifeq ($(wildcard $(VENV)/bin/python),)
+ifneq ($(shell $(PYTHON) -c 'import sys; print(sys.version_info >= (3, 11))'),True)
+$(error Python 3.11 or newer is needed, and $(PYTHON) is $(shell $(PYTHON) --version 2>&1): make PYTHON=python3.12 takes another)
+endif
+endif
+
 .PHONY: demo results results-quick figure-3 figure-4 figure-5 figure-6 figure-7 test test-real-model lint
 
 demo: $(VENV)/installed

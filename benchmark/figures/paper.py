@@ -28,7 +28,7 @@ from benchmark.figures.drawing import PHASES, TOY_TEXT, Part
 from benchmark.figures.models import Gait, Model, gait, landscape, load_model, oscillation, play
 from benchmark.sweeps.studies import GUIDE_DURATION, Run
 from benchmark.sweeps.sweep import Args
-from llm_supervisor import open_rendered
+from supervision.replay import open_rendered
 
 STUDIES = {  # where several have an arm, the first that has it measured counts
     # plain SAC with the bonuses' settings before that with the guided script's

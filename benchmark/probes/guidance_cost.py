@@ -24,7 +24,7 @@ from gymnasium.vector import SyncVectorEnv
 
 from benchmark.probes.added_cost import GUIDED_FLAGS
 from benchmark.races.speed import SCRIPT
-from policy_sandbox import SandboxedPolicy
+from supervision.sandbox.policy import SandboxedPolicy
 
 
 @dataclass

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import tyro
 from PIL import Image
 
-import llm_supervisor as sup
+from llm_supervisor import parse_command
+from supervision.workbench import first_question
 
 COLUMNS = ("environment", "advisor: characters", "pictures", "tokens", "coder: characters", "tokens",
            "consultations", "tokens of the run")  # fmt: skip
@@ -64,8 +65,8 @@ def row(env_id: str, seed: int, tokenizer: str | None = None) -> tuple[str, ...]
     texts, tokens, pictures = {}, {}, []
     for role in ("advisor", "coder"):
         flags = ["--env-id", env_id, "--role", role, "--seed", str(seed)]
-        command, script = sup.parse_command(["show-prompt", *flags])
-        question = sup.first_question(command, script)
+        command, training = parse_command(["show-prompt", *flags])
+        question = first_question(command, training)
         texts[role] = "".join(message["content"] for message in question.messages)
         tokens[role] = text_tokens(texts[role], tokenizer) + sum(picture_tokens(jpeg) for _, jpeg in question.pictures)
         if role == "advisor":

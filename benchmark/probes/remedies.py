@@ -40,7 +40,7 @@ REMEDIES: dict[str, dict[str, str]] = {
     },
     # RLPD's symmetric sampling (Ball et al. 2023): half of each batch from the guided transitions
     "symmetric_sampling": {
-        SAMPLE: "            rows = torch.randint(rb.oldest, rb.added, (args.batch_size,)) % rb.size\n"
+        SAMPLE: "            rows = torch.randint(len(rb), (args.batch_size,))\n"
         "            demonstrated = guided_rows.nonzero().flatten()\n"
         "            if len(demonstrated):\n"
         "                half = torch.randint(len(demonstrated), (args.batch_size // 2,))\n"

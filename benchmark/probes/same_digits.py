@@ -1,6 +1,6 @@
 """Do two commits compute the same numbers? Short runs of every script at both, compared scalar by scalar, to the bit.
 
-    python benchmark/probes/same_digits.py HEAD~1 HEAD
+    python -m benchmark.probes.same_digits HEAD~1 HEAD
 
 A commit may also be a folder with the scripts in it. A run that is in `--runs` already is not made again.
 Exit status 1 where any scalar but the clock's differs.

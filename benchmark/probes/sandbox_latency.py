@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import tyro
 
-from policy_sandbox import BoxAction, Observation, SandboxedPolicy, missing_layers
+from supervision.sandbox.confinement import missing_layers
+from supervision.sandbox.messages import BoxAction, Observation
+from supervision.sandbox.policy import SandboxedPolicy
 
 SOURCE = """
 import math

@@ -103,7 +103,7 @@ if __name__ == "__main__":
         os.chdir(folder)
         for seed in args.seeds:
             script = run(args, seed)
-            visited = np.isin(starts, script["rb"].obs[: script["rb"].written].flatten().numpy())
+            visited = np.isin(starts, script["rb"].transitions.observations[: len(script["rb"])].flatten().numpy())
             ok = np.array([solved(int(start), script["act"], env) for start in starts])
             rows.append(
                 f"| {seed} | {ok[visited].sum()} of {visited.sum()} | {ok[~visited].sum()} of {(~visited).sum()} |"

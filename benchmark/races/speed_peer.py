@@ -69,7 +69,8 @@ def script(path: str, env_id: str, flags: list[str], fill: bool):
     if not fill:
         pace = Pace(gym.vector.SyncVectorEnv.step)
         gym.vector.SyncVectorEnv.step = lambda self, actions: pace(self, actions)
-    return vars(runpy.run_path(path, run_name="__main__")["rb"])
+    rb = runpy.run_path(path, run_name="__main__")["rb"]
+    return rb.transitions._asdict() if hasattr(rb, "transitions") else vars(rb)
 
 
 def versions(packages: list[str]) -> str:
