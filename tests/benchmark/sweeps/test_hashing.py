@@ -11,6 +11,11 @@ from handmade import SCRIPT, a_run
 from benchmark.sweeps.hashing import FILMING, HELPER, CodeError, code_hash, modules
 
 
+def files_of(script: Path, **options) -> set[str]:
+    """The files that `modules()` finds, as paths from the script's folder."""
+    return {path.relative_to(script.parent).as_posix() for path, _, _ in modules(script, **options)}
+
+
 def test_the_hash_is_of_settings_and_code(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("import helper, llm_supervisor\nprint(1)\n")
@@ -57,8 +62,8 @@ def test_the_hash_is_of_settings_and_code(tmp_path):
 
 def test_the_helpers_of_our_scripts_count():
     """The script's own modules are found by their imports."""
-    source = SCRIPT.read_text() + (ROOT / "llm_supervisor.py").read_text()
-    assert "from llm_supervisor import" in source and "from policy_sandbox import" in source
+    found = files_of(SCRIPT)
+    assert {SCRIPT.name, "llm_supervisor.py"} < found and any("sandbox" in name for name in found)
     before = code_hash(SCRIPT, "MountainCarContinuous-v0", {})
     assert before != code_hash(SCRIPT, "MountainCarContinuous-v0", {"supervisor": "none"})
     assert before != code_hash(SCRIPT, "Humanoid-v5", {})
@@ -87,7 +92,11 @@ def test_the_supervisors_modules_count_where_they_are_used(top, inner, flags, co
 
 def test_a_baseline_counts_the_helper_only_where_it_makes_videos(tmp_path):
     """Plain runs of a baseline keep their hash when helper or prompts change; with videos the helper counts."""
-    for name in ("rnd_sac.py", "llm_supervisor.py", "policy_sandbox.py"):
+    script = ROOT / "rnd_sac.py"
+    helper = files_of(script) - files_of(script, without=HELPER)
+    assert "llm_supervisor.py" in helper and any("sandbox" in name for name in helper)
+    for name in files_of(script):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text())
     prompts = tmp_path / "prompts" / "default"
     prompts.mkdir(parents=True)
@@ -100,7 +109,7 @@ def test_a_baseline_counts_the_helper_only_where_it_makes_videos(tmp_path):
     before = hashes()
     (prompts / "coder.md").write_text("rewrite")
     assert hashes() == before
-    for name in ("llm_supervisor.py", "policy_sandbox.py"):
+    for name in helper:
         previous = hashes()
         (tmp_path / name).write_text((tmp_path / name).read_text() + "\nx = 2\n")
         assert [a == b for a, b in zip(previous, hashes(), strict=True)] == [True, True, False, False], name
@@ -115,7 +124,7 @@ def test_our_scripts_import_late_for_videos_alone(script):
     def late_imports(node: ast.AST, conditions: list[str]) -> Iterator[list[str]]:
         for child in ast.iter_child_nodes(node):
             late = isinstance(child, ast.ImportFrom | ast.Import) and not isinstance(node, ast.Module)
-            if late and any(name in ast.unparse(child) for name in (*HELPER, "policy_sandbox")):
+            if late and any(name in ast.unparse(child) for name in HELPER):
                 yield conditions
             inner = [ast.unparse(child.test)] if isinstance(child, ast.If) else []
             yield from late_imports(child, conditions + inner)
@@ -225,9 +234,9 @@ def test_files_of_one_name_are_told_apart(project):
 def test_a_module_counts_once_and_a_package_goes_before_a_module_of_its_name(project):
     (project / "guided_utils.py").write_text("never = 1")
     (project / "guided_utils" / "relative.py").write_text("import guided\nimport guided_utils.settings, nowhere.at_all")
-    found = [path.relative_to(project).as_posix() for path, _, _ in modules(project / "guided.py")]
-    assert len(found) == len(set(found)) and "guided_utils.py" not in found
-    assert {f"guided_utils/{name}" for name in OF_ALL} < set(found)
+    found = files_of(project / "guided.py")
+    assert len(list(modules(project / "guided.py"))) == len(found) and "guided_utils.py" not in found
+    assert {f"guided_utils/{name}" for name in OF_ALL} < found
 
 
 def test_a_package_that_is_not_python_is_named(project):
