@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SECRETS = ("OPENAI_API_KEY", "OPENAI_BASE_URL")
 needs_compiler = pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="no C++ compiler")
 
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmark")]
+sys.path.insert(0, str(ROOT))
 torch.set_num_threads(1)
 
 

@@ -12,11 +12,11 @@ from collections.abc import Callable
 import gymnasium as gym
 import numpy as np
 import pytest
-import taxi_coverage
 from conftest import ROOT
 from torch.utils.tensorboard import SummaryWriter
 
 import llm_supervisor as sup
+from benchmark.probes import taxi_coverage
 from supervision.answers import parse_code
 from supervision.prompts import ADVISOR_HEADINGS, CODER_HEADINGS, describe_env, load_prompt, rule_spaces
 from supervision.sandbox.policy import SandboxedPolicy

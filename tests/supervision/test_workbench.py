@@ -13,7 +13,6 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
-import prompt_cost
 import pytest
 from conftest import ROOT, Endpoint, run_process, texts
 from consultations import user_text
@@ -21,6 +20,7 @@ from PIL import Image
 from rules import BRAKE, CONTENT, INTERVENE, PUSH
 
 import llm_supervisor as sup
+from benchmark.probes import prompt_cost
 from supervision import prompts
 from supervision.prompts import CODER_HEADINGS, describe_env
 from supervision.replay import jpeg_bytes
@@ -354,7 +354,7 @@ def test_tokens_and_consultations_by_hand():
 
 
 def test_the_page_s_costs_are_the_present_ones():
-    """One row of each script's; `python benchmark/prompt_cost.py` makes them all anew."""
+    """One row of each script's; `python -m benchmark.probes.prompt_cost` makes them all anew."""
     for env_id in ("FrozenLake-v1", "MountainCarContinuous-v0"):
         row = f"| {' | '.join(prompt_cost.row(env_id, seed=1))} |\n"
         if "| none |" in row:

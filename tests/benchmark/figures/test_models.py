@@ -11,11 +11,11 @@ import pytest
 from conftest import ROOT, scalars
 from handmade import SCRIPT, a_landscape, a_study, rows
 
-import llm_supervisor as sup
 from benchmark.figures import analysis, models, paper, table
 from benchmark.figures.models import Gait
 from benchmark.sweeps import sweep
 from benchmark.sweeps.studies import Arm, Run
+from supervision import replay
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +152,9 @@ def test_gait_without_pictures(run_here, tmp_path, monkeypatch, capsys):
     for _, run in study.runs(1):
         moved(done.run_name, tmp_path / "sweep" / run.name)
     monkeypatch.setenv("MUJOCO_GL", "glfw")
-    monkeypatch.setattr(sup, "_choose_mujoco_gl", functools.cache(sup._choose_mujoco_gl.__wrapped__))  # asked anew
+    monkeypatch.setattr(
+        replay, "_choose_mujoco_gl", functools.cache(replay._choose_mujoco_gl.__wrapped__)
+    )  # asked anew
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     part = table.as_table(rows(study, "Humanoid-v5", "SAC", [0, 1], [0, 1])), study
