@@ -29,7 +29,6 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from supervision import workbench
 from supervision.answers import Advice, SupervisionError, gist, parse_advice, parse_code
 from supervision.arguments import SupervisorArgs, check_args
 from supervision.bundled import Bundled, read_rule
@@ -42,6 +41,7 @@ from supervision.sandbox.confinement import check_platform
 from supervision.sandbox.messages import PolicyError, SandboxError
 from supervision.sandbox.policy import SandboxedPolicy, check_start
 from supervision.trial import AuditionFailed, Auditions, dry_run, random_states
+from supervision.workbench import Command, Training, carry_out, read_command
 
 __all__ = ["GreedyVideos", "PolicyError", "Supervisor", "SupervisorArgs", "record_video"]  # what scripts import
 
@@ -410,13 +410,13 @@ class Supervisor:
             self.chat.note("rule_failed", text)
 
 
-def parse_command(argv: Sequence[str]) -> tuple[workbench.Command, workbench.Training]:
+def parse_command(argv: Sequence[str]) -> tuple[Command, Training]:
     """Read a command of the tools for writing prompts; what it leaves open is as in a training run, docs/supervisor.md.
 
     Raises:
         ValueError: the environment cannot be made or has spaces in which no script trains.
     """
-    return workbench.parse_command(argv, training_script, Supervisor)
+    return read_command(argv, training_script, Supervisor)
 
 
 def training_script(actions: Literal["continuous", "discrete"]) -> SimpleNamespace:
@@ -428,7 +428,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Carry out a command (None: the command line's) and return its exit status; bad input is one line and status 1."""
     try:
         command, training = parse_command(sys.argv[1:] if argv is None else argv)
-        return workbench.carry_out(command, training)
+        return carry_out(command, training)
     except (ValueError, OSError, ImportError, gym.error.Error) as error:
         message = "; ".join(line.strip() for line in str(error).splitlines())
         print(f"llm_supervisor.py: error: {message}", file=sys.stderr)

@@ -97,7 +97,7 @@ class Training:
     """whether `--env-kwargs` differs from the environment's default"""
 
 
-def parse_command(
+def read_command(
     argv: Sequence[str],
     training_script: Callable[[Literal["continuous", "discrete"]], SimpleNamespace],
     supervisor: Callable[..., Any],
