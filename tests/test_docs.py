@@ -119,11 +119,10 @@ def test_every_script_has_a_page_and_a_row_in_the_readme(script):
         assert name.replace("-", "_") in known, name
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / "supervision" / "arguments.py"], ids=lambda p: p.name)
+@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / "guided_utils" / "settings.py"], ids=lambda p: p.name)
 def test_every_flag_is_documented_and_used(script):
     source = script.read_text()
-    if script not in SCRIPTS:
-        source += "".join(path.read_text() for path in (ROOT / "llm_supervisor.py", *script.parent.rglob("*.py")))
+    source += "".join(path.read_text() for path in (ROOT / "guided_utils").glob("*.py"))
     (args,) = [
         node for node in ast.parse(script.read_text()).body if isinstance(node, ast.ClassDef) and "Args" in node.name
     ]
