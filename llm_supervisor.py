@@ -40,8 +40,9 @@ from supervision.replay import GreedyVideos, Recorder, Replay, record_video
 from supervision.sandbox.confinement import check_platform
 from supervision.sandbox.messages import PolicyError, SandboxError
 from supervision.sandbox.policy import SandboxedPolicy, check_start
+from supervision.state import Deferred, Interrupted, load_state, state_of
 from supervision.trial import AuditionFailed, Auditions, dry_run, random_states
-from supervision.workbench import Command, Training, carry_out, read_command
+from supervision.workbench import carry_out, read_command
 
 __all__ = ["GreedyVideos", "PolicyError", "Supervisor", "SupervisorArgs", "record_video"]  # what scripts import
 
@@ -72,6 +73,7 @@ class Supervisor:
         env_kwargs_given: whether `--env-kwargs` differs from the environment's default. `prompts/<env-id>`, rule and
             threshold included, then describes another task and is used only where `--prompt-dir` names it.
         tell: is told of each step of a consultation, a heading and a text.
+        interrupted: whether the run is to end: no answer is waited for then.
     """
 
     def __init__(
@@ -84,9 +86,10 @@ class Supervisor:
         run_dir: str | Path,
         env_kwargs_given: bool = False,
         tell: Callable[[str, str], None] = lambda heading, text: None,
+        interrupted: Callable[[], bool] = lambda: False,
     ):
         self.args, self.env_fn, self.act, self.intervene, self.tell = args, env_fn, act, intervene, tell
-        self.run_dir = Path(run_dir)
+        self.run_dir, self.interrupted = Path(run_dir), interrupted
         self.recorder = Recorder(args, env_fn, act, self.run_dir)
         self.auditions = Auditions(args, env_fn, act, intervene)
         self.folder = PromptFolder(args.env_id, args.prompt_dir, env_kwargs_given)
@@ -95,6 +98,9 @@ class Supervisor:
         self.ended = False
         self.failures = 0  # windows that went unguided because of a failure
         self.policy: SandboxedPolicy | None = None  # the last rule that was accepted
+        self.guidance: SandboxedPolicy | None = None  # the rule that guides now
+        self.begin_again = False  # of a run that goes on: whether a consultation was cut off
+        self.saved: dict[str, Any] | None = None  # the state before a consultation that was interrupted
         self.advice: Advice | None = None  # the last one
         self.consultations = 0
         self.history: deque[str] = deque(maxlen=MEMORY)  # what was tried lately, for the advisor
@@ -177,13 +183,13 @@ class Supervisor:
         obs, t = random_states(env, self.args.seed)
         self.preparing_steps += len(t)
         try:
-            self._start(self.fixed_source, obs, t).close()
+            dry_run(self.start(self.fixed_source), obs, t).close()
         except PolicyError as error:
             name = self.args.guide_policy or self.folder.path / "bundled_policy.py"
             raise ValueError(f"the guidance policy {name} fails: {error}") from None
 
-    def _start(self, source: str, obs: np.ndarray, t: np.ndarray) -> SandboxedPolicy:
-        """Check a rule: static check, sandbox, and a dry run on states (T, *obs) at steps (T,).
+    def start(self, source: str) -> SandboxedPolicy:
+        """Check a rule statically and start its process.
 
         Raises:
             PolicyError: the rule is at fault.
@@ -191,11 +197,10 @@ class Supervisor:
         """
         # a rule that was in time in the recorded run may take longer on this machine
         deadlines = {"call_timeout": 10.0, "start_timeout": 60.0} if self.mode == "replay" else {}
-        policy = SandboxedPolicy(
+        return SandboxedPolicy(
             source, observation=self.observation, action=self.action, seed=self.args.seed,
             strict=self.args.sandbox == "strict", **deadlines,
         )  # fmt: skip
-        return dry_run(policy, obs, t)
 
     # -- in training --------------------------------------------------------------------------------------------------
 
@@ -207,7 +212,15 @@ class Supervisor:
     @property
     def waiting(self) -> bool:
         """Whether training goes on while a consultation waits for an answer (--llm-async): call `consult` again."""
-        return self.consultation is not None
+        return self.consultation is not None or self.begin_again
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data for a checkpoint (supervision/state.py)."""
+        return self.saved or state_of(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there, after `prepare`."""
+        load_state(self, state)
 
     def consult(
         self, global_step: int, recent_returns: Sequence[float], writer: SummaryWriter
@@ -223,23 +236,30 @@ class Supervisor:
             The rule that guides the window, or None: do not intervene, or not yet (`waiting`). No failure of a model,
             a server or a rule leaves this method; it is printed, logged and answered with None.
         """
-        if self.mode == "none" or (self.chat is not None and self.chat.closed):
-            return None
+        self.begin_again = False
         if self.exchange is not None and not self.exchange.over:
             return None
-        started = time.time()
+        self.guidance = None
+        if self.mode == "none" or (self.chat is not None and self.chat.closed):
+            return None
+        started, before, log = time.time(), state_of(self), Deferred()
         if self.consultation is None:
-            self.consultation = self._consultation(global_step, recent_returns, writer)
-        self.now = global_step
-        with torch.random.fork_rng():
-            torch.manual_seed(self.args.seed + global_step)
-            decision = self._advance()
+            self.consultation = self._consultation(global_step, recent_returns)
+        self.now, self.log = global_step, log
+        try:
+            with torch.random.fork_rng():
+                torch.manual_seed(self.args.seed + global_step)
+                decision = self._advance()
+        except Interrupted:  # as if it had not begun; what was answered is on record and not asked again
+            self.saved = before
+            return None
         self.seconds += time.time() - started
         if decision is not None:
-            self._report(decision, writer)
-        writer.add_scalar("charts/guidance_active", float(decision is not None and decision.policy is not None),
-                          global_step)  # fmt: skip
-        return decision and decision.policy
+            self._report(decision, log)
+            self.guidance = decision.policy
+        log.add_scalar("charts/guidance_active", float(self.guidance is not None), global_step)
+        log.write_to(writer)
+        return self.guidance
 
     def _advance(self) -> Decision | None:
         """Go on with the consultation until it is decided, or with --llm-async until it has asked a question."""
@@ -248,7 +268,8 @@ class Supervisor:
                 self.exchange = next(self.consultation)
                 if self.chat.asynchronous:
                     return None
-                self.exchange.wait()
+                if not self.exchange.wait(self.interrupted):
+                    raise Interrupted
         except StopIteration as finished:
             self.consultation = self.exchange = None
             return finished.value
@@ -275,7 +296,7 @@ class Supervisor:
     def report_failure(self, error: PolicyError, global_step: int, writer: SummaryWriter) -> None:
         """Say that the rule failed while training; the rest of the window goes unguided."""
         self.failures += 1
-        self.policy = None
+        self.policy = self.guidance = None
         self.history[-1] += f"; at step {global_step} the rule failed: {gist(str(error))}"
         self._note_failure(None, f"at step {global_step}: {error}")
         print(f"step {global_step:,}: supervisor: the rule failed, unguided until the next window: {error}", flush=True)
@@ -287,7 +308,7 @@ class Supervisor:
         """The guided time is over: say what it took, stop the rule's process and close the environments."""
         if self.mode == "none" or self.ended:
             return
-        self.ended = True
+        self.ended, self.guidance = True, None
         writer.add_scalar("charts/guidance_active", 0.0, global_step)
         print(
             f"step {global_step:,}: supervisor: the guided time is over; supervision took {self.steps:,} environment "
@@ -304,10 +325,8 @@ class Supervisor:
     # The parts of a consultation that ask a model are generators: they yield the exchange that must be over before
     # they can go on, and whoever drives them blocks until then or trains.
 
-    def _consultation(
-        self, step: int, recent_returns: Sequence[float], writer: SummaryWriter
-    ) -> Generator[Exchange, None, Decision]:
-        decision = Decision(self.recorder.record(step, writer), None, "not intervening")
+    def _consultation(self, step: int, recent_returns: Sequence[float]) -> Generator[Exchange, None, Decision]:
+        decision = Decision(self.recorder.record(step, self.log), None, "not intervening")
         if self.history:
             self.history[-1] += f"; greedy return at the next consultation {np.mean(decision.replay.returns):.4g}"
         try:
@@ -316,9 +335,9 @@ class Supervisor:
             decision.advice = advice.advice
             said = "intervene" if advice.intervene else "do not intervene"
             self.tell(f"advice: {said}", f"{advice.analysis}\n\n{advice.advice}")
-            writer.add_text("supervisor/advice", f"**{said}**\n\n{advice.analysis}\n\n{advice.advice}", self.now)
+            self.log.add_text("supervisor/advice", f"**{said}**\n\n{advice.analysis}\n\n{advice.advice}", self.now)
             if advice.intervene:
-                decision.policy, decision.verdict = yield from self._provide(step, advice, decision.replay, writer)
+                decision.policy, decision.verdict = yield from self._provide(step, advice, decision.replay)
         except (SupervisionError, SandboxError) as error:
             self.failures += 1
             decision.verdict = f"unguided: {error}"
@@ -357,7 +376,7 @@ class Supervisor:
         return advice
 
     def _provide(
-        self, step: int, advice: Advice, replay: Replay, writer: SummaryWriter
+        self, step: int, advice: Advice, replay: Replay
     ) -> Generator[Exchange, None, tuple[SandboxedPolicy | None, str]]:
         """The rule for the window: the current one, a fixed one, or a coder's; None and why where there is none."""
         kept = self.policy if advice.keep_current_policy else None
@@ -371,10 +390,10 @@ class Supervisor:
             try:
                 if question:
                     self.chat.repeat_failure()
-                policy = kept or self._start(self.fixed_source or parse_code(answer), replay.obs, replay.steps)
+                policy = kept or dry_run(self.start(self.fixed_source or parse_code(answer)), replay.obs, replay.steps)
                 if policy is not kept:
                     self.tell("code that passed its check", policy.source)
-                verdict = self.auditions.hold(policy, self.now, writer) if self.judged else "guiding, not judged"
+                verdict = self.auditions.hold(policy, self.now, self.log) if self.judged else "guiding, not judged"
             except SandboxError as error:  # no business of the coder's: it costs the window and no attempt
                 self._note_failure(question, f"{NOT_TRIED}{error}")
                 raise
@@ -396,7 +415,7 @@ class Supervisor:
             self.policy = policy
             if question:
                 self.chat.note("verdict", verdict)
-            writer.add_text("supervisor/code", f"```python\n{policy.source}\n```", self.now)
+            self.log.add_text("supervisor/code", f"```python\n{policy.source}\n```", self.now)
             return policy, verdict
         if auditions_failed == 0:
             self.failures += 1
@@ -410,15 +429,6 @@ class Supervisor:
             self.chat.note("rule_failed", text)
 
 
-def parse_command(argv: Sequence[str]) -> tuple[Command, Training]:
-    """Read a command of the tools for writing prompts; what it leaves open is as in a training run, docs/supervisor.md.
-
-    Raises:
-        ValueError: the environment cannot be made or has spaces in which no script trains.
-    """
-    return read_command(argv, training_script, Supervisor)
-
-
 def training_script(actions: Literal["continuous", "discrete"]) -> SimpleNamespace:
     """The names of the script that trains with such actions; it is run, since this module imports no script."""
     return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name(f"guided_sac_{actions}.py"))))
@@ -427,7 +437,7 @@ def training_script(actions: Literal["continuous", "discrete"]) -> SimpleNamespa
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out a command (None: the command line's) and return its exit status; bad input is one line and status 1."""
     try:
-        command, training = parse_command(sys.argv[1:] if argv is None else argv)
+        command, training = read_command(sys.argv[1:] if argv is None else argv, training_script, Supervisor)
         return carry_out(command, training)
     except (ValueError, OSError, ImportError, gym.error.Error) as error:
         message = "; ".join(line.strip() for line in str(error).splitlines())
