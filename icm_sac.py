@@ -474,7 +474,8 @@ class ICM(InverseDynamics):
 if __name__ == "__main__":
     with one_line_errors():
         args, sources, resumed = parse_args(Args, ENV_DEFAULTS)
-        run_name = claim_run(f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}", resumed)
+        run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
+        run_name = claim_run(run_name, args, sources, resumed)
         interrupts = Interrupts()  # from here on SIGTERM and SIGINT end the run after its step
 
         random.seed(args.seed)

@@ -10,6 +10,7 @@ import os
 import platform
 import random
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -86,8 +87,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def claim_run(name: str, resumed: Resumed | None) -> str:
-    """Make the folder `runs/<name>` for this run alone, and return its name; of a run that goes on, its own.
+def claim_run(name: str, args: Any, sources: dict[str, str], resumed: Resumed | None) -> str:
+    """Make the folder `runs/<name>` for this run alone, with its settings in it, and return its name.
+
+    A run that goes on keeps its own. Where two runs of one name start at once the second is called <name>_2.
 
     Raises:
         ValueError: the run that goes on does not lie in ./runs.
@@ -97,12 +100,16 @@ def claim_run(name: str, resumed: Resumed | None) -> str:
         if not Path("runs", resumed.run_name, SETTINGS).is_file():
             raise ValueError(f"start it from the folder that holds runs/{resumed.run_name}: it goes on there")
         return resumed.run_name
+    os.makedirs("runs", exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=".new_", dir="runs"))  # a folder without settings is never seen
+    part.chmod(0o777 & ~_umask())
+    (part / SETTINGS).write_text(json.dumps(settings_of(args, sources, resumed), indent=1), encoding="utf-8")
     for number in range(1, 10_000):
-        own = name if number == 1 else f"{name}_{number}"
-        with suppress(FileExistsError):
-            os.makedirs(f"runs/{own}")
-            _claimed.append(Path("runs", own))
-            return own
+        folder = Path("runs", name if number == 1 else f"{name}_{number}")
+        with suppress(OSError):  # it is there: a folder with something in it is not replaced
+            os.rename(part, folder)
+            _claimed.append(folder)
+            return folder.name
     raise ValueError(f"runs/{name} and 9,999 more are taken")
 
 
@@ -113,9 +120,16 @@ def leave_nothing() -> None:
     """Remove the folder of a run that ends before it began, and `runs` if nothing else is in it."""
     while _claimed:
         folder = _claimed.pop()
-        with suppress(OSError):  # something is in it
-            folder.rmdir()
+        with suppress(OSError):
+            (folder / SETTINGS).unlink()
+            folder.rmdir()  # not where something else is in it
             folder.parent.rmdir()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def code_hash(script: str) -> str:
@@ -142,14 +156,20 @@ def machine() -> dict[str, Any]:
     return {"versions": versions, "processor": processor, "threads": torch.get_num_threads()}
 
 
-def write_settings(run_name: str, args: Any, sources: dict[str, str], resumed: Resumed | None, **others: Any) -> None:
-    """Leave the settings in the run's folder, from which it can be started again."""
+def settings_of(args: Any, sources: dict[str, str], resumed: Resumed | None) -> dict[str, Any]:
+    """What lies in a run's folder from the first moment, and lets it be started again."""
     parent = {"run": resumed.run_name, "step": resumed.step} if resumed and resumed.changed else None
-    settings = {
+    return {
         "format": FORMAT, "script": Path(sys.argv[0]).name, "args": vars(args) | {"resume": None}, "sources": sources,
-        "parent": parent, "code": code_hash(sys.argv[0]), **machine(), **others,
+        "parent": parent, "code": code_hash(sys.argv[0]), **machine(),
     }  # fmt: skip
-    _replace(Path("runs", run_name, SETTINGS), lambda file: file.write(json.dumps(settings, indent=1).encode()))
+
+
+def note_setting(run_name: str, name: str, value: Any) -> None:
+    """Add to the settings in a run's folder what is known later."""
+    path = Path("runs", run_name, SETTINGS)
+    settings = json.loads(path.read_text(encoding="utf-8")) | {name: value}
+    _replace(path, lambda file: file.write(json.dumps(settings, indent=1).encode()))
 
 
 def _replace(path: Path, write: Callable[[Any], object]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from guided_utils.checkpoint import Resumed, code_hash, machine, write_settings
+from guided_utils.checkpoint import Resumed, code_hash, machine, note_setting
 from guided_utils.interrupts import Interrupts
 from guided_utils.log import RunLog
 
@@ -27,7 +27,6 @@ def open_log(
         OSError: the folder cannot be written.
     """
     goes_on = resumed is not None and not resumed.changed
-    others = {}
     if args.track:
         import wandb  # only where it is asked for
 
@@ -36,8 +35,7 @@ def open_log(
             project=args.wandb_project_name, entity=args.wandb_entity, sync_tensorboard=True, config=vars(args),
             name=run_name, save_code=True, id=known, resume="allow" if known else None,
         )  # fmt: skip
-        others["wandb_id"] = wandb.run.id
-    write_settings(run_name, args, sources, resumed, **others)
+        note_setting(run_name, "wandb_id", wandb.run.id)
     # of a run that goes on, what was logged behind its checkpoint is logged again
     writer = RunLog(f"runs/{run_name}", purge_step=(resumed.step + bool(resumed.state)) if goes_on else None)
     settings = {**vars(args), "torch_num_threads": torch.get_num_threads(), "device": str(device)}
