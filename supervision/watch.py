@@ -69,6 +69,7 @@ def find_run(path: str) -> Run:
     try:
         kept = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
         settings, script, source = kept["args"], kept["script"], kept["sources"]["env_kwargs"]
+        json.loads(settings["env_kwargs"]), settings["env_id"], settings["max_episode_steps"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} is no run's folder and no checkpoint of one: {reason}") from None
@@ -128,7 +129,10 @@ def last_rule(run: Run) -> tuple[str, str]:
     for path in reversed(recorded(run.folder / "llm")):
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["role"] == "coder" and (record["verdict"] or "").startswith("guiding"):
-            return parse_code(record["answer"]), str(path)
+            try:
+                return parse_code(record["answer"]), str(path)
+            except PolicyError as error:
+                raise ValueError(f"the rule of {path} fails: {error}") from None
     if settings["guide_policy"]:
         return read_rule(Path(settings["guide_policy"])), settings["guide_policy"]
     folder = PromptFolder(settings["env_id"], settings["prompt_dir"], run.env_kwargs_given)
