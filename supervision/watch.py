@@ -99,13 +99,13 @@ def greedy_policy(run: Run, script: SimpleNamespace, env: gym.Env) -> tuple[Call
         ValueError: the file is damaged, or of other networks.
     """
     actor = isinstance(env.action_space, spaces.Box) or not run.settings.get("exact_improvement", True)
-    network = (script.Actor if actor else script.DiscreteSoftQNetwork)(gym.vector.SyncVectorEnv([lambda: env]))
     state = load(run.weights)
     try:
+        network = (script.Actor if actor else script.DiscreteSoftQNetwork)(gym.vector.SyncVectorEnv([lambda: env]))
         of_checkpoint = isinstance(state, dict)
         network.load_state_dict(state["parts"]["actor" if actor else "qf"] if of_checkpoint else state[0])
         what = f"checkpoint of step {state['global_step']:,}" if of_checkpoint else "saved model"
-    except (KeyError, IndexError, TypeError, RuntimeError) as error:
+    except (AttributeError, KeyError, IndexError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{run.weights} does not hold the policy of {run.script}: {reason}") from None
     dtype = torch.float32 if isinstance(env.observation_space, spaces.Box) else torch.int64

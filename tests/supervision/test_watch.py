@@ -158,7 +158,6 @@ def test_bad_input_is_one_line_and_status_1(run_here, capsys, no_screen):
     shutil.rmtree(bare / "checkpoints")
     settings = json.loads((folder / "settings.json").read_text())
     (foreign / "settings.json").write_text(json.dumps(settings | {"script": "../evil.py"}))
-    (other / "settings.json").write_text(json.dumps(settings | {"script": "guided_sac_discrete.py"}))
     torch.save({"parts": {}, "global_step": 1}, "runs/other/checkpoints/step_000000099.pt")
     Path("empty").mkdir()
     damaged = folder / "checkpoints" / "step_000000999.pt"
@@ -168,7 +167,7 @@ def test_bad_input_is_one_line_and_status_1(run_here, capsys, no_screen):
         (["empty"], "empty is no run's folder and no checkpoint of one: FileNotFoundError"),
         (["runs/bare"], "neither a saved model .* nor a checkpoint"),
         (["runs/foreign"], "evil.py"),
-        (["runs/other"], "does not hold the policy of guided_sac_discrete.py"),
+        (["runs/other"], "does not hold the policy of guided_sac_continuous.py"),
         ([str(damaged)], "step_000000999.pt cannot be read"),
         ([str(folder), "--episodes", "0"], "--episodes must be at least 1"),
         ([str(folder), "--video", "x.gif"], "its name must end in .mp4"),
