@@ -23,13 +23,13 @@ from supervision.answers import parse_code
 from supervision.bundled import read_rule
 from supervision.chat import recorded
 from supervision.prompts import PromptFolder, rule_spaces
-from supervision.replay import open_rendered
+from supervision.replay import gif_bytes, open_rendered, thumbnail
 from supervision.sandbox.messages import PolicyError, SandboxError
 from supervision.sandbox.policy import SandboxedPolicy
 
 LONGEST = 10_000  # steps of an episode of an environment without time limit
 LARGEST_FPS = 30.0  # of a video: of faster environments every k-th picture is drawn
-SIZE = 320  # of MuJoCo's pictures, in pixels
+SIZE, GIF_SIZE = 320, 240  # of MuJoCo's pictures and of a GIF's, in pixels
 
 
 @dataclass(kw_only=True)
@@ -43,7 +43,7 @@ class Watch:
     seed: int = 1
     """seed of the first episode, ≥ 0; the next has the next one"""
     video: str | None = None
-    """an mp4 to write instead of opening a window; what is there is overwritten"""
+    """an mp4 or a small GIF to write instead of opening a window; what is there is overwritten"""
     guided: bool = False
     """play with the run's last rule, combined with the policy's actions as in training"""
 
@@ -157,30 +157,41 @@ def guided(
 
 
 class Video:
-    """An mp4 that is written picture by picture, so that episodes of any length fit the memory.
+    """An mp4, or a small GIF. It is made picture by picture, so that episodes of any length fit the memory.
 
     Args:
         env: renders to arrays.
     """
 
     def __init__(self, path: str, env: gym.Env):
-        from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter  # a second of import
-
-        self.env, fps = env, float(env.metadata.get("render_fps", LARGEST_FPS))
+        self.path, self.env, self.gif = path, env, path.endswith(".gif")
+        fps, most = float(env.metadata.get("render_fps", LARGEST_FPS)), LARGEST_FPS / 2 if self.gif else LARGEST_FPS
+        self.stride = max(1, round(fps / most))
+        self.fps = fps / self.stride
         env.reset(seed=0)  # what was never reset cannot be drawn
-        self.stride = max(1, round(fps / LARGEST_FPS))
-        height, width = (n - n % 2 for n in env.render().shape[:2])  # H.264 wants even sizes
-        self.size = height, width
-        self.writer = FFMPEG_VideoWriter(path, (width, height), fps / self.stride, preset="ultrafast", threads=1)
+        self.height, self.width = (n - n % 2 for n in env.render().shape[:2])  # H.264 wants even sizes
+        self.pictures: list[np.ndarray] = []  # of a GIF
+        if not self.gif:
+            from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter  # a second of import
+
+            self.writer = FFMPEG_VideoWriter(path, (self.width, self.height), self.fps, preset="ultrafast", threads=1)
 
     def offer(self, t: int) -> None:
         """Draw the environment at this step of its episode, if its turn has come."""
-        if t % self.stride == 0:
-            height, width = self.size
-            self.writer.write_frame(np.ascontiguousarray(self.env.render()[:height, :width]))
+        if t % self.stride:
+            return
+        picture = np.ascontiguousarray(self.env.render()[: self.height, : self.width])
+        if self.gif:
+            self.pictures.append(thumbnail(picture, GIF_SIZE))
+        else:
+            self.writer.write_frame(picture)
 
     def close(self) -> None:
-        self.writer.close()
+        """Finish the file."""
+        if self.gif:
+            Path(self.path).write_bytes(gif_bytes(self.pictures, self.fps, GIF_SIZE))
+        else:
+            self.writer.close()
 
 
 def open_window(env_fn: Callable[[str | None], gym.Env]) -> tuple[gym.Env | None, str]:
@@ -209,8 +220,8 @@ def open_env(env_fn: Callable[[str | None], gym.Env], video: str | None) -> gym.
         ValueError: a video is asked for and nothing can be rendered.
     """
     if video:
-        if not video.endswith(".mp4"):
-            raise ValueError(f"--video {video}: it becomes an mp4, so its name must end in .mp4")
+        if not video.endswith((".mp4", ".gif")):
+            raise ValueError(f"--video {video}: it becomes an mp4 or a GIF, so its name must end in .mp4 or .gif")
         env, reason = open_rendered(env_fn, SIZE)
         if env is None:
             raise ValueError(f"--video {video}: nothing can be rendered: {reason}")

@@ -11,6 +11,7 @@ import imageio_ffmpeg
 import pytest
 import torch
 from conftest import ROOT, run_process
+from PIL import Image
 from rules import PUSH
 
 import llm_supervisor as sup
@@ -68,6 +69,9 @@ def test_a_saved_model_with_and_without_its_rule(run_here, capsys, no_screen):
     assert next(frames)["size"] == (600, 400)
     pictures = list(frames)
     assert len(pictures) == sum(lengths) and len(set(pictures)) > 50
+    lengths = played(capsys, folder, "--guided", "--episodes", "1", "--video", "car.gif")[1]
+    with Image.open("car.gif") as gif:
+        assert gif.size == (240, 160) and gif.n_frames == -(-lengths[0] // 2)
 
 
 def test_checkpoints_of_both_kinds_of_discrete_policies(run_here, capsys, no_screen):
@@ -170,7 +174,7 @@ def test_bad_input_is_one_line_and_status_1(run_here, capsys, no_screen):
         (["runs/other"], "does not hold the policy of guided_sac_continuous.py"),
         ([str(damaged)], "step_000000999.pt cannot be read"),
         ([str(folder), "--episodes", "0"], "--episodes must be at least 1"),
-        ([str(folder), "--video", "x.gif"], "its name must end in .mp4"),
+        ([str(folder), "--video", "x.avi"], "its name must end in .mp4 or .gif"),
         ([str(folder), "--video", "x.mp4"], "nothing can be rendered: the environment has no render mode rgb_array"),
     ):
         assert sup.main(["watch", *words]) == 1, words
