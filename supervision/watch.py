@@ -5,6 +5,7 @@ It knows no training script; llm_supervisor.py hands down what it needs of one.
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -23,13 +24,15 @@ from supervision.answers import parse_code
 from supervision.bundled import read_rule
 from supervision.chat import recorded
 from supervision.prompts import PromptFolder, rule_spaces
-from supervision.replay import gif_bytes, open_rendered, thumbnail
+from supervision.replay import GL_SECONDS, gif_bytes, open_rendered, thumbnail
 from supervision.sandbox.messages import PolicyError, SandboxError
 from supervision.sandbox.policy import SandboxedPolicy
 
 LONGEST = 10_000  # steps of an episode of an environment without time limit
 LARGEST_FPS = 30.0  # of a video: of faster environments every k-th picture is drawn
 SIZE, GIF_SIZE = 320, 240  # of MuJoCo's pictures and of a GIF's, in pixels
+# In a process of its own: where no monitor is found, MuJoCo's window ends the whole process.
+GLFW_PROBE = "import glfw; assert glfw.init() and glfw.get_primary_monitor()"
 
 
 @dataclass(kw_only=True)
@@ -204,6 +207,11 @@ def open_window(env_fn: Callable[[str | None], gym.Env]) -> tuple[gym.Env | None
     screens = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
     if sys.platform.startswith("linux") and not any(os.environ.get(name) for name in screens):
         return None, "there is no display"
+    if hasattr(env.unwrapped, "mujoco_renderer"):
+        try:
+            subprocess.run([sys.executable, "-c", GLFW_PROBE], capture_output=True, timeout=GL_SECONDS, check=True)
+        except subprocess.SubprocessError:  # it fails, or a display does not answer
+            return None, "no window can be opened on the display"
     env = env_fn("human")
     try:
         env.reset(seed=0)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -135,6 +136,16 @@ def test_a_window(run_here, capsys, monkeypatch):
     monkeypatch.setattr(watch, "open_window", lambda env_fn: modes.append(opened(env_fn)) or modes[0])
     _, _, said = played(capsys, f"runs/{run.run_name}", "--episodes", "1")
     assert "no window" not in said and modes[0][0].render_mode == "human"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="X11")
+def test_a_display_that_does_not_answer(run_here, capsys, monkeypatch, no_screen):
+    """GLFW would end the whole process there."""
+    run = run_here("--env-id", "InvertedPendulum-v5", "--supervisor", "none", "--total-timesteps", "20",
+                   "--save-model")  # fmt: skip
+    monkeypatch.setenv("DISPLAY", ":99")
+    said = played(capsys, f"runs/{run.run_name}", "--episodes", "1")[2]
+    assert "returns only, no window: no window can be opened on the display; --video FILE.mp4" in said
 
 
 def test_ctrl_c_ends_the_playing(run_here, capsys, monkeypatch, no_screen):
