@@ -7,7 +7,7 @@ A training script knows three things about it:
     a_g = guidance(obs, t)                                  # inside the window; t = step of the current episode
 
 What it is made of is in supervision/, one subject a file. As a program this is the tools for writing prompts
-(`python llm_supervisor.py --help`, docs/supervisor.md).
+and for watching a run (`python llm_supervisor.py --help`, docs/supervisor.md).
 
 Paper: "Efficient Soft Actor-Critic with LLM-Based Action-Level Guidance for Continuous Control", section 3.3 and C.
 """
@@ -22,7 +22,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -42,7 +42,7 @@ from supervision.sandbox.messages import PolicyError, SandboxError
 from supervision.sandbox.policy import SandboxedPolicy, check_start
 from supervision.state import Deferred, Interrupted, load_state, state_of
 from supervision.trial import AuditionFailed, Auditions, dry_run, random_states
-from supervision.workbench import carry_out, read_command
+from supervision.workbench import run_command
 
 __all__ = ["GreedyVideos", "PolicyError", "Supervisor", "SupervisorArgs", "record_video"]  # what scripts import
 
@@ -430,16 +430,15 @@ class Supervisor:
             self.chat.note("rule_failed", text)
 
 
-def training_script(actions: Literal["continuous", "discrete"]) -> SimpleNamespace:
-    """The names of the script that trains with such actions; it is run, since this module imports no script."""
-    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name(f"guided_sac_{actions}.py"))))
+def training_script(name: str) -> SimpleNamespace:
+    """The names of a training script beside this file; it is run, since this module imports no script."""
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name(name))))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out a command (None: the command line's) and return its exit status; bad input is one line and status 1."""
     try:
-        command, training = read_command(sys.argv[1:] if argv is None else argv, training_script, Supervisor)
-        return carry_out(command, training)
+        return run_command(sys.argv[1:] if argv is None else argv, training_script, Supervisor)
     except (ValueError, OSError, ImportError, gym.error.Error) as error:
         message = "; ".join(line.strip() for line in str(error).splitlines())
         print(f"llm_supervisor.py: error: {message}", file=sys.stderr)
