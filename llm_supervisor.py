@@ -234,7 +234,7 @@ class Supervisor:
         """
         if global_step < self.args.guide_start:  # of a fork that is not there yet
             return None
-        self.begin_again = False
+        self.begin_again = self.ended = False
         if self.exchange is not None and not self.exchange.over:
             return None
         self.guidance = None
