@@ -206,7 +206,7 @@ def test_other_settings_end_the_repetition(consultant, recorded):
     again = consultant(None, "longer", llm_log=str(recorded))
     assert consult(again) is not None
     assert consult(again, 10) is None
-    assert again.chat.closed == "--llm-log runs/run/llm ends with question 2"
+    assert again.supervisor.chat.closed == "--llm-log runs/run/llm ends with question 2"
 
 
 @pytest.mark.parametrize(
