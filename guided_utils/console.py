@@ -57,6 +57,10 @@ def _say_what_goes_on(resumed: Resumed) -> None:
     print(f"{'resume':>12}: {how} {resumed.run_name} at step {resumed.step:,}", flush=True)
     for name, (now, then) in resumed.changed.items():
         print(f"{'':>12}  {name}={now} (was {then})")
+    if resumed.settings["args"].get("llm_async"):
+        print(
+            f"{'':>12}  --llm-async: when an answer arrives decides when a window begins, so it goes on, but not exactly"
+        )
     here = machine() | {"code": code_hash(sys.argv[0])}
     for name, value in here.items():
         if value != resumed.settings.get(name):
