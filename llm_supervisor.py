@@ -12,7 +12,6 @@ What it is made of is in supervision/, one subject a file. As a program this is 
 Paper: "Efficient Soft Actor-Critic with LLM-Based Action-Level Guidance for Continuous Control", section 3.3 and C.
 """
 
-import io
 import os
 import runpy
 import sys
@@ -34,12 +33,14 @@ from supervision.arguments import SupervisorArgs, check_args
 from supervision.bundled import Bundled, read_rule
 from supervision.chat import NOT_TRIED, REFUSED, Chat, Exchange, Question, RecordedChat
 from supervision.endpoint import ChatModel
+from supervision.key import key_is_given
 from supervision.prompts import RANDOM_STEPS, PromptFolder, describe_env, rule_spaces
 from supervision.questions import Questions
 from supervision.replay import GreedyVideos, Recorder, Replay, record_video
 from supervision.sandbox.confinement import check_platform
 from supervision.sandbox.messages import PolicyError, SandboxError
 from supervision.sandbox.policy import SandboxedPolicy, check_start
+from supervision.texts import code_block, for_console, for_tensorboard, tolerate_any_terminal
 from supervision.trial import AuditionFailed, Auditions, dry_run, random_states
 from supervision.workbench import Command, Training, carry_out, read_command
 
@@ -123,8 +124,7 @@ class Supervisor:
                 "without any guidance it is --supervisor none"
             )
         check_platform(strict=args.sandbox == "strict")
-        if isinstance(sys.stdout, io.TextIOWrapper):  # a server's words may be in any script, a terminal's may not
-            sys.stdout.reconfigure(errors="backslashreplace")
+        tolerate_any_terminal()  # a server's words may be in any script, a terminal's may not
         self.judged = not args.advisor_always
         env = self.env_fn(None)
         try:
@@ -159,7 +159,7 @@ class Supervisor:
         args = self.args
         if args.supervisor != "auto":
             return args.supervisor, "--supervisor"
-        if args.llm_base_url or os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"):
+        if args.llm_base_url or key_is_given() or os.environ.get("OPENAI_BASE_URL"):
             return "llm", "auto: a key or base URL is set"
         if self.folder.has_rule:
             return "bundled", "auto: no key or base URL is set, and the environment has a bundled rule"
@@ -258,8 +258,8 @@ class Supervisor:
         advice = f"; advice: {gist(decision.advice)}" if decision.advice else ""
         self.history.append(f"step {self.now}: greedy return {mean:.4g}{advice}; {gist(verdict)}")
         self.consultations += 1
-        print(f"step {self.now:,}: supervisor: greedy return {mean:.4g}; {verdict}", flush=True)
-        writer.add_text("supervisor/verdict", verdict, self.now)
+        print(f"step {self.now:,}: supervisor: greedy return {mean:.4g}; {for_console(verdict)}", flush=True)
+        writer.add_text("supervisor/verdict", for_tensorboard(verdict), self.now)
         scalars = {
             "charts/supervision_steps": self.steps, "supervisor/replay_return": mean,
             "supervisor/replay_length": np.mean(decision.replay.lengths), "supervisor/failures": self.failures,
@@ -268,7 +268,8 @@ class Supervisor:
         if self.chat is not None:
             scalars |= self.chat.scalars()
             if self.chat.closed:
-                print(f"supervisor: no model is asked any more in this run: {self.chat.closed}", flush=True)
+                why = for_console(self.chat.closed)
+                print(f"supervisor: no model is asked any more in this run: {why}", flush=True)
         for tag, value in scalars.items():
             writer.add_scalar(tag, value, self.now)
 
@@ -278,8 +279,9 @@ class Supervisor:
         self.policy = None
         self.history[-1] += f"; at step {global_step} the rule failed: {gist(str(error))}"
         self._note_failure(None, f"at step {global_step}: {error}")
-        print(f"step {global_step:,}: supervisor: the rule failed, unguided until the next window: {error}", flush=True)
-        writer.add_text("supervisor/verdict", f"the rule failed: {error}", global_step)
+        why = for_console(str(error))
+        print(f"step {global_step:,}: supervisor: the rule failed, unguided until the next window: {why}", flush=True)
+        writer.add_text("supervisor/verdict", for_tensorboard(f"the rule failed: {error}"), global_step)
         writer.add_scalar("charts/guidance_active", 0.0, global_step)
         writer.add_scalar("supervisor/failures", self.failures, global_step)
 
@@ -316,7 +318,8 @@ class Supervisor:
             decision.advice = advice.advice
             said = "intervene" if advice.intervene else "do not intervene"
             self.tell(f"advice: {said}", f"{advice.analysis}\n\n{advice.advice}")
-            writer.add_text("supervisor/advice", f"**{said}**\n\n{advice.analysis}\n\n{advice.advice}", self.now)
+            shown = for_tensorboard(f"{advice.analysis}\n\n{advice.advice}")
+            writer.add_text("supervisor/advice", f"**{said}**\n\n{shown}", self.now)
             if advice.intervene:
                 decision.policy, decision.verdict = yield from self._provide(step, advice, decision.replay, writer)
         except (SupervisionError, SandboxError) as error:
@@ -343,7 +346,8 @@ class Supervisor:
         for may_repair in (True, False):
             answer = yield from self._ask(question)
             try:
-                advice = parse_advice(answer, has_rule=self.policy is not None)
+                self.chat.repeat_failure()
+                advice = parse_advice(answer, has_rule=self.policy is not None, cut=self.chat.cut)
                 break
             except SupervisionError as error:
                 self.chat.note("verdict", f"{REFUSED}{error}")
@@ -371,7 +375,8 @@ class Supervisor:
             try:
                 if question:
                     self.chat.repeat_failure()
-                policy = kept or self._start(self.fixed_source or parse_code(answer), replay.obs, replay.steps)
+                source = self.fixed_source or (parse_code(answer, self.chat.cut) if question else "")
+                policy = kept or self._start(source, replay.obs, replay.steps)
                 if policy is not kept:
                     self.tell("code that passed its check", policy.source)
                 verdict = self.auditions.hold(policy, self.now, writer) if self.judged else "guiding, not judged"
@@ -396,7 +401,7 @@ class Supervisor:
             self.policy = policy
             if question:
                 self.chat.note("verdict", verdict)
-            writer.add_text("supervisor/code", f"```python\n{policy.source}\n```", self.now)
+            writer.add_text("supervisor/code", code_block(policy.source), self.now)
             return policy, verdict
         if auditions_failed == 0:
             self.failures += 1
@@ -426,12 +431,13 @@ def training_script(actions: Literal["continuous", "discrete"]) -> SimpleNamespa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out a command (None: the command line's) and return its exit status; bad input is one line and status 1."""
+    tolerate_any_terminal()
     try:
         command, training = parse_command(sys.argv[1:] if argv is None else argv)
         return carry_out(command, training)
     except (ValueError, OSError, ImportError, gym.error.Error) as error:
         message = "; ".join(line.strip() for line in str(error).splitlines())
-        print(f"llm_supervisor.py: error: {message}", file=sys.stderr)
+        print(f"llm_supervisor.py: error: {for_console(message)}", file=sys.stderr)
         return 1
 
 

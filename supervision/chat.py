@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from supervision.answers import ADVICE_SCHEMA, MAX_QUOTED_CHARS, SupervisionError, gist, without_thoughts
 from supervision.sandbox.messages import PolicyError, SandboxError
+from supervision.texts import for_console
 
 
 @dataclass
@@ -34,15 +35,27 @@ class Question:
         turns = [{"role": "assistant", "content": said}, {"role": "user", "content": reply}]
         return replace(self, messages=self.messages + turns)
 
-    def request(self, schema: bool, pictures: bool) -> dict[str, Any]:
-        """The arguments of a chat completion, with or without what not every server takes."""
+    def request(
+        self, schema: bool, pictures: bool, system: bool = True, room: dict[str, int] | None = None
+    ) -> dict[str, Any]:
+        """The arguments of a chat completion, with or without what not every server takes.
+
+        Args:
+            system: whether the system text has a turn of its own; else it stands at the head of the first user turn.
+            room: for the answer, in tokens, under the name that the server knows.
+        """
         messages: list[dict[str, Any]] = list(self.messages)
+        first = 1
+        if not system:
+            head, turn = messages[:2]
+            messages[:2], first = [{"role": "user", "content": f"{head['content']}\n\n{turn['content']}"}], 0
         if pictures and self.pictures:
-            text = f"{messages[1]['content']}\n\nFrames of the replay at steps {[step for step, _ in self.pictures]}:"
+            steps = [step for step, _ in self.pictures]
+            text = f"{messages[first]['content']}\n\nFrames of the replay at steps {steps}:"
             urls = [f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" for _, jpeg in self.pictures]
-            messages[1] = {"role": "user", "content": [{"type": "text", "text": text}]
-                           + [{"type": "image_url", "image_url": {"url": url}} for url in urls]}  # fmt: skip
-        request = {"model": self.model, "messages": messages}
+            messages[first] = {"role": "user", "content": [{"type": "text", "text": text}]
+                               + [{"type": "image_url", "image_url": {"url": url}} for url in urls]}  # fmt: skip
+        request = {"model": self.model, "messages": messages, **(room or {})}
         if schema and self.role == "advisor":
             named = {"name": "advice", "strict": True, "schema": ADVICE_SCHEMA}
             request["response_format"] = {"type": "json_schema", "json_schema": named}
@@ -69,7 +82,9 @@ class Result:
     answer: str | None = None
     error: str | None = None
     usage: dict[str, Any] | None = None  # prompt_tokens, completion_tokens, and whether they are our estimate
-    refused: list[str] = field(default_factory=list)  # "schema", "pictures": what the server would not have
+    refused: list[str] = field(default_factory=list)  # what the server would not have: "schema", "pictures", "system"
+    cut: bool = False  # whether the server ended the answer at its limit of tokens
+    attempts: list[dict[str, Any]] = field(default_factory=list)  # requests before this one, how put, what came of them
     calls: int = 1  # 0 for a question that was not asked
     seconds: float = 0.0
     final: bool = False  # whether no further question will be asked in the run
@@ -83,6 +98,7 @@ class Exchange:
         self.started = time.monotonic()
         self.done = threading.Event()
         self.result = Result()
+        self.attempts: list[dict[str, Any]] = []  # as in the result, while there is none
 
     def resolve(self, result: Result) -> None:
         """Bring the result."""
@@ -115,8 +131,10 @@ class Cost:
                 f"{self.seconds / max(self.calls, 1):.1f} s a call")  # fmt: skip
 
 
+LATER = ("cut", "attempts")  # fields that the first records lack
 # words of verdicts
 LATE, REFUSED, NOT_TRIED, IN_AUDITION = "took longer than", "refused: ", "not tried: ", "in the audition: "
+FAILED_AUDITION = "audition failed: "
 
 
 class Chat:
@@ -133,6 +151,7 @@ class Chat:
         self.costs = {"advisor": Cost(), "coder": Cost()}
         self.closed = ""  # why no further question is asked
         self.path, self.record = log_dir, {}  # of the last exchange
+        self.cut = False  # whether the server cut the last answer
 
     def ask(self, question: Question) -> Exchange:
         """Send a question on its way."""
@@ -170,7 +189,7 @@ class Chat:
         else:  # what was asked is paid for also where the answer comes too late
             result = Result(
                 error=self._silence(exchange), seconds=time.monotonic() - exchange.started,
-                usage=question.estimated_usage("", pictures=True),
+                usage=question.estimated_usage("", pictures=True), attempts=list(exchange.attempts),
             )  # fmt: skip
         cost = self.costs[question.role]
         cost.calls += result.calls
@@ -181,6 +200,7 @@ class Chat:
             cost.estimated |= result.usage["estimated"]
         if result.final:
             self.closed = str(result.error)
+        self.cut = result.cut
         self._log(question, result)
         if result.answer is None:
             raise SupervisionError(f"the {question.role} ({question.model}): {result.error}")
@@ -230,11 +250,12 @@ class Chat:
         return text.encode("utf-8", "replace").decode("utf-8")
 
     def repeat_failure(self) -> None:
-        """In a repeated run: raise again what the machine of that run made of the last answer's rule.
+        """In a repeated run: raise again what was made of the last answer there, before any audition.
 
         Raises:
-            PolicyError: the rule was too slow there.
-            SandboxError: its process could not be started there.
+            SupervisionError: the advisor's answer was refused.
+            PolicyError: the coder's rule was refused, or too slow for that machine.
+            SandboxError: the rule's process could not be started there.
         """
 
 
@@ -253,13 +274,14 @@ class RecordedChat(Chat):
         self.folder, self.used = folder, 0
         try:
             paths = sorted(folder.glob("*.json"), key=lambda path: int(path.name.partition("-")[0]))
-            self.records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+            self.records = [json.loads(path.read_text(encoding="utf-8-sig")) for path in paths]
             causes = [cause for record in self.records if (cause := self._unrepeatable(record))]
             self.asked = [
                 Question(r["role"], r["model"], r["global_step"], r["prompt_sha256"], r["messages"]).transcript()
                 for r in self.records
             ]
-            self.results = [Result(**{f.name: r[f.name] for f in fields(Result)}) for r in self.records]
+            self.results = [Result(**{f.name: r[f.name] for f in fields(Result) if f.name in r or f.name not in LATER})
+                            for r in self.records]  # fmt: skip
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ValueError(f"--llm-log {folder} cannot be read: {type(error).__name__}: {error}") from None
         if not self.records:
@@ -284,7 +306,7 @@ class RecordedChat(Chat):
         result = self.results[self.used]
         self.used += 1
         if recorded != asked:
-            diff = difflib.unified_diff(recorded, asked, "recorded", "now", n=1, lineterm="")
+            diff = map(for_console, difflib.unified_diff(recorded, asked, "recorded", "now", n=1, lineterm=""))
             raise SystemExit(
                 f"error: question {self.used} is not the one of --llm-log {self.folder}; flags, prompts or code "
                 "are others than in that run:\n" + "\n".join(diff)
@@ -292,8 +314,12 @@ class RecordedChat(Chat):
         exchange.resolve(result)
 
     def repeat_failure(self) -> None:
-        verdict = self.records[self.used - 1]["verdict"] or ""
+        record = self.records[self.used - 1]
+        verdict = record["verdict"] or ""
         if verdict.startswith(NOT_TRIED):
             raise SandboxError(verdict.removeprefix(NOT_TRIED))
-        if LATE in verdict:
-            raise PolicyError(verdict.removeprefix(REFUSED))
+        if record["role"] == "advisor" and verdict.startswith(REFUSED):
+            raise SupervisionError(verdict.removeprefix(REFUSED))
+        said = verdict.removeprefix(REFUSED)
+        if LATE in verdict or (said != verdict and not said.startswith((FAILED_AUDITION, IN_AUDITION))):
+            raise PolicyError(said)
