@@ -65,7 +65,9 @@ def parse_advice(answer: str, has_rule: bool, cut: bool = False) -> Advice:
     for data, after in _objects(text):
         found = _advice_problem(data, has_rule)
         if not found:
-            usable, end = data, after
+            usable = data
+        if not found or _is_example(data):
+            end = after
         problem = problem or found
     if re.search(r"\{[^{}]*?\bintervene[\"'”]?\s*:", text[end:]):  # an answer behind an example, and no usable one
         usable, problem = None, problem if usable is None else ""
@@ -146,6 +148,12 @@ def _where(text: str, start: int) -> str:
     return ""
 
 
+def _is_example(data: dict) -> bool:
+    """Whether an object shows the format only."""
+    return any(isinstance(data.get(key), str) and data[key].strip() and PLACEHOLDER.fullmatch(data[key])
+               for key in ("analysis", "advice"))  # fmt: skip
+
+
 def _advice_problem(data: dict, has_rule: bool) -> str:
     """What ADVICE_SCHEMA has against an object, less what small models leave out and nobody misses.
 
@@ -164,7 +172,7 @@ def _advice_problem(data: dict, has_rule: bool) -> str:
         elif key in needed and kind == "string" and PLACEHOLDER.fullmatch(data[key]):
             problems.append(f'"{key}" must not be empty: a rule is to be written from it')
     if "advice" in needed and problems and data.get("keep_current_policy") is True and not has_rule:
-        problems.append('"keep_current_policy" must be false: there is no current policy that could be kept')
+        problems.insert(0, '"keep_current_policy" must be false: there is no current policy that could be kept')
     return "; ".join(problems)
 
 

@@ -22,8 +22,8 @@ from rules import BRAKE, CONTENT, INTERVENE, PUSH
 import llm_supervisor as sup
 from benchmark.probes import prompt_cost
 from supervision import prompts
+from supervision.pictures import jpeg_bytes
 from supervision.prompts import CODER_HEADINGS, describe_env
-from supervision.replay import jpeg_bytes
 from supervision.workbench import Consult, NewPrompt, ShowPrompt
 
 THIRD_PARTY = '''
