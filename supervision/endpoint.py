@@ -22,11 +22,12 @@ PROBE_SECONDS = 5.0
 NO_PICTURES = re.compile(r"\bimage|\bvision\b|\bvisual|multi-?modal|content\W+must be a string", re.I)
 # and of more than they take: vLLM "At most 1 image(s) may be provided", "You set image=1", Ollama "only supports a
 # single image", Groq "Too many images provided. This model supports up to 5 images"
-TOO_MANY = re.compile(
+HOW_MANY = re.compile(
     r"(?:at most|up to|maximum|max|limit|only|exceed)[^.]{0,40}?\b(?P<n>\d+|one|single)\W+(?:images?|pictures?)\b"
-    r"|\bimages?(?:_count)?\s*[=:]\s*(?P<set>\d+)|too many (?:images|pictures)|(?:multiple|more than one) images?\b",
+    r"|\bimages?(?:_count)?\s*[=:]\s*(?P<set>\d+)",
     re.I,
 )
+TOO_MANY = re.compile(r"too many (?:images|pictures)|(?:multiple|more than one) images?\b", re.I)
 NO_SCHEMA = re.compile(r"response_?format|json_?schema|grammar|structured", re.I)
 TOO_LONG = re.compile(r"\bcontext|too (long|large)|\btokens\b", re.I)  # this question, not every one with pictures
 # Gemma's templates "System role not supported", Mistral's "Only user and assistant roles are supported", both "roles
@@ -241,8 +242,8 @@ class ChatModel(Chat):
         about_schema, about_pictures = NO_SCHEMA.search(text), NO_PICTURES.search(text) or TOO_LONG.search(text)
         if way.system and NO_SYSTEM.search(text):
             return replace(way, system=False)
-        if way.pictures > 1 and self.vision == "auto" and (too_many := TOO_MANY.search(text)):
-            return replace(way, pictures=_how_many(too_many, way.pictures))
+        if way.pictures and self.vision == "auto" and (HOW_MANY.search(text) or TOO_MANY.search(text)):
+            return replace(way, pictures=_how_many(text, way.pictures))
         if way.schema and (about_schema or not (way.pictures and about_pictures)):
             return replace(way, schema=False)
         if way.pictures and self.vision == "auto" and (about_pictures or status in (400, 413, 422)):
@@ -318,8 +319,9 @@ class ChatModel(Chat):
         return super()._silence(exchange) + (f"; the last response was HTTP {status}" if status not in (0, 200) else "")
 
 
-def _how_many(too_many: re.Match, shown: int) -> int:
+def _how_many(text: str, shown: int) -> int:
     """How many pictures a server takes that refuses so many: what it says, else half as many."""
-    number = too_many["n"] or too_many["set"] or ""
-    said_to_be = int(number) if number.isdigit() else 1 if number else shown // 2
-    return said_to_be if said_to_be < shown else shown // 2
+    match = HOW_MANY.search(text)
+    number = (match["n"] or match["set"]) if match else ""
+    taken = int(number) if number.isdigit() else 1 if number else shown // 2
+    return taken if taken < shown else shown // 2

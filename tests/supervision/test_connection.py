@@ -198,7 +198,7 @@ def raw(payload: bytes, encoding: str):
 
 
 def test_what_is_small_on_the_wire_stays_small(consultant):
-    """A hundred megabytes of blanks in a hundred kilobytes; an encoding that nobody asked for; a gateway that compresses all the same."""
+    """A hundred megabytes of blanks as 100 KB; an encoding that nobody asked for; a gateway that compresses always."""
     bomb = gzip.compress(b" " * 100_000_000)
     with Endpoint(lambda b, n: raw(bomb, "gzip")) as endpoint:
         before = peak()
