@@ -64,9 +64,10 @@ def parse_advice(answer: str, has_rule: bool, cut: bool = False) -> Advice:
     usable, problem, end = None, "", 0
     for data, after in _objects(text):
         found = _advice_problem(data, has_rule)
-        if not found:
+        example = _is_example(data)
+        if not found and (usable is None or not example):
             usable = data
-        if not found or _is_example(data):
+        if not found or example:
             end = after
         problem = problem or found
     if re.search(r"\{[^{}]*?\bintervene[\"'”]?\s*:", text[end:]):  # an answer behind an example, and no usable one

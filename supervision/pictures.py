@@ -25,10 +25,10 @@ def as_picture(frame: Any, size: tuple[int, int] | None = None) -> np.ndarray:
     Raises:
         ValueError: it is no picture.
     """
-    if isinstance(frame, (list, tuple)) and len(frame) and np.ndim(frame[-1]) >= 2:
+    if isinstance(frame, (list, tuple)) and len(frame) and isinstance(frame[-1], np.ndarray):
         frame = frame[-1]
     given = np.asarray(frame)
-    described = f"{given.dtype} of shape {given.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+    described = type(frame).__name__ if not isinstance(frame, np.ndarray) else f"{given.dtype} of shape {given.shape}"
     if given.ndim == 2:
         given = given[..., None]
     if given.ndim != 3 or 0 in given.shape or given.dtype.kind not in "buif":

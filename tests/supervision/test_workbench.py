@@ -322,6 +322,24 @@ def test_the_bundled_supervisor_is_consulted(capsys):
     assert "guiding, not judged" in capsys.readouterr().out
 
 
+def test_a_byte_order_mark_hurts_nothing(capsys):
+    """In prompts, in a bundled rule and its settings, in a rule of one's own: some editors leave it."""
+    Path("own").mkdir()
+    for name in ("advisor.md", "coder.md", "bundled.toml", "bundled_policy.py"):
+        text = (ROOT / "prompts" / "MountainCarContinuous-v0" / name).read_text()
+        Path("own", name).write_text("\ufeff" + text)
+    flags = ["--env-id", "MountainCarContinuous-v0", "--replay-frames", "0", "--replay-max-steps", "9"]
+    prompts = []
+    for folder in ([], ["--prompt-dir", "own"]):
+        assert sup.main(["show-prompt", *flags, "--role", "coder", *folder]) == 0
+        prompts.append(capsys.readouterr().out)
+    assert prompts[0] == prompts[1]
+    bundled = ["--supervisor", "bundled", *LONG_ENOUGH]
+    assert sup.main(["consult", *flags, "--prompt-dir", "own", *bundled]) == 0
+    assert sup.main(["consult", *flags, "--guide-policy", "own/bundled_policy.py", *bundled]) == 0
+    assert capsys.readouterr().out.count("audition passed") == 2
+
+
 def test_the_commands_cost_a_training_script_nothing(capsys):
     """Importing the module brings in nothing for them; --help names the three commands."""
     code = "import llm_supervisor, sys; print(sorted({'tyro', 'guided_sac_continuous', 'openai'} & {*sys.modules}))"
