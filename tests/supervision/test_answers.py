@@ -86,7 +86,7 @@ def test_an_answer_that_is_nearly_json_is_read_as_it_is_meant(kind):
 UNCLEAR = {  # an answer, and what is said of it
     "cut in a key": (
         TEXT[:-10],
-        r"no complete JSON object \(line 1, column 77: Unterminated string .* near `.*keep_cur",
+        r"no complete JSON object \(line 1, column 83: Unterminated string .* near `.*keep_cur",
     ),
     "cut in the advice, behind braces": (TEXT.replace("push", "push {1} and [2]")[:-60], "no complete JSON object"),
     "cut after an example": (
