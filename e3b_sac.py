@@ -20,9 +20,19 @@ import torch.nn as nn
 import torch.nn.functional as F
 import torch.optim as optim
 
-from guided_utils.console import Progress, open_log
-from guided_utils.environments import check_spaces, integer_observations, make, tensor_dtype
-from guided_utils.evaluation import Evaluator, save_model
+from guided_utils.checkpoint import Checkpoints, claim_run
+from guided_utils.console import Progress, end_run, open_log
+from guided_utils.environments import (
+    EpisodeTape,
+    check_spaces,
+    integer_observations,
+    make,
+    not_finite,
+    seeds_of,
+    tensor_dtype,
+)
+from guided_utils.evaluation import Evaluator
+from guided_utils.interrupts import Interrupts
 from guided_utils.optimisation import Gradients, minimise, parameters_of, take_step
 from guided_utils.settings import ExperimentArgs, one_line_errors, parse_args, parse_env_kwargs
 from guided_utils.statistics import RunningMeanStd
@@ -132,7 +142,7 @@ def make_env(
         else:
             env = make_with(render_mode)
         env = integer_observations(env)  # (k,) int64 where they are discrete
-        env = gym.wrappers.RecordEpisodeStatistics(env)
+        env = EpisodeTape(gym.wrappers.RecordEpisodeStatistics(env))
         env.action_space.seed(seed)
         return env
 
@@ -444,7 +454,7 @@ class E3B(InverseDynamics):
         self.register_buffer("empty", torch.eye(64, dtype=torch.float64) / ridge)  # C⁻¹ before any state: I/λ
         self.register_buffer("c_inverse", self.empty.repeat(envs.num_envs, 1, 1))  # (N, 64, 64)
         self.register_buffer("collected", torch.zeros(buffer_rows))  # the bonus beside each transition in the buffer
-        self.updates = 0
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     def forward(self, data: Batch) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         """The loss (), the bonuses (B,) and what to log.
@@ -481,8 +491,10 @@ class E3B(InverseDynamics):
 
 if __name__ == "__main__":
     with one_line_errors():
-        args, sources = parse_args(Args, ENV_DEFAULTS)
+        args, sources, resumed = parse_args(Args, ENV_DEFAULTS)
         run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
+        run_name = claim_run(run_name, args, sources, resumed)
+        interrupts = Interrupts()  # from here on SIGTERM and SIGINT end the run after its step
 
         random.seed(args.seed)
         np.random.seed(args.seed)
@@ -493,9 +505,10 @@ if __name__ == "__main__":
         make_run_env = partial(
             make_env, env_kwargs=parse_env_kwargs(args.env_kwargs), max_episode_steps=args.max_episode_steps
         )
+        seeds = seeds_of(args.seed, args.num_envs)
         # SAME_STEP: the step that ends an episode also resets it, so that every stored transition is a real one
         envs = gym.vector.SyncVectorEnv(
-            [make_run_env(args.env_id, args.seed + i, i, args.capture_video, run_name) for i in range(args.num_envs)],
+            [make_run_env(args.env_id, seed, i, args.capture_video, run_name) for i, seed in enumerate(seeds)],
             autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
         )
         envs.action_space.seed(args.seed)
@@ -605,21 +618,10 @@ if __name__ == "__main__":
             logs |= actor_logs
         return logs
 
-    with one_line_errors():
-        if args.replay_frequency:
-            from llm_supervisor import GreedyVideos  # here: without videos the helper is not needed
-
-            env_fn = partial(make_run_env, args.env_id, args.seed, 0, False, run_name)
-            videos = GreedyVideos(lambda mode: env_fn(render_mode=mode)(), f"runs/{run_name}")
-        writer = open_log(args, sources, run_name, device)
-
     rb = ReplayBuffer(args.buffer_size, envs, device)
-    obs, _ = envs.reset(seed=args.seed)
+    obs, _ = envs.reset(seed=seeds)
     recent_returns, logs = deque(maxlen=20), {}
     global_step, iteration = 0, 0
-    if args.eval_frequency:
-        evaluator.run(act, global_step, writer)
-
     # SAC's random numbers must be those of a run without a bonus: --intrinsic-coef 0 is plain SAC to the bit
     with torch.random.fork_rng(devices=[]):
         bonus = E3B(envs, args.ridge, rb.size).to(device)
@@ -628,8 +630,32 @@ if __name__ == "__main__":
     bonus_stats = RunningMeanStd((), device)
     episode_bonuses = np.zeros(args.num_envs)
 
-    progress = Progress(args.total_timesteps)
-    while global_step < args.total_timesteps:
+    def loop() -> tuple:
+        """What of the loop a checkpoint holds."""
+        return obs, episode_bonuses, recent_returns, logs, global_step, iteration
+
+    with one_line_errors():
+        if args.replay_frequency:
+            from llm_supervisor import GreedyVideos  # here: without videos the helper is not needed
+
+            env_fn = partial(make_run_env, args.env_id, args.seed, 0, False, run_name)
+            videos = GreedyVideos(lambda mode: env_fn(render_mode=mode)(), f"runs/{run_name}")
+        parts = dict(envs=envs, rb=rb, qf=qf, qf_target=qf_target, q_optimizer=q_optimizer, log_alpha=log_alpha)
+        parts |= dict(bonus=bonus, bonus_optimizer=bonus_optimizer, obs_stats=obs_stats, bonus_stats=bonus_stats)
+        parts |= dict(actor=actor) if not discrete else {}
+        parts |= dict(actor_optimizer=actor_optimizer) if actor_groups else {}
+        checkpoints = Checkpoints(args, run_name, parts | dict(evaluator=evaluator), modules)
+        if resumed and resumed.state:
+            obs, fresh, episode_bonuses, recent_returns, logs, global_step, iteration = checkpoints.restore(resumed)
+            episode_bonuses[fresh] = 0
+            bonus.reset(fresh)
+        writer = open_log(args, sources, run_name, device, resumed)
+
+    if args.eval_frequency and global_step == 0:
+        evaluator.run(act, global_step, writer)
+    progress = Progress(args.total_timesteps, global_step)
+    while global_step < args.total_timesteps and not interrupts.received:
+        checkpoints.save_if_due(global_step, loop, writer)
         random_phase = global_step < args.learning_starts
         actions = envs.action_space.sample() if random_phase else act(obs, deterministic=False)  # (N, *action)
 
@@ -644,6 +670,8 @@ if __name__ == "__main__":
             recent_returns.append(float(episode["r"][i]))
             writer.add_scalar("charts/episodic_return", episode["r"][i], global_step)
             writer.add_scalar("charts/episodic_length", episode["l"][i], global_step)
+        if problem := not_finite(real_next_obs, rewards):
+            writer.fail(f"step {global_step:,}: {problem}")
         rows = rb.add(obs, real_next_obs, actions, rewards, terminations)
         obs = next_obs
 
@@ -689,11 +717,9 @@ if __name__ == "__main__":
             evaluator.run(act, global_step, writer)
         progress.report(global_step, recent_returns)
 
-    if args.save_model:
-        save_model(modules, f"runs/{run_name}/{args.exp_name}.cleanrl_model")
+    checkpoints.finish(global_step, loop, interrupts.received is not None, writer)
     if args.replay_frequency:
         videos.close()
     envs.close()
-    writer.close()
     evaluator.close()
-    print(f"logs are in runs/{run_name}; see them with: tensorboard --logdir runs")
+    end_run(run_name, global_step, interrupts, writer)

@@ -20,10 +20,12 @@ import torch.nn as nn
 import torch.nn.functional as F
 import torch.optim as optim
 
-from guided_utils.console import Progress, open_log
+from guided_utils.checkpoint import Checkpoints, claim_run
+from guided_utils.console import Progress, end_run, open_log
+from guided_utils.environments import EpisodeTape, make, not_finite, seeds_of, tensor_dtype
 from guided_utils.environments import check_continuous_spaces as check_spaces
-from guided_utils.environments import make, tensor_dtype
-from guided_utils.evaluation import Evaluator, save_model
+from guided_utils.evaluation import Evaluator
+from guided_utils.interrupts import Interrupts
 from guided_utils.optimisation import Gradients, parameters_of, take_step
 from guided_utils.settings import ExperimentArgs, one_line_errors, parse_args, parse_env_kwargs
 from llm_supervisor import PolicyError, Supervisor, SupervisorArgs
@@ -115,7 +117,7 @@ def make_env(
             env = record_video(make_with, f"videos/{run_name}")
         else:
             env = make_with(render_mode)
-        env = gym.wrappers.RecordEpisodeStatistics(env)
+        env = EpisodeTape(gym.wrappers.RecordEpisodeStatistics(env))
         env.action_space.seed(seed)
         return env
 
@@ -290,8 +292,10 @@ def critic_losses(q: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 if __name__ == "__main__":
     with one_line_errors():
-        args, sources = parse_args(Args, ENV_DEFAULTS)
+        args, sources, resumed = parse_args(Args, ENV_DEFAULTS)
         run_name = f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
+        run_name = claim_run(run_name, args, sources, resumed)
+        interrupts = Interrupts()  # from here on SIGTERM and SIGINT end the run after its step
 
         random.seed(args.seed)
         np.random.seed(args.seed)
@@ -302,9 +306,10 @@ if __name__ == "__main__":
         make_run_env = partial(
             make_env, env_kwargs=parse_env_kwargs(args.env_kwargs), max_episode_steps=args.max_episode_steps
         )
+        seeds = seeds_of(args.seed, args.num_envs)
         # SAME_STEP: the step that ends an episode also resets it, so that every stored transition is a real one
         envs = gym.vector.SyncVectorEnv(
-            [make_run_env(args.env_id, args.seed + i, i, args.capture_video, run_name) for i in range(args.num_envs)],
+            [make_run_env(args.env_id, seed, i, args.capture_video, run_name) for i, seed in enumerate(seeds)],
             autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
         )
         envs.action_space.seed(args.seed)
@@ -381,6 +386,16 @@ if __name__ == "__main__":
             loss, logs["alpha_loss"] = loss + alpha_loss, alpha_loss.detach()
         return torch.autograd.grad(loss, actor_parameters), logs
 
+    rb = ReplayBuffer(args.buffer_size, envs, device)
+    obs, _ = envs.reset(seed=seeds)
+    episode_steps = np.zeros(args.num_envs, dtype=np.int64)
+    recent_returns, actor_logs = deque(maxlen=20), {}
+    global_step, iteration, next_consultation = 0, 0, args.guide_start
+
+    def loop() -> tuple:
+        """What of the loop a checkpoint holds."""
+        return obs, episode_steps, recent_returns, actor_logs, global_step, iteration, next_consultation
+
     with one_line_errors():
         supervisor = Supervisor(
             args,
@@ -389,30 +404,36 @@ if __name__ == "__main__":
             intervene=partial(intervene, space=envs.single_action_space),
             run_dir=f"runs/{run_name}",
             env_kwargs_given=sources["env_kwargs"] == "command line",
+            interrupted=lambda: interrupts.received is not None,
         )
         supervisor.prepare()
-        writer = open_log(args, sources, run_name, device)
+        parts = dict(envs=envs, rb=rb, qf=qf, qf_target=qf_target, q_optimizer=q_optimizer, log_alpha=log_alpha)
+        parts |= dict(actor=actor, actor_optimizer=actor_optimizer)
+        parts |= dict(vf=vf, vf_target=vf_target) if args.value_network else {}
+        checkpoints = Checkpoints(args, run_name, parts | dict(supervisor=supervisor, evaluator=evaluator), modules)
+        if resumed and resumed.state:
+            obs, fresh, episode_steps, recent_returns, actor_logs, *counters = checkpoints.restore(resumed)
+            global_step, iteration, next_consultation = counters
+            episode_steps[fresh] = 0
+        writer = open_log(args, sources, run_name, device, resumed)
     print(f"{'supervisor':>12}: {supervisor.description}", flush=True)
 
-    rb = ReplayBuffer(args.buffer_size, envs, device)
-    obs, _ = envs.reset(seed=args.seed)
-    episode_steps = np.zeros(args.num_envs, dtype=np.int64)
-    recent_returns, actor_logs = deque(maxlen=20), {}
-    guidance, next_consultation = None, args.guide_start
-    global_step, iteration = 0, 0
-    if args.eval_frequency:
+    if args.eval_frequency and global_step == 0:
         evaluator.run(act, global_step, writer)
-    progress = Progress(args.total_timesteps)
-    while global_step < args.total_timesteps:
+    guidance, progress = supervisor.guidance, Progress(args.total_timesteps, global_step)
+    while global_step < args.total_timesteps and not interrupts.received:
         if global_step >= next_consultation or supervisor.waiting:
             # the advisor's decision holds for a whole window, w = 1 (guidance) or w = 0 (None); after guide_end w = 0
             if global_step < args.guide_end:
                 with progress.paused():
                     guidance = supervisor.consult(global_step, list(recent_returns), writer)
+                if interrupts.received:
+                    break
                 next_consultation = min(global_step + args.guide_window, args.guide_end)
             else:
                 supervisor.end(global_step, writer)
                 guidance, next_consultation = None, np.inf
+        checkpoints.save_if_due(global_step, loop, writer)
 
         random_phase = global_step < args.learning_starts
         actions = envs.action_space.sample() if random_phase else act(obs, deterministic=False)  # (N, *action)
@@ -435,6 +456,8 @@ if __name__ == "__main__":
             recent_returns.append(float(episode["r"][i]))
             writer.add_scalar("charts/episodic_return", episode["r"][i], global_step)
             writer.add_scalar("charts/episodic_length", episode["l"][i], global_step)
+        if problem := not_finite(real_next_obs, rewards):
+            writer.fail(f"step {global_step:,}: {problem}")
         rb.add(obs, real_next_obs, actions, rewards, terminations)
         obs = next_obs
         episode_steps = np.where(dones, 0, episode_steps + 1)
@@ -471,10 +494,8 @@ if __name__ == "__main__":
             evaluator.run(act, global_step, writer)
         progress.report(global_step, recent_returns)
 
+    checkpoints.finish(global_step, loop, interrupts.received is not None, writer)
     supervisor.end(global_step, writer)
-    if args.save_model:
-        save_model(modules, f"runs/{run_name}/{args.exp_name}.cleanrl_model")
     envs.close()
-    writer.close()
     evaluator.close()
-    print(f"logs are in runs/{run_name}; see them with: tensorboard --logdir runs")
+    end_run(run_name, global_step, interrupts, writer)

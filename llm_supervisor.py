@@ -12,7 +12,6 @@ What it is made of is in supervision/, one subject a file. As a program this is 
 Paper: "Efficient Soft Actor-Critic with LLM-Based Action-Level Guidance for Continuous Control", section 3.3 and C.
 """
 
-import os
 import runpy
 import sys
 import time
@@ -32,17 +31,17 @@ from supervision.answers import Advice, SupervisionError, gist, parse_advice, pa
 from supervision.arguments import SupervisorArgs, check_args
 from supervision.bundled import Bundled, read_rule
 from supervision.chat import NOT_TRIED, REFUSED, Chat, Exchange, Question, RecordedChat
-from supervision.endpoint import ChatModel
-from supervision.key import key_is_given
+from supervision.endpoint import ChatModel, a_server_is_named
 from supervision.prompts import RANDOM_STEPS, PromptFolder, describe_env, rule_spaces
 from supervision.questions import Questions
 from supervision.replay import GreedyVideos, Recorder, Replay, record_video
 from supervision.sandbox.confinement import check_platform
 from supervision.sandbox.messages import PolicyError, SandboxError
 from supervision.sandbox.policy import SandboxedPolicy, check_start
-from supervision.texts import code_block, for_console, for_tensorboard, tolerate_any_terminal
+from supervision.state import Deferred, Interrupted, load_state, state_of
+from supervision.texts import code_block, for_console, for_tensorboard, say, tolerate_any_terminal
 from supervision.trial import AuditionFailed, Auditions, dry_run, random_states
-from supervision.workbench import Command, Training, carry_out, read_command
+from supervision.workbench import carry_out, read_command
 
 __all__ = ["GreedyVideos", "PolicyError", "Supervisor", "SupervisorArgs", "record_video"]  # what scripts import
 
@@ -73,6 +72,7 @@ class Supervisor:
         env_kwargs_given: whether `--env-kwargs` differs from the environment's default. `prompts/<env-id>`, rule and
             threshold included, then describes another task and is used only where `--prompt-dir` names it.
         tell: is told of each step of a consultation, a heading and a text.
+        interrupted: whether the run is to end: no answer is waited for then.
     """
 
     def __init__(
@@ -85,9 +85,10 @@ class Supervisor:
         run_dir: str | Path,
         env_kwargs_given: bool = False,
         tell: Callable[[str, str], None] = lambda heading, text: None,
+        interrupted: Callable[[], bool] = lambda: False,
     ):
         self.args, self.env_fn, self.act, self.intervene, self.tell = args, env_fn, act, intervene, tell
-        self.run_dir = Path(run_dir)
+        self.run_dir, self.interrupted = Path(run_dir), interrupted
         self.recorder = Recorder(args, env_fn, act, self.run_dir)
         self.auditions = Auditions(args, env_fn, act, intervene)
         self.folder = PromptFolder(args.env_id, args.prompt_dir, env_kwargs_given)
@@ -96,6 +97,9 @@ class Supervisor:
         self.ended = False
         self.failures = 0  # windows that went unguided because of a failure
         self.policy: SandboxedPolicy | None = None  # the last rule that was accepted
+        self.guidance: SandboxedPolicy | None = None  # the rule that guides now
+        self.begin_again = False  # of a run that goes on: whether a consultation was cut off
+        self.saved: dict[str, Any] | None = None  # the state before a consultation that was interrupted
         self.advice: Advice | None = None  # the last one
         self.consultations = 0
         self.history: deque[str] = deque(maxlen=MEMORY)  # what was tried lately, for the advisor
@@ -159,7 +163,7 @@ class Supervisor:
         args = self.args
         if args.supervisor != "auto":
             return args.supervisor, "--supervisor"
-        if args.llm_base_url or key_is_given() or os.environ.get("OPENAI_BASE_URL"):
+        if a_server_is_named(args):
             return "llm", "auto: a key or base URL is set"
         if self.folder.has_rule:
             return "bundled", "auto: no key or base URL is set, and the environment has a bundled rule"
@@ -177,13 +181,13 @@ class Supervisor:
         obs, t = random_states(env, self.args.seed)
         self.preparing_steps += len(t)
         try:
-            self._start(self.fixed_source, obs, t).close()
+            dry_run(self.start(self.fixed_source), obs, t).close()
         except PolicyError as error:
             name = self.args.guide_policy or self.folder.path / "bundled_policy.py"
             raise ValueError(f"the guidance policy {name} fails: {error}") from None
 
-    def _start(self, source: str, obs: np.ndarray, t: np.ndarray) -> SandboxedPolicy:
-        """Check a rule: static check, sandbox, and a dry run on states (T, *obs) at steps (T,).
+    def start(self, source: str) -> SandboxedPolicy:
+        """Check a rule statically and start its process.
 
         Raises:
             PolicyError: the rule is at fault.
@@ -191,11 +195,10 @@ class Supervisor:
         """
         # a rule that was in time in the recorded run may take longer on this machine
         deadlines = {"call_timeout": 10.0, "start_timeout": 60.0} if self.mode == "replay" else {}
-        policy = SandboxedPolicy(
+        return SandboxedPolicy(
             source, observation=self.observation, action=self.action, seed=self.args.seed,
             strict=self.args.sandbox == "strict", **deadlines,
         )  # fmt: skip
-        return dry_run(policy, obs, t)
 
     # -- in training --------------------------------------------------------------------------------------------------
 
@@ -207,7 +210,15 @@ class Supervisor:
     @property
     def waiting(self) -> bool:
         """Whether training goes on while a consultation waits for an answer (--llm-async): call `consult` again."""
-        return self.consultation is not None
+        return self.consultation is not None or self.begin_again
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data for a checkpoint (supervision/state.py)."""
+        return self.saved or state_of(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there, after `prepare`."""
+        load_state(self, state)
 
     def consult(
         self, global_step: int, recent_returns: Sequence[float], writer: SummaryWriter
@@ -223,23 +234,30 @@ class Supervisor:
             The rule that guides the window, or None: do not intervene, or not yet (`waiting`). No failure of a model,
             a server or a rule leaves this method; it is printed, logged and answered with None.
         """
-        if self.mode == "none" or (self.chat is not None and self.chat.closed):
-            return None
+        self.begin_again = False
         if self.exchange is not None and not self.exchange.over:
             return None
-        started = time.time()
+        self.guidance = None
+        if self.mode == "none" or (self.chat is not None and self.chat.closed):
+            return None
+        started, before, log = time.time(), state_of(self), Deferred()
         if self.consultation is None:
-            self.consultation = self._consultation(global_step, recent_returns, writer)
-        self.now = global_step
-        with torch.random.fork_rng():
-            torch.manual_seed(self.args.seed + global_step)
-            decision = self._advance()
+            self.consultation = self._consultation(global_step, recent_returns)
+        self.now, self.log = global_step, log
+        try:
+            with torch.random.fork_rng():
+                torch.manual_seed(self.args.seed + global_step)
+                decision = self._advance()
+        except Interrupted:  # as if it had not begun; what was answered is on record and not asked again
+            self.saved = before
+            return None
         self.seconds += time.time() - started
         if decision is not None:
-            self._report(decision, writer)
-        writer.add_scalar("charts/guidance_active", float(decision is not None and decision.policy is not None),
-                          global_step)  # fmt: skip
-        return decision and decision.policy
+            self._report(decision, log)
+            self.guidance = decision.policy
+        log.add_scalar("charts/guidance_active", float(self.guidance is not None), global_step)
+        log.write_to(writer)
+        return self.guidance
 
     def _advance(self) -> Decision | None:
         """Go on with the consultation until it is decided, or with --llm-async until it has asked a question."""
@@ -248,7 +266,8 @@ class Supervisor:
                 self.exchange = next(self.consultation)
                 if self.chat.asynchronous:
                     return None
-                self.exchange.wait()
+                if not self.exchange.wait(self.interrupted):
+                    raise Interrupted
         except StopIteration as finished:
             self.consultation = self.exchange = None
             return finished.value
@@ -258,7 +277,7 @@ class Supervisor:
         advice = f"; advice: {gist(decision.advice)}" if decision.advice else ""
         self.history.append(f"step {self.now}: greedy return {mean:.4g}{advice}; {gist(verdict)}")
         self.consultations += 1
-        print(f"step {self.now:,}: supervisor: greedy return {mean:.4g}; {for_console(verdict)}", flush=True)
+        say(f"step {self.now:,}: supervisor: greedy return {mean:.4g}; {verdict}")
         writer.add_text("supervisor/verdict", for_tensorboard(verdict), self.now)
         scalars = {
             "charts/supervision_steps": self.steps, "supervisor/replay_return": mean,
@@ -268,19 +287,17 @@ class Supervisor:
         if self.chat is not None:
             scalars |= self.chat.scalars()
             if self.chat.closed:
-                why = for_console(self.chat.closed)
-                print(f"supervisor: no model is asked any more in this run: {why}", flush=True)
+                say(f"supervisor: no model is asked any more in this run: {self.chat.closed}")
         for tag, value in scalars.items():
             writer.add_scalar(tag, value, self.now)
 
     def report_failure(self, error: PolicyError, global_step: int, writer: SummaryWriter) -> None:
         """Say that the rule failed while training; the rest of the window goes unguided."""
         self.failures += 1
-        self.policy = None
+        self.policy = self.guidance = None
         self.history[-1] += f"; at step {global_step} the rule failed: {gist(str(error))}"
         self._note_failure(None, f"at step {global_step}: {error}")
-        why = for_console(str(error))
-        print(f"step {global_step:,}: supervisor: the rule failed, unguided until the next window: {why}", flush=True)
+        say(f"step {global_step:,}: supervisor: the rule failed, unguided until the next window: {error}")
         writer.add_text("supervisor/verdict", for_tensorboard(f"the rule failed: {error}"), global_step)
         writer.add_scalar("charts/guidance_active", 0.0, global_step)
         writer.add_scalar("supervisor/failures", self.failures, global_step)
@@ -289,12 +306,12 @@ class Supervisor:
         """The guided time is over: say what it took, stop the rule's process and close the environments."""
         if self.mode == "none" or self.ended:
             return
-        self.ended = True
+        self.ended, self.guidance = True, None
         writer.add_scalar("charts/guidance_active", 0.0, global_step)
-        print(
+        say(
             f"step {global_step:,}: supervisor: the guided time is over; supervision took {self.steps:,} environment "
-            f"steps and {self.seconds:.1f} s; replays and logs are in {self.run_dir}", flush=True,
-        )  # fmt: skip
+            f"steps and {self.seconds:.1f} s; replays and logs are in {self.run_dir}"
+        )
         if self.chat is not None:
             self.chat.close(self.exchange, global_step, writer)
             self.consultation = self.exchange = None
@@ -306,10 +323,8 @@ class Supervisor:
     # The parts of a consultation that ask a model are generators: they yield the exchange that must be over before
     # they can go on, and whoever drives them blocks until then or trains.
 
-    def _consultation(
-        self, step: int, recent_returns: Sequence[float], writer: SummaryWriter
-    ) -> Generator[Exchange, None, Decision]:
-        decision = Decision(self.recorder.record(step, writer), None, "not intervening")
+    def _consultation(self, step: int, recent_returns: Sequence[float]) -> Generator[Exchange, None, Decision]:
+        decision = Decision(self.recorder.record(step, self.log), None, "not intervening")
         if self.history:
             self.history[-1] += f"; greedy return at the next consultation {np.mean(decision.replay.returns):.4g}"
         try:
@@ -317,11 +332,11 @@ class Supervisor:
             self.advice = advice = yield from self._advise(step, decision.replay, recent_returns)
             decision.advice = advice.advice
             said = "intervene" if advice.intervene else "do not intervene"
-            self.tell(f"advice: {said}", f"{advice.analysis}\n\n{advice.advice}")
-            shown = for_tensorboard(f"{advice.analysis}\n\n{advice.advice}")
-            writer.add_text("supervisor/advice", f"**{said}**\n\n{shown}", self.now)
+            text = f"{advice.analysis}\n\n{advice.advice}"
+            self.tell(f"advice: {said}", text)
+            self.log.add_text("supervisor/advice", f"**{said}**\n\n{for_tensorboard(text)}", self.now)
             if advice.intervene:
-                decision.policy, decision.verdict = yield from self._provide(step, advice, decision.replay, writer)
+                decision.policy, decision.verdict = yield from self._provide(step, advice, decision.replay)
         except (SupervisionError, SandboxError) as error:
             self.failures += 1
             decision.verdict = f"unguided: {error}"
@@ -361,7 +376,7 @@ class Supervisor:
         return advice
 
     def _provide(
-        self, step: int, advice: Advice, replay: Replay, writer: SummaryWriter
+        self, step: int, advice: Advice, replay: Replay
     ) -> Generator[Exchange, None, tuple[SandboxedPolicy | None, str]]:
         """The rule for the window: the current one, a fixed one, or a coder's; None and why where there is none."""
         kept = self.policy if advice.keep_current_policy else None
@@ -376,10 +391,10 @@ class Supervisor:
                 if question:
                     self.chat.repeat_failure()
                 source = self.fixed_source or (parse_code(answer, self.chat.cut) if question else "")
-                policy = kept or self._start(source, replay.obs, replay.steps)
+                policy = kept or dry_run(self.start(source), replay.obs, replay.steps)
                 if policy is not kept:
                     self.tell("code that passed its check", policy.source)
-                verdict = self.auditions.hold(policy, self.now, writer) if self.judged else "guiding, not judged"
+                verdict = self.auditions.hold(policy, self.now, self.log) if self.judged else "guiding, not judged"
             except SandboxError as error:  # no business of the coder's: it costs the window and no attempt
                 self._note_failure(question, f"{NOT_TRIED}{error}")
                 raise
@@ -401,7 +416,7 @@ class Supervisor:
             self.policy = policy
             if question:
                 self.chat.note("verdict", verdict)
-            writer.add_text("supervisor/code", code_block(policy.source), self.now)
+            self.log.add_text("supervisor/code", code_block(policy.source), self.now)
             return policy, verdict
         if auditions_failed == 0:
             self.failures += 1
@@ -415,15 +430,6 @@ class Supervisor:
             self.chat.note("rule_failed", text)
 
 
-def parse_command(argv: Sequence[str]) -> tuple[Command, Training]:
-    """Read a command of the tools for writing prompts; what it leaves open is as in a training run, docs/supervisor.md.
-
-    Raises:
-        ValueError: the environment cannot be made or has spaces in which no script trains.
-    """
-    return read_command(argv, training_script, Supervisor)
-
-
 def training_script(actions: Literal["continuous", "discrete"]) -> SimpleNamespace:
     """The names of the script that trains with such actions; it is run, since this module imports no script."""
     return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name(f"guided_sac_{actions}.py"))))
@@ -433,11 +439,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Carry out a command (None: the command line's) and return its exit status; bad input is one line and status 1."""
     tolerate_any_terminal()
     try:
-        command, training = parse_command(sys.argv[1:] if argv is None else argv)
+        command, training = read_command(sys.argv[1:] if argv is None else argv, training_script, Supervisor)
         return carry_out(command, training)
     except (ValueError, OSError, ImportError, gym.error.Error) as error:
-        message = "; ".join(line.strip() for line in str(error).splitlines())
-        print(f"llm_supervisor.py: error: {for_console(message)}", file=sys.stderr)
+        print(f"llm_supervisor.py: error: {for_console(str(error))}", file=sys.stderr)
         return 1
 
 

@@ -1,5 +1,7 @@
 """What a run says: its settings at the start, its progress, and the log that TensorBoard reads."""
 
+import os
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -9,31 +11,76 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
+
+from guided_utils.checkpoint import Resumed, code_hash, machine, note_setting
+from guided_utils.interrupts import Interrupts
+from guided_utils.log import RunLog
 
 
-def open_log(args: Any, sources: dict[str, str], run_name: str, device: torch.device) -> SummaryWriter:
-    """Start the run's log (with `--track` Weights & Biases too) and print its settings by where they came from.
+def open_log(
+    args: Any, sources: dict[str, str], run_name: str, device: torch.device, resumed: Resumed | None = None
+) -> RunLog:
+    """Start the run's log (with `--track` Weights & Biases too), leave and print its settings by where they came from.
 
     Raises:
         ImportError: `--track` without the package wandb.
-        OSError: the folder cannot be made.
+        OSError: the folder cannot be written.
     """
+    goes_on = resumed is not None and not resumed.changed
     if args.track:
         import wandb  # only where it is asked for
 
+        known = resumed.settings.get("wandb_id") if goes_on else None
         wandb.init(
             project=args.wandb_project_name, entity=args.wandb_entity, sync_tensorboard=True, config=vars(args),
-            name=run_name, save_code=True,
+            name=run_name, save_code=True, id=known, resume="allow" if known else None,
         )  # fmt: skip
-    writer = SummaryWriter(f"runs/{run_name}")
+        note_setting(run_name, "wandb_id", wandb.run.id)
+    # of a run that goes on, what was logged behind its checkpoint is logged again
+    writer = RunLog(f"runs/{run_name}", purge_step=(resumed.step + bool(resumed.state)) if goes_on else None)
     settings = {**vars(args), "torch_num_threads": torch.get_num_threads(), "device": str(device)}
-    rows = "\n".join(f"|{k}|{v}|{sources.get(k, 'machine')}|" for k, v in settings.items())
-    writer.add_text("hyperparameters", f"|param|value|source|\n|-|-|-|\n{rows}")
+    if not goes_on:
+        rows = "\n".join(f"|{k}|{v}|{sources.get(k, 'machine')}|" for k, v in settings.items())
+        writer.add_text("hyperparameters", f"|param|value|source|\n|-|-|-|\n{rows}")
     for source in sorted(set(sources.values())):
         print(f"{source:>12}: " + " ".join(f"{k}={v}" for k, v in settings.items() if sources.get(k) == source))
     print(f"{'machine':>12}: {device} with {torch.get_num_threads()} threads, logging to runs/{run_name}", flush=True)
+    if resumed:
+        _say_what_goes_on(resumed)
     return writer
+
+
+def _say_what_goes_on(resumed: Resumed) -> None:
+    """Say where a run begins, and what makes it another one than before."""
+    how = "a fork of" if resumed.changed else "goes on:"
+    print(f"{'resume':>12}: {how} {resumed.run_name} at step {resumed.step:,}", flush=True)
+    for name, (now, then) in resumed.changed.items():
+        print(f"{'':>12}  {name}={now} (was {then})")
+    here = machine() | {"code": code_hash(sys.argv[0])}
+    for name, value in here.items():
+        if value != resumed.settings.get(name):
+            print(f"{'':>12}  another {name} than before: the last bits may differ", flush=True)
+
+
+def end_run(run_name: str, global_step: int, interrupts: Interrupts, writer: RunLog) -> None:
+    """Close the log and say where it is, how the run goes on if it was interrupted, and what could not be written.
+
+    SystemExit with 128 + the signal where the run was interrupted, with 1 where something is missing.
+    """
+    writer.close()
+    interrupts.put_back()
+    print(f"logs are in runs/{run_name}; see them with: tensorboard --logdir runs")
+    for what, reason in writer.unwritten.missing.items():
+        print(f"missing: {what} could not be written: {reason}", flush=True)
+    if interrupts.received:
+        script = os.path.relpath(sys.argv[0]) if os.path.exists(sys.argv[0]) else sys.argv[0]
+        print(
+            f"interrupted at step {global_step:,}; it goes on with: python {script} --resume runs/{run_name}",
+            flush=True,
+        )
+        raise SystemExit(128 + interrupts.received)
+    if writer.unwritten.missing:
+        raise SystemExit(1)
 
 
 class Progress:
@@ -41,16 +88,17 @@ class Progress:
 
     Args:
         total_timesteps: environment steps of the run.
+        global_step: where it begins.
     """
 
     SECONDS = 5.0  # between two lines
     LINES = 7  # over which the rate is taken: half a minute
 
-    def __init__(self, total_timesteps: int):
-        self.total_timesteps = total_timesteps
+    def __init__(self, total_timesteps: int, global_step: int = 0):
+        self.total_timesteps, self.first = total_timesteps, global_step
         self.started = time.monotonic()
         self.apart = 0.0  # seconds that were no training
-        self.marks = deque([(0.0, 0)], maxlen=self.LINES)  # (seconds of training, global step) of the last lines
+        self.marks = deque([(0.0, global_step)], maxlen=self.LINES)  # (seconds, global step) of the last lines
 
     @property
     def seconds(self) -> float:
@@ -67,8 +115,8 @@ class Progress:
             self.apart += time.monotonic() - begun
 
     def steps_per_second(self, global_step: int) -> int:
-        """Of the whole run so far."""
-        return int(global_step / max(self.seconds, 1e-9))
+        """Since the run began, or went on."""
+        return int((global_step - self.first) / max(self.seconds, 1e-9))
 
     def report(self, global_step: int, recent_returns: Sequence[float]) -> None:
         """Print a line if it is time for one, and at the last step."""

@@ -1,5 +1,6 @@
 """Environments: making one with errors that say what was wrong, and the spaces in which the scripts train."""
 
+from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
@@ -98,3 +99,69 @@ def integer_observations(env: gym.Env) -> gym.Env:
     if (space := integer_space(env.observation_space)) is None:
         return env
     return gym.wrappers.TransformObservation(env, lambda obs: np.array(obs, dtype=np.int64).reshape(-1), space)
+
+
+LARGEST = 1e18  # of an observation or a reward: its square still fits float32
+
+
+class EpisodeTape(gym.Wrapper):
+    """Remembers how the present episode began and what was done since, so that it can be played again.
+
+    The outermost wrapper: what it hands out are copies, since an environment may return one array again and again,
+    changed in place, also as an episode's last observation.
+    """
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        self.seed, self.actions = seed, []
+        # a reset without a seed goes on with the environment's random numbers as they are now
+        self.generator = deepcopy(self.unwrapped.np_random.bit_generator.state) if seed is None else None
+        obs, info = self.env.reset(seed=seed, options=options)
+        return np.array(obs), info
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.actions.append(np.array(action))
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return np.array(obs), reward, terminated, truncated, info
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `play` needs: the reset's seed or random numbers, the actions, and which episode a video would be of."""
+        actions = np.stack(self.actions) if self.actions else None
+        episode = self.get_wrapper_attr("episode_id") if self.has_wrapper_attr("episode_id") else None
+        return {"seed": self.seed, "generator": self.generator, "actions": actions, "episode": episode}
+
+    def play(self, state: dict[str, Any]) -> np.ndarray:
+        """Bring the environment to where it was, and return the observation there, (*obs)."""
+        if state["episode"] is not None and self.has_wrapper_attr("episode_id"):
+            self.set_wrapper_attr("episode_id", state["episode"] - 1, force=False)
+        if state["generator"] is not None:
+            self.unwrapped.np_random.bit_generator.state = state["generator"]
+        obs, _ = self.reset(seed=state["seed"])
+        for action in state["actions"] if state["actions"] is not None else ():
+            obs, *_ = self.step(action)
+        return obs
+
+
+def seeds_of(seed: int, num_envs: int) -> list[int]:
+    """Seeds of training environments: the first is `seed`, the others are no neighbouring run's."""
+    others = np.random.SeedSequence(seed).generate_state(num_envs - 1) if num_envs > 1 else ()
+    return [seed, *map(int, others)]
+
+
+def evaluation_seeds(seed: int, episodes: int) -> list[int]:
+    """Seeds of an evaluation's episodes, below 2³²: those of one run, and of no other.
+
+    (seed + 1) · 1,000,000 + i while that fits, beyond it what SeedSequence makes of it.
+    """
+    first = (seed + 1) * 1_000_000
+    if first + episodes <= 2**32:
+        return [first + i for i in range(episodes)]
+    return [int(s) for s in np.random.SeedSequence(first).generate_state(episodes)]
+
+
+def not_finite(obs: np.ndarray, rewards: np.ndarray) -> str:
+    """What of a step of N environments, arrays (N, …), cannot be learned from: "" or environment and value in words."""
+    for what, values in (("the observation", obs), ("the reward", rewards)):
+        if values.dtype.kind == "f" and not (np.abs(values) < LARGEST).all():
+            index = tuple(np.argwhere(~(np.abs(values) < LARGEST))[0].tolist())
+            return f"{what} of environment {index[0]} is {values[index]} (at {list(index[1:])})"
+    return ""

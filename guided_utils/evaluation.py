@@ -1,7 +1,8 @@
 """Greedy returns: a run's evaluations beside training, and those of a saved model."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
@@ -10,7 +11,7 @@ import torch
 import torch.nn as nn
 from torch.utils.tensorboard import SummaryWriter
 
-from guided_utils.environments import tensor_dtype
+from guided_utils.environments import evaluation_seeds, tensor_dtype
 
 
 def check_time_limit(env: gym.Env) -> None:
@@ -22,14 +23,16 @@ def check_time_limit(env: gym.Env) -> None:
         )
 
 
-def greedy_returns(envs: list[gym.Env], policy: Callable[[np.ndarray], np.ndarray], seed: int) -> list[float]:
-    """Undiscounted return of one episode in each environment, the i-th from seed + i: equal starts every time.
+def greedy_returns(
+    envs: list[gym.Env], policy: Callable[[np.ndarray], np.ndarray], seeds: Sequence[int]
+) -> list[float]:
+    """Undiscounted return of one episode in each environment, the i-th from the i-th seed: equal starts every time.
 
     Args:
         envs: the environments; only those still running are stepped.
         policy: maps observations (n, *obs) to actions (n, *action).
     """
-    obs = [env.reset(seed=seed + i)[0] for i, env in enumerate(envs)]
+    obs = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]
     returns, running = [0.0] * len(envs), list(range(len(envs)))
     while running:
         ended = set()
@@ -57,15 +60,23 @@ class Evaluator:
         self.envs = [env_fn(i) for i in range(args.eval_episodes if args.eval_frequency else 0)]
         for env in self.envs:
             check_time_limit(env)
-        self.seed = (args.seed + 1) * 1_000_000
+        self.seeds = evaluation_seeds(args.seed, len(self.envs))
         self.means: list[float] = []
 
     def run(self, act: Callable[[np.ndarray, bool], np.ndarray], global_step: int, writer: SummaryWriter) -> None:
         """Log and print the mean return; `act` maps observations and `deterministic` to actions."""
-        returns = greedy_returns(self.envs, lambda obs: act(obs, True), self.seed)
+        returns = greedy_returns(self.envs, lambda obs: act(obs, True), self.seeds)
         self.means.append(float(np.mean(returns)))
         writer.add_scalar("eval/episodic_return", self.means[-1], global_step)
         print(f"step {global_step:,}: greedy return {self.means[-1]:.2f} ± {np.std(returns):.2f}", flush=True)
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """Plain data for a checkpoint."""
+        return {"means": self.means}
+
+    def load_state_dict(self, state: dict[str, list[float]]) -> None:
+        """Go on from there."""
+        self.means = state["means"]
 
     def close(self) -> None:
         """Close the environments and say what training brought."""
@@ -75,10 +86,14 @@ class Evaluator:
             print(f"greedy return without guidance: {self.means[0]:.2f} before training, {self.means[-1]:.2f} after")
 
 
-def save_model(modules: list[nn.Module], path: str) -> None:
+def save_model(modules: Sequence[nn.Module], path: str) -> None:
     """Save a tuple of state dicts, whole or not at all; the first one is the policy's, for `evaluate`."""
-    torch.save(tuple(module.state_dict() for module in modules), path + ".part")
-    os.replace(path + ".part", path)
+    try:
+        torch.save(tuple(module.state_dict() for module in modules), path + ".part")
+        os.replace(path + ".part", path)
+    finally:
+        with suppress(FileNotFoundError):
+            os.remove(path + ".part")
     print(f"model saved to {path}")
 
 
@@ -109,7 +124,7 @@ def evaluate(
     def policy(obs: np.ndarray) -> np.ndarray:
         return actor.get_greedy_action(torch.as_tensor(obs, dtype=dtype, device=device)).cpu().numpy()
 
-    returns = greedy_returns(envs, policy, seed=0)
+    returns = greedy_returns(envs, policy, range(eval_episodes))
     for env in envs:
         env.close()
     return returns

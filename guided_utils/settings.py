@@ -10,12 +10,14 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, make_dataclass, replace
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import gymnasium as gym
 import numpy as np
 import tyro
 
+from guided_utils import interrupts
+from guided_utils.checkpoint import FREE, Resumed, find_run, leave_nothing
 from guided_utils.optimisation import check_compiler
 
 AT_LEAST_ONE = (
@@ -23,8 +25,8 @@ AT_LEAST_ONE = (
     "policy_frequency", "target_network_frequency",
 )  # fmt: skip
 AT_LEAST_ZERO = (
-    "learning_starts", "eval_frequency", "policy_lr", "q_lr", "alpha_lr", "alpha", "guide_conservatism",
-    "intrinsic_coef", "bonus_lr", "replay_frequency",
+    "learning_starts", "eval_frequency", "checkpoint_frequency", "policy_lr", "q_lr", "alpha_lr", "alpha",
+    "guide_conservatism", "intrinsic_coef", "bonus_lr", "replay_frequency",
 )  # fmt: skip
 RANGES = {  # of all scripts' flags, both ends included unless infinite
     **dict.fromkeys(AT_LEAST_ONE, (1, np.inf)),
@@ -63,6 +65,13 @@ class ExperimentArgs:
     """environment steps between greedy evaluations of the unguided policy; 0 = off"""
     eval_episodes: int = 10
     """episodes of an evaluation, ≥ 1"""
+    checkpoint_frequency: int = 100_000
+    """environment steps between two checkpoints in `runs/{run_name}/checkpoints`; 0 = off"""
+    checkpoint_keep: int | Literal["all"] = 1
+    """how many checkpoints are kept, the newest, ≥ 1; or all"""
+    resume: str | None = None
+    """a run's folder `runs/{run_name}`, or a checkpoint in it: go on there with its settings; another total_timesteps
+    may be given, and with any other changed setting a new run forks from it"""
 
 
 @contextmanager
@@ -71,14 +80,16 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, ImportError, gym.error.Error) as error:
+        interrupts.put_back()
+        leave_nothing()
         message = "; ".join(line.strip() for line in str(error).splitlines())
         raise SystemExit(f"{os.path.basename(sys.argv[0])}: error: {message}") from None
 
 
 def parse_args(
     Args: type[A], env_defaults: dict[str, dict[str, Any]], paper_settings: dict[str, Any] | None = None
-) -> tuple[A, dict[str, str]]:
-    """Read the command line over the environment's defaults over the general ones.
+) -> tuple[A, dict[str, str], Resumed | None]:
+    """Read the command line over the environment's defaults over the general ones; with `--resume` over a run's own.
 
     Args:
         Args: a script's dataclass of flags.
@@ -86,15 +97,20 @@ def parse_args(
         paper_settings: what the flag `paper` puts in force, in a script that has it.
 
     Returns:
-        The settings and, for each field, where it came from: "command line" (where that changes it), "environment",
-        "paper" or "default".
+        The settings; for each field where it came from: "command line" (where that changes it), "environment", "paper"
+        or "default"; and the run that goes on, if one does.
 
     Raises:
-        ValueError: a number is out of its range, or a flag contradicts `--paper`.
+        ValueError: a number is out of its range, a flag contradicts `--paper`, or a run cannot go on.
     """
     flags = [flag for flag in sys.argv[1:] if flag not in ("-h", "--help")]  # help is to show that environment's values
-    env_id = _command_line(Args, Args(), flags).env_id
-    base = replace(Args(), env_id=env_id, **env_defaults.get(env_id, {}))
+    first = _command_line(Args, Args(), flags)
+    resumed = find_run(first.resume) if first.resume else None
+    if resumed:
+        base, before = _settings_of(Args, resumed), resumed.settings["sources"]
+    else:
+        base = replace(Args(), env_id=first.env_id, **env_defaults.get(first.env_id, {}))
+        before = dict.fromkeys(env_defaults.get(first.env_id, {}), "environment")
     args = _command_line(Args, base, sys.argv[1:])
     sources = {}
     for f in fields(Args):
@@ -102,16 +118,42 @@ def parse_args(
         if value != getattr(base, f.name) or (f.name == "env_id" and value != Args().env_id):
             sources[f.name] = "command line"
         else:
-            sources[f.name] = "environment" if f.name in env_defaults.get(env_id, {}) else "default"
-    if paper_settings and args.paper:
+            sources[f.name] = before.get(f.name, "default")
+    if paper_settings and args.paper and not (resumed and base.paper):
         asked = _command_line(Args, replace(args, **paper_settings), sys.argv[1:])  # what differs was asked for
         for name, value in paper_settings.items():
             if getattr(asked, name) != value:
                 raise ValueError(f"--paper means --{name.replace('_', '-')} {value}: give one or the other")
             setattr(args, name, value)
             sources[name] = "paper"
+    if resumed:
+        _compare(args, base, resumed)
     _check(args)
-    return args, sources
+    return args, sources, resumed
+
+
+def _settings_of(Args: type[A], resumed: Resumed) -> A:
+    """The settings of a run that goes on; ValueError where it is another script's or another version's."""
+    script = os.path.basename(sys.argv[0])
+    if resumed.settings["script"] != script:
+        raise ValueError(f"{resumed.run_name} is a run of {resumed.settings['script']}, not of {script}")
+    saved = resumed.settings["args"]
+    if unknown := set(saved) - {f.name for f in fields(Args)}:
+        raise ValueError(f"{resumed.run_name} was made by another version: it has the setting {min(unknown)}")
+    return Args(**saved)
+
+
+def _compare(args: Any, base: Any, resumed: Resumed) -> None:
+    """Note what makes a fork of a run that goes on; ValueError where there is nothing left to do."""
+    differs = {f.name: (getattr(args, f.name), getattr(base, f.name)) for f in fields(args)}
+    resumed.changed = {k: v for k, v in differs.items() if v[0] != v[1] and k not in FREE}
+    if "env_id" in resumed.changed:
+        raise ValueError(f"{resumed.run_name} is a run in {base.env_id}: it cannot go on in {args.env_id}")
+    if resumed.step >= args.total_timesteps:
+        raise ValueError(
+            f"{resumed.run_name} is at step {resumed.step:,} of {args.total_timesteps:,}: a larger --total-timesteps "
+            "lets it go on"
+        )
 
 
 def _command_line(Args: type[A], default: A, flags: list[str]) -> A:
@@ -161,6 +203,8 @@ def _check(args: Any) -> None:
         raise ValueError("--tau 0 would leave the target networks as they begin: it must be above 0")
     if getattr(args, "compile", False):
         check_compiler()
+    if args.checkpoint_keep != "all" and args.checkpoint_keep < 1:
+        raise ValueError(f"--checkpoint-keep must be at least 1, or all, not {args.checkpoint_keep}")
     if args.buffer_size < args.num_envs:
         raise ValueError(f"--buffer-size must hold a step of all {args.num_envs} environments, not {args.buffer_size}")
 

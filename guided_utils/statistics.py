@@ -26,3 +26,12 @@ class RunningMeanStd:
     @property
     def std(self) -> torch.Tensor:
         return (self.squares / self.count).sqrt().clamp_min(1e-8)
+
+    def state_dict(self) -> dict[str, int | torch.Tensor]:
+        """Plain data for a checkpoint."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, int | torch.Tensor]) -> None:
+        """Go on from there."""
+        for name, value in state.items():
+            setattr(self, name, value.to(self.mean.device) if isinstance(value, torch.Tensor) else value)

@@ -6,6 +6,8 @@ import json
 import math
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -110,9 +112,13 @@ class Exchange:
         """Whether there is nothing left to wait for."""
         return self.done.is_set() or time.monotonic() - self.started > self.timeout
 
-    def wait(self) -> None:
-        """Block until it is over."""
-        self.done.wait(self.started + self.timeout - time.monotonic())
+    def wait(self, interrupted: Callable[[], bool]) -> bool:
+        """Block until it is over; False where the run is to end before."""
+        while not self.over:
+            if interrupted():
+                return False
+            self.done.wait(min(0.2, self.started + self.timeout - time.monotonic()))
+        return True
 
 
 @dataclass
@@ -152,12 +158,38 @@ class Chat:
         self.closed = ""  # why no further question is asked
         self.path, self.record = log_dir, {}  # of the last exchange
         self.cut = False  # whether the server cut the last answer
+        self.number = 0  # of the next exchange
+        self.paid: deque[tuple[list[str], Result]] = deque()  # exchanges behind the checkpoint of a run that goes on
 
     def ask(self, question: Question) -> Exchange:
-        """Send a question on its way."""
+        """Send a question on its way; one that was answered before the run was cut off gets that answer."""
         exchange = Exchange(question, self.timeout)
+        if self.paid:
+            asked, result = self.paid.popleft()
+            if asked == question.transcript():
+                exchange.resolve(result)
+                return exchange
+            self.paid.clear()  # from here on it is another run
         self._send(exchange)
         return exchange
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data for a checkpoint."""
+        return {
+            "costs": {role: asdict(cost) for role, cost in self.costs.items()}, "closed": self.closed,
+            "number": self.number,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there; what was recorded behind it answers the same questions again."""
+        self.costs = {role: Cost(**cost) for role, cost in state["costs"].items()}
+        self.closed, self.number = state["closed"], state["number"]
+        for path in recorded(self.log_dir):
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if int(path.name.partition("-")[0]) < self.number:
+                self.path, self.record = path, record
+            else:
+                self.paid.append((transcript_of(record), result_of(record)))
 
     def open(self) -> None:
         """Make ready before training."""
@@ -222,7 +254,8 @@ class Chat:
 
     def _log(self, question: Question, result: Result) -> None:
         self.log_dir.mkdir(parents=True, exist_ok=True)
-        name = f"{len(list(self.log_dir.glob('*.json'))):04d}-{question.role}"
+        name = f"{self.number:04d}-{question.role}"
+        self.number += 1
         names = [f"{name}-frame-{step:06d}.jpg" for step, _ in question.pictures]
         for image_name, (_, jpeg) in zip(names, question.pictures, strict=True):
             (self.log_dir / image_name).write_bytes(jpeg)
@@ -259,6 +292,22 @@ class Chat:
         """
 
 
+def recorded(folder: Path) -> list[Path]:
+    """The files of a run's exchanges in their order."""
+    return sorted(folder.glob("*.json"), key=lambda path: int(path.name.partition("-")[0]))
+
+
+def transcript_of(record: dict[str, Any]) -> list[str]:
+    """The recorded question, as `Question.transcript` has it."""
+    names = ("role", "model", "global_step", "prompt_sha256", "messages")
+    return Question(*(record[name] for name in names)).transcript()
+
+
+def result_of(record: dict[str, Any]) -> Result:
+    """What became of the recorded question."""
+    return Result(**{f.name: record[f.name] for f in fields(Result) if f.name in record or f.name not in LATER})
+
+
 class RecordedChat(Chat):
     """The exchanges of an earlier run, in their order; recorded failures fail again.
 
@@ -273,15 +322,10 @@ class RecordedChat(Chat):
         super().__init__(log_dir)
         self.folder, self.used = folder, 0
         try:
-            paths = sorted(folder.glob("*.json"), key=lambda path: int(path.name.partition("-")[0]))
-            self.records = [json.loads(path.read_text(encoding="utf-8-sig")) for path in paths]
+            self.records = [json.loads(path.read_text(encoding="utf-8-sig")) for path in recorded(folder)]
             causes = [cause for record in self.records if (cause := self._unrepeatable(record))]
-            self.asked = [
-                Question(r["role"], r["model"], r["global_step"], r["prompt_sha256"], r["messages"]).transcript()
-                for r in self.records
-            ]
-            self.results = [Result(**{f.name: r[f.name] for f in fields(Result) if f.name in r or f.name not in LATER})
-                            for r in self.records]  # fmt: skip
+            self.asked = [transcript_of(record) for record in self.records]
+            self.results = [result_of(record) for record in self.records]
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ValueError(f"--llm-log {folder} cannot be read: {type(error).__name__}: {error}") from None
         if not self.records:
@@ -300,8 +344,10 @@ class RecordedChat(Chat):
         return gist(failure) if LATE in failure and ("rule_failed" in record or IN_AUDITION in failure) else None
 
     def _send(self, exchange: Exchange) -> None:
-        if self.used == len(self.records):
-            raise SystemExit(f"error: the run asks more than the {self.used} questions of --llm-log {self.folder}")
+        if self.used == len(self.records):  # a run that was cut off, say
+            error = f"--llm-log {self.folder} ends with question {self.used}"
+            exchange.resolve(Result(error=error, calls=0, final=True))
+            return
         recorded, asked = self.asked[self.used], exchange.question.transcript()
         result = self.results[self.used]
         self.used += 1
@@ -312,6 +358,14 @@ class RecordedChat(Chat):
                 "are others than in that run:\n" + "\n".join(diff)
             )
         exchange.resolve(result)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"used": self.used}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.paid.clear()  # the record that is repeated has them
+        self.used = state["used"]
 
     def repeat_failure(self) -> None:
         record = self.records[self.used - 1]

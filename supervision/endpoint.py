@@ -14,7 +14,7 @@ from supervision.answers import MAX_ANSWER_CHARS, gist
 from supervision.chat import Chat, Exchange, Question, Result
 from supervision.connection import Connection, check_base_url, decode, masked, said, secrets_of
 from supervision.key import FILE, VARIABLE, forget_key, key_is_given, read_key
-from supervision.texts import for_console
+from supervision.texts import say
 
 PROBE_SECONDS = 5.0
 # what servers say of pictures that they do not take: llama.cpp and Ollama "image input", vLLM "not a multimodal model",
@@ -67,6 +67,11 @@ class Way:
         return put | {"answer": answer, "error": error}
 
 
+def a_server_is_named(args: Any) -> bool:
+    """Whether flags or environment tell of a key or an address."""
+    return bool(args.llm_base_url or os.environ.get("OPENAI_BASE_URL") or key_is_given())
+
+
 def few(pictures: list[tuple[int, bytes]], most: int) -> list[tuple[int, bytes]]:
     """So many of a replay's pictures, evenly spaced; of one only, the last, which shows what became of the episode."""
     if len(pictures) <= most:
@@ -102,7 +107,7 @@ class ChatModel(Chat):
     def __init__(self, args: Any, log_dir: Path):
         super().__init__(log_dir, args.llm_async)
         base_url = args.llm_base_url or os.environ.get("OPENAI_BASE_URL") or None
-        if not base_url and not key_is_given():
+        if not a_server_is_named(args):
             raise ValueError(
                 f"--supervisor llm needs a key in {VARIABLE} or {FILE}, or the address of a server that wants none in "
                 "--llm-base-url or OPENAI_BASE_URL"
@@ -153,6 +158,19 @@ class ChatModel(Chat):
             what = "refuses the key in OPENAI_API_KEY" if self.key else "wants a key: set OPENAI_API_KEY"
             raise ValueError(f"the model server {what}: {gist(self.clean(refusals[0]))}")
         forget_key()  # no process that this one starts inherits it, and none can read it from this one's environment
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {
+            "schema": self.schema, "vision": self.vision, "most_pictures": self.most_pictures,
+            "no_system": sorted(self.no_system),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if "schema" in state:  # else it is that of a repeated run
+            self.schema, self.most_pictures = state["schema"], state["most_pictures"]
+            self.no_system = set(state["no_system"])
+            self.vision = state["vision"] if self.vision == "auto" else self.vision
 
     def _budget(self, calls: int = 0, tokens: int = 0) -> str:
         """Why no further question may be asked, with so many calls and tokens that are not booked yet; "" if it may."""
@@ -262,7 +280,7 @@ class ChatModel(Chat):
             self.most_pictures, told = way.pictures, f"at most {way.pictures} of a replay's pictures"
         else:
             self.vision, told = "off", "no pictures: states only from now on"
-        print(f"supervisor: {for_console(question.model)} takes {told}", flush=True)
+        say(f"supervisor: {question.model} takes {told}")
 
     @staticmethod
     def _refused(way: Way, question: Question) -> list[str]:

@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from supervision.key import KEPT_FROM_CHILDREN
 from supervision.pictures import add_gif, as_picture, frame_rate, gif_bytes, write_mp4
-from supervision.texts import for_console
+from supervision.texts import for_console, say
 
 
 @dataclass
@@ -183,7 +183,7 @@ class Recorder:
         self.steps += len(replay.rewards)
         if replay.no_frames:
             self.frames = 0
-            print(f"supervisor: replays without pictures from now on: {replay.no_frames}", flush=True)
+            say(f"supervisor: replays without pictures from now on: {replay.no_frames}")
         save_video(replay, self.env, self.run_dir, "supervisor/replay", global_step, writer)
         return replay
 
@@ -193,7 +193,7 @@ class Recorder:
             return
         env, reason = open_rendered(self.env_fn)
         if env is None:
-            print(f"supervisor: replays without pictures: {reason}", flush=True)
+            say(f"supervisor: replays without pictures: {reason}")
         else:
             close_quietly(self.env)
             self.env, self.frames = env, self.args.replay_frames
@@ -220,7 +220,7 @@ class GreedyVideos:
         self.run_dir = run_dir
         self.env, reason = open_rendered(env_fn)
         if self.env is None:
-            print(f"no replays: {reason}", flush=True)
+            say(f"no replays: {reason}")
 
     def record(
         self, act: Callable[[np.ndarray, bool], np.ndarray], seed: int, global_step: int, writer: SummaryWriter
@@ -231,7 +231,7 @@ class GreedyVideos:
         replay = record_replay(self.env, act, episodes=1, max_steps=self.STEPS, seed=seed, frames=self.FRAMES)
         save_video(replay, self.env, self.run_dir, "eval/replay", global_step, writer)
         if replay.no_frames:
-            print(f"no replays from now on: {replay.no_frames}", flush=True)
+            say(f"no replays from now on: {replay.no_frames}")
             self.close()
 
     def close(self) -> None:
@@ -339,7 +339,7 @@ class Videos(gym.wrappers.RecordVideo):
 
     def _end(self, reason: str) -> None:
         if not self.ended:
-            print(f"no videos from now on: {reason}", flush=True)
+            say(f"no videos from now on: {reason}")
         self.ended, self.recording, self.recorded_frames = True, False, []
         self.episode_trigger = lambda episode: False
 
@@ -380,7 +380,7 @@ def record_video(make: Callable[[str | None], gym.Env], folder: str) -> gym.Env:
     """
     trial, reason = open_rendered(make)
     if trial is None:
-        print(f"no videos: {reason}", flush=True)
+        say(f"no videos: {reason}")
         return make(None)
     close_quietly(trial)
     env = make("rgb_array")  # another one: the trial's pictures are small and without shadows
@@ -403,5 +403,5 @@ def save_video(replay: Replay, env: gym.Env, run_dir: str | Path, tag: str, step
         path.parent.mkdir(parents=True, exist_ok=True)
         write_mp4(replay.frames, path, fps)
     except Exception as error:  # a full disk, a broken or missing encoder: moviepy raises many things, many lines long
-        print(f"replay: {path} could not be written: {in_one_line(error)}", flush=True)
+        say(f"replay: {path} could not be written: {in_one_line(error)}")
     add_gif(writer, tag, gif_bytes(replay.frames, fps), step)

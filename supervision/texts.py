@@ -32,6 +32,11 @@ def for_console(text: str, lines: bool = False) -> str:
     return OURS.sub("> ", text) if lines else " ".join(text.split())
 
 
+def say(line: str) -> None:
+    """Print a line of the run's own, whatever foreign text it holds."""
+    print(for_console(line), flush=True)
+
+
 def for_tensorboard(text: str) -> str:
     """A text for TensorBoard, which reads Markdown and HTML: no picture is fetched, no link hides where it leads."""
     text = re.sub(r"!(?=\[)|(?<=\])(?=[(\[])", lambda m: f"{m[0]}\\", visible(text))

@@ -9,7 +9,7 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from supervision.chat import IN_AUDITION
-from supervision.sandbox.messages import PolicyError
+from supervision.sandbox.messages import TRIAL_LANES, PolicyError
 from supervision.sandbox.policy import SandboxedPolicy
 
 RANDOM_STATES = 200  # on which a fixed rule is tried before training
@@ -46,7 +46,7 @@ def dry_run(policy: SandboxedPolicy, obs: np.ndarray, t: np.ndarray) -> Sandboxe
     """
     try:
         for i in range(len(t)):
-            policy(obs[i : i + 1], t[i : i + 1])
+            policy(obs[i : i + 1], t[i : i + 1], np.array([TRIAL_LANES]))  # a lane that training does not use
     except PolicyError:
         policy.close()
         raise
@@ -71,7 +71,7 @@ def run_audition(
     envs: Sequence[gym.Env],
     act: Callable[[np.ndarray, bool], np.ndarray],
     intervene: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    policy: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    policy: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
     *,
     max_steps: int,
     seed: int,
@@ -95,7 +95,8 @@ def run_audition(
             actions = act(batch, False)
             rule = np.array([i >= pairs for i in running])
             if rule.any():
-                actions[rule] = intervene(actions[rule], policy(batch[rule], np.full(rule.sum(), t)))
+                lanes = TRIAL_LANES + np.array(running)[rule]
+                actions[rule] = intervene(actions[rule], policy(batch[rule], np.full(rule.sum(), t), lanes))
             for i, action in zip(running.copy(), actions, strict=True):
                 obs[i], reward, terminated, truncated, _ = envs[i].step(action)
                 returns[i] += float(reward)

@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT
 
 LINES = {  # at most
-    "guided_sac_continuous.py": 480, "guided_sac_discrete.py": 560, "rnd_sac.py": 700, "icm_sac.py": 700,
-    "e3b_sac.py": 700, "llm_supervisor.py": 450,
+    "guided_sac_continuous.py": 520, "guided_sac_discrete.py": 600, "rnd_sac.py": 740, "icm_sac.py": 740,
+    "e3b_sac.py": 740, "llm_supervisor.py": 450,
 }  # fmt: skip
 SCRIPTS = [name for name in LINES if "_sac" in name]
 MODULE_LINES = 500  # of any other module outside tests/

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import tyro
 from PIL import Image
 
-from llm_supervisor import parse_command
-from supervision.workbench import first_question
+from llm_supervisor import Supervisor, training_script
+from supervision.workbench import first_question, read_command
 
 COLUMNS = ("environment", "advisor: characters", "pictures", "tokens", "coder: characters", "tokens",
            "consultations", "tokens of the run")  # fmt: skip
@@ -65,7 +65,7 @@ def row(env_id: str, seed: int, tokenizer: str | None = None) -> tuple[str, ...]
     texts, tokens, pictures = {}, {}, []
     for role in ("advisor", "coder"):
         flags = ["--env-id", env_id, "--role", role, "--seed", str(seed)]
-        command, training = parse_command(["show-prompt", *flags])
+        command, training = read_command(["show-prompt", *flags], training_script, Supervisor)
         question = first_question(command, training)
         texts[role] = "".join(message["content"] for message in question.messages)
         tokens[role] = text_tokens(texts[role], tokenizer) + sum(picture_tokens(jpeg) for _, jpeg in question.pictures)

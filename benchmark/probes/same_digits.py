@@ -105,7 +105,12 @@ def scalars_of(code: Path, runs: Path, name: str) -> Scalars:
         if run.returncode:
             raise SystemExit(f"error: {name} of {code} failed:\n{run.stderr[-2000:]}")
         (kept / "done").write_text(run.stdout)
-    events = EventAccumulator(str(next((kept / "runs").iterdir())), size_guidance={"scalars": 0})
+    return logged(next((kept / "runs").iterdir()))
+
+
+def logged(run: Path) -> Scalars:
+    """All scalars that a run's folder holds, by tag, without the clock's."""
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
     events.Reload()
     tags = [tag for tag in events.Tags()["scalars"] if tag not in CLOCKS]
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}

@@ -6,8 +6,9 @@ parent finds its modules, there is the standard library and nothing else. So the
 Messages, little-endian, strictly one request and then one answer; nothing is ever unpickled:
     request  kind u8, 3 zero bytes, rows u32, payload bytes u64, payload
              SETUP (rows 0): JSON with where modules are, the spaces and the limits
-             LOAD (rows 0): JSON with the source
-             STEP: episode steps, rows x i64, then observations, rows x row shape, f64 or (discrete) i64
+             LOAD (rows 0): JSON with the source and what the parent found out about it
+             STEP: lanes, episodes' numbers and episodes' steps, rows x i64 each, then observations, rows x row shape,
+             f64 or (discrete) i64
     answer   status u8, 3 zero bytes, payload bytes u32, payload
              OK: nothing after SETUP and LOAD, actions after STEP, rows x action shape f64 or (discrete) rows x i64
              ERROR: UTF-8 text

@@ -90,6 +90,17 @@ NUMPY_SUBMODULES = {
         """
     ),
 }
+NUMPY_TYPES = frozenset()
+DTYPE_WORDS = _names(
+    "bool int int8 int16 int32 int64 uint8 uint16 uint32 uint64 float float16 float32 float64 f4 f8 i4 i8"
+)
+GENERATOR_METHODS = _names(
+    """
+    beta binomial choice exponential gamma integers laplace lognormal multivariate_normal normal permutation poisson
+    random shuffle standard_normal triangular uniform
+    """
+)
+RANDOM_STATE_METHODS = NUMPY_SUBMODULES["random"] - {"RandomState", "default_rng"}
 MATH = frozenset(name for name in dir(math) if not name.startswith("_"))  # all of it: functions of numbers, constants
 ATTRIBUTES = _names(  # of arrays and numbers; of lists, dictionaries and strings; of random generators
     """
@@ -106,10 +117,10 @@ ATTRIBUTES = _names(  # of arrays and numbers; of lists, dictionaries and string
 )
 
 
-def check_source(source: str) -> None:
+def check_source(source: str) -> ast.Module:
     """Refuse source that is not a plain `policy(obs, t)` in the allowed language; nothing of it is executed.
 
-    Raises PolicyError that names the lines, one clear line for each refusal, five at most.
+    Returns its syntax tree; raises PolicyError that names the lines, one clear line for each refusal, five at most.
     """
     if len(source) > MAX_SOURCE_CHARS:
         raise PolicyError(f"the source has {len(source)} characters, more than {MAX_SOURCE_CHARS}")
@@ -133,6 +144,7 @@ def check_source(source: str) -> None:
         refusals |= {(getattr(located, "lineno", 1), reason[:200]) for reason in _refusals(node, parents, known)}
     if refusals:
         raise PolicyError("\n".join(f"line {line}: {reason}" for line, reason in sorted(refusals)[:5]))
+    return tree
 
 
 def _shape_refusals(tree: ast.Module) -> Iterator[tuple[int, str]]:

@@ -9,6 +9,8 @@ import numpy as np
 
 FIRST_CALL_TIMEOUT = 2.0  # seconds; the first call may fill caches
 PATIENCE = 2.0  # seconds beyond a deadline for a process that other processes keep from computing
+TRIAL_LANES = 1_000_000  # from this number on lanes are of trials, of which nothing is remembered
+MOST_LANES = 4_096  # that are kept; of more, those go that were not used for the longest time
 
 
 class PolicyError(RuntimeError):

@@ -28,14 +28,16 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from supervision.sandbox import confinement
 from supervision.sandbox.child import ANSWER, ERROR, LOAD, MAX_TEXT_BYTES, MAX_TEXT_CHARS, OK, REQUEST, SETUP, STEP
 from supervision.sandbox.language import check_source
+from supervision.sandbox.memory import MEMORY, Episode, Episodes
 from supervision.sandbox.messages import (
     FIRST_CALL_TIMEOUT,
     PATIENCE,
@@ -45,10 +47,12 @@ from supervision.sandbox.messages import (
     PolicyError,
     SandboxError,
 )
+from supervision.sandbox.state import keeps_state, uses_random
 
 CHILD = Path(__file__).resolve().with_name("child.py")
 PACKAGE = CHILD.parents[2]  # the folder in which `supervision` lies
 CHILD_ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+ROWS_AT_ONCE = 256  # when a policy is restored
 TOLERANCE = 1e-6  # how far outside its bounds an action may lie before it is refused rather than clipped
 
 LAYERS = ("language", "limits", "landlock", "seccomp")
@@ -70,8 +74,9 @@ os.register_at_fork(after_in_child=_drop_lifelines)
 class SandboxedPolicy:
     """A policy that runs in a child process of its own; call it like a function, from one thread at a time.
 
-    The child's `np.random` is seeded with `seed` before the source is loaded, and generators that the source makes
-    without a seed are seeded from it too, so equal seeds and equal calls give equal actions.
+    Each environment ("lane") has its own copy of the rule's globals, made anew at the start of each of its episodes.
+    `np.random`, and generators that the source makes without a seed, are seeded from `seed`, the lane and the number of
+    its episode, so equal seeds and equal calls give equal actions, in whatever order the lanes come.
 
     Args:
         source: Python source that `check_source` accepts.
@@ -106,8 +111,10 @@ class SandboxedPolicy:
         strict: bool = False,
     ) -> None:
         confinement.check_platform(strict)
+        self.keeps_state = draws = True
         if "language" not in _switched_off:
-            check_source(source)
+            tree = check_source(source)
+            self.keeps_state, draws = keeps_state(tree), uses_random(tree)
         self.source = source
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed must be within 0 and 2**32 - 1, got {seed}")
@@ -134,6 +141,7 @@ class SandboxedPolicy:
         self._processor = -1  # where the child was last put
         self._closed = ""  # why, once it is closed
         self._rows = 0
+        self._episodes = Episodes()
         self._answer = memoryview(bytearray(ANSWER.size + MAX_TEXT_BYTES))
         settings = {
             "observation": observation,
@@ -162,7 +170,10 @@ class SandboxedPolicy:
             except PolicyError as error:  # the rule is not there yet
                 reason = " ".join(str(error).split())[:500]
                 raise SandboxError(f"a rule's process could not be started: {reason}") from None
-            self._ask(_request(LOAD, source), 0, start_timeout, lambda: "loading the policy")
+            load = {"source": source, "keeps_state": self.keeps_state, "draws": draws}
+            started = time.monotonic()
+            self._ask(_request(LOAD, load), 0, start_timeout, lambda: "loading the policy")
+            self._load_seconds = min(time.monotonic() - started, 0.25)
         except BaseException as error:  # Ctrl-C too: no half-started child may stay
             self._close(str(error))
             raise
@@ -191,12 +202,14 @@ class SandboxedPolicy:
         finally:
             lifeline.close()
 
-    def __call__(self, obs: np.ndarray, t: np.ndarray) -> np.ndarray:
+    def __call__(self, obs: np.ndarray, t: np.ndarray, lanes: np.ndarray | None = None) -> np.ndarray:
         """Return the policy's actions: (N, *action shape) float64, clipped to the bounds; discrete ones (N,) int64.
 
         Args:
             obs: observations, (N, *row shape) as `Observation` has it, of any real or integer dtype.
-            t: steps of the current episodes, (N,), integers.
+            t: steps of the current episodes, (N,), integers. 0 begins an episode of the row's lane.
+            lanes: which environment each row belongs to, (N,), integers from 0; None: 0 to N - 1. From `TRIAL_LANES`
+                on they are of trials, which training's do not notice and of which nothing is remembered.
         """
         if self._closed:
             raise PolicyError(f"the policy is closed: {self._closed}")
@@ -210,9 +223,21 @@ class SandboxedPolicy:
         if obs.shape != self._obs.shape or obs.dtype.kind not in ("biuf" if floats else "iu"):
             numbers = "real numbers" if floats else "integers"
             raise ValueError(f"obs must be {numbers} of shape {self._obs.shape}, got {obs.dtype} of shape {obs.shape}")
+        if lanes is None:
+            self._lanes[...] = self._first_lanes
+        else:
+            lanes = np.asarray(lanes)
+            if lanes.shape != t.shape or lanes.dtype.kind not in "iu" or lanes.min() < 0:
+                raise ValueError(f"lanes must be integers of shape {t.shape}, none below 0, got {lanes!r:.200}")
+            self._lanes[...] = lanes
         self._t[...] = t
         self._obs[...] = obs
-        seconds = rows * self._call_timeout if self._called else max(FIRST_CALL_TIMEOUT, rows * self._call_timeout)
+        seconds = rows * self._call_timeout
+        if self.keeps_state:
+            self._numbers[...], begun = self._episodes.advance(self._lanes.tolist(), self._t.tolist(), self._obs)
+            seconds += begun * 2 * self._load_seconds  # the top level is executed again
+        if not self._called:
+            seconds = max(FIRST_CALL_TIMEOUT, seconds)
         self._called = True
         allowed = () if _getcpu is None else os.sched_getaffinity(0)
         several = len(allowed) > 1
@@ -233,6 +258,35 @@ class SandboxedPolicy:
         except BaseException as error:  # Ctrl-C too: an answer that nobody read would be taken for the next one
             self._close(str(error))
             raise
+
+    def forget(self, lanes: Iterable[int] | None = None) -> None:
+        """End the current episodes of these lanes, or of all: the next row of each begins one, whatever its step."""
+        self._episodes.forget(None if lanes is None else [int(lane) for lane in lanes])
+
+    def memory(self) -> dict[str, list[Any]]:
+        """Return plain data (lists of ints and of arrays) from which `restore` brings another process to this state.
+
+        For each lane that is not of a trial: how many episodes it began, and the rows of the current one. A rule that
+        can keep nothing from call to call leaves the lists empty.
+        """
+        return self._episodes.memory()
+
+    def restore(self, memory: dict[str, list[Any]]) -> None:
+        """Bring this policy, which was not called yet, to the state in which `memory` was taken.
+
+        Raises:
+            ValueError: it was called already.
+            PolicyError: the rule fails on rows on which it did not fail.
+        """
+        if self._called:
+            raise ValueError("a policy that was called already cannot be restored")
+        if not self.keeps_state:
+            return
+        for lane, episode, steps, obs in zip(*(memory[key] for key in MEMORY), strict=True):
+            self._episodes.lanes[int(lane)] = Episode(int(episode) - (len(steps) > 0))
+            for first in range(0, len(steps), ROWS_AT_ONCE):
+                rows = slice(first, first + ROWS_AT_ONCE)
+                self(np.asarray(obs)[rows], np.asarray(steps)[rows], np.full(len(steps[rows]), lane))
 
     def close(self) -> None:
         """Kill the child and what it started, reap it, close the pipes; any number of times."""
@@ -268,13 +322,15 @@ class SandboxedPolicy:
         """Lay out the request and answer buffers for this number of rows."""
         row_shape = self._observation.row_shape
         obs_size = math.prod(row_shape)
-        payload = 8 * rows * (1 + obs_size)
+        payload = 8 * rows * (3 + obs_size)
         request = bytearray(REQUEST.size + payload)
         REQUEST.pack_into(request, 0, STEP, rows, payload)
         answer = bytearray(ANSWER.size + max(8 * rows * self._low.size, MAX_TEXT_BYTES))
         shape = (rows, *self._low.shape)
-        self._t = np.frombuffer(request, "<i8", rows, REQUEST.size)  # (N,)
-        self._obs = np.frombuffer(request, self._observation.dtype, rows * obs_size, REQUEST.size + 8 * rows)
+        heads = np.frombuffer(request, "<i8", 3 * rows, REQUEST.size).reshape(3, rows)
+        self._lanes, self._numbers, self._t = heads  # (N,) each
+        self._first_lanes = np.arange(rows)
+        self._obs = np.frombuffer(request, self._observation.dtype, rows * obs_size, REQUEST.size + 24 * rows)
         self._obs = self._obs.reshape(rows, *row_shape)
         self._actions = np.frombuffer(answer, self._low.dtype.newbyteorder("<"), rows * self._low.size, ANSWER.size)
         self._actions = self._actions.reshape(shape)

@@ -6,7 +6,6 @@ in the parent (policy.py).
 
 from __future__ import annotations
 
-import builtins
 import math
 import random
 import signal
@@ -31,7 +30,8 @@ from supervision.sandbox.child import (
     receive,
     write,
 )
-from supervision.sandbox.language import BUILTINS, EXCEPTIONS, SOURCE_NAME
+from supervision.sandbox.lanes import Lanes
+from supervision.sandbox.language import SOURCE_NAME
 from supervision.sandbox.messages import FIRST_CALL_TIMEOUT, PATIENCE, Observation, PolicyError
 
 RENEW_AFTER = 1.0  # seconds for which the limit of CPU time stands before a call renews it
@@ -74,45 +74,23 @@ def serve(setup: dict[str, Any], requests: int, answers: int) -> None:
             renewal, granted = now + RENEW_AFTER, seconds
             signal.setitimer(signal.ITIMER_PROF, seconds + RENEW_AFTER + PATIENCE)
 
-    source = receive(requests, LOAD)
+    load = receive(requests, LOAD)
+    source = load["source"]
     cpu_limit(setup["start_timeout"])
     try:
-        policy = _load(source, "language" in layers)
+        lanes = Lanes(source, setup["seed"], "language" in layers, load["keeps_state"], load["draws"])
     except BaseException as error:  # on purpose: a policy may raise SystemExit or worse
         answer_error(answers, _describe(error, "the top level of the source", source))
         return
     answer_ok(answers)
     _answer_steps(
-        policy, source, requests, answers, Observation(*setup["observation"]), setup["action_shape"], setup["expected"],
+        lanes, source, requests, answers, Observation(*setup["observation"]), setup["action_shape"], setup["expected"],
         lambda rows: cpu_limit(max(FIRST_CALL_TIMEOUT, rows * setup["call_timeout"])),
     )  # fmt: skip
 
 
-def _load(source: str, restricted: bool) -> Callable[[np.ndarray, int], object]:
-    """Execute the source, if restricted with few builtins, and return its `policy`; raises whatever that raises."""
-    allowed = vars(builtins)
-    if restricted:
-        allowed = {name: getattr(builtins, name) for name in BUILTINS | EXCEPTIONS}
-        allowed["print"] = lambda *values, **options: None
-        allowed["__import__"] = _import
-    scope = {"__builtins__": allowed, "__name__": "policy", "np": np, "math": math}
-    exec(compile(source, SOURCE_NAME, "exec", dont_inherit=True), scope)  # not this file's __future__
-    policy = scope.get("policy")
-    if not callable(policy):
-        raise PolicyError("leaves something in `policy` that cannot be called")
-    return policy
-
-
-def _import(name: str, scope=None, local_scope=None, wanted=(), level: int = 0) -> object:
-    """Import math or numpy and nothing else."""
-    # Submodules too, which check_source refuses: numpy's C code imports its helpers by way of the caller's builtins.
-    if level or name.partition(".")[0] not in ("math", "numpy"):
-        raise ImportError(f"import of {name!r} is refused: only math and numpy are allowed")
-    return __import__(name, scope, local_scope, wanted, level)
-
-
 def _answer_steps(
-    policy: Callable[[np.ndarray, int], object],
+    lanes: Lanes,
     source: str,
     requests: int,
     answers: int,
@@ -129,7 +107,7 @@ def _answer_steps(
         cpu_limit: called before the rows of a request are computed, with their number.
     """
     request = bytearray(REQUEST.size)
-    known_rows, steps, obs, actions, answer = 0, None, None, None, None
+    known_rows, heads, obs, actions, answer = 0, None, None, None, None
     row_shape, discrete, shape = observation.row_shape, action_shape is None, tuple(action_shape or ())
     obs_size, action_size = math.prod(row_shape), math.prod(shape)
     while True:
@@ -137,10 +115,10 @@ def _answer_steps(
         kind, rows, size = REQUEST.unpack_from(request)
         if rows != known_rows:
             begun = request[:got]
-            request = bytearray(REQUEST.size + 8 * rows * (1 + obs_size))
+            request = bytearray(REQUEST.size + 8 * rows * (3 + obs_size))
             request[:got] = begun
-            steps = np.frombuffer(request, "<i8", rows, REQUEST.size)  # (N,)
-            obs = np.frombuffer(request, observation.dtype, rows * obs_size, REQUEST.size + 8 * rows)
+            heads = np.frombuffer(request, "<i8", 3 * rows, REQUEST.size).reshape(3, rows)  # lanes, episodes, steps
+            obs = np.frombuffer(request, observation.dtype, rows * obs_size, REQUEST.size + 24 * rows)
             obs = obs.reshape(rows, *row_shape)
             reply = bytearray(ANSWER.size + 8 * rows * action_size)
             ANSWER.pack_into(reply, 0, OK, 8 * rows * action_size)
@@ -152,13 +130,14 @@ def _answer_steps(
             raise ValueError(f"malformed request: kind {kind}, {rows} rows, {size} bytes")
         read(requests, request, got)
         cpu_limit(rows)
-        row = 0
+        step = 0
         try:
-            for row in range(rows):
-                result = policy(observation.own(obs[row]), int(steps[row]))
+            for row, (lane, episode, step) in enumerate(heads.T.tolist()):
+                rule = lanes.rule(lane, episode)
+                result = rule(observation.own(obs[row]), step)
                 actions[row] = _as_integer(result, expected) if discrete else _as_array(result, shape, expected)
         except BaseException as error:  # on purpose: a policy may raise SystemExit or worse
-            answer_error(answers, _describe(error, f"policy(obs, t) at t={steps[row]}", source))
+            answer_error(answers, _describe(error, f"policy(obs, t) at t={step}", source))
         else:
             write(answers, answer)
 

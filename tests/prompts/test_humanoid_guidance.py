@@ -66,7 +66,7 @@ def audition(noise: float | None, pairs: int, max_steps: int) -> Audition:
         act = Stander(envs[0], noise)
         envs[0] = RestartedEnv(envs[0])
         envs[0].stander = act
-    guided = lambda obs, t: np.stack([RULE(o, int(step)) for o, step in zip(obs, t, strict=True)])  # noqa: E731
+    guided = lambda obs, t, lanes: np.stack([RULE(o, int(step)) for o, step in zip(obs, t, strict=True)])  # noqa: E731
     return run_audition(
         envs, act, lambda a, g: np.clip(a + g, -0.4, 0.4), guided, max_steps=max_steps, seed=9300
     )  # fmt: skip

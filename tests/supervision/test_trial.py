@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 
+from supervision.sandbox.messages import TRIAL_LANES
 from supervision.trial import Audition, run_audition
 
 
@@ -25,7 +26,7 @@ class LineEnv(gym.Env):
 def audition(residual, max_steps: int = 1_000, pairs: int = 2) -> Audition:
     return run_audition(
         [LineEnv() for _ in range(2 * pairs)], lambda obs, deterministic: np.zeros((len(obs), 1)),
-        lambda a, g: np.clip(a + g, -1, 1), lambda obs, t: np.array([[residual(i)] for i in t]),
+        lambda a, g: np.clip(a + g, -1, 1), lambda obs, t, lanes: np.array([[residual(i)] for i in t]),
         max_steps=max_steps, seed=100,
     )  # fmt: skip
 
@@ -59,7 +60,8 @@ def test_audition_acts_as_in_training_and_passes_the_episode_step():
 
     steps = []
 
-    def policy(obs, t):
+    def policy(obs, t, lanes):
+        assert lanes.tolist() == [TRIAL_LANES + 1]  # environments of its own, apart from training's
         steps.append(t.tolist())
         return np.zeros((len(obs), 1))
 

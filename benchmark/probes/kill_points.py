@@ -1,0 +1,137 @@
+"""Does a run that is killed at any moment and resumed end as one that was never interrupted? To the bit.
+
+    python -m benchmark.probes.kill_points --kills 50
+
+Each kind of run is made once without interruption and once killed (SIGKILL) at random moments and resumed, until it is
+through. All scalars but the clock's, without a doubled or a missing point, and all saved weights are compared.
+Exit status 1 where anything differs.
+
+Docs: docs/resume.md
+"""
+
+import os
+import random
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from benchmark import ROOT
+from benchmark.probes.same_digits import Scalars, difference, logged
+
+RUNS = {
+    "plain": "guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor none --policy-frequency 3",
+    "guided": "guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor bundled --guide-window 250 "
+    "--audition-max-steps 600 --replay-max-steps 200",
+    "guided, three cars": "guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor bundled "
+    "--num-envs 3 --guide-window 300 --audition-max-steps 600 --replay-max-steps 200",
+    "value network": "guided_sac_continuous.py --env-id Pendulum-v1 --supervisor none --value-network "
+    "--learning-starts 100",
+    "humanoid": "guided_sac_continuous.py --env-id Humanoid-v5 --supervisor bundled --guide-window 300 "
+    "--audition-max-steps 120 --replay-max-steps 60 --replay-frames 0",
+    "taxi": "guided_sac_discrete.py --env-id Taxi-v4 --supervisor bundled --guide-window 300 --replay-max-steps 400 "
+    "--replay-frames 0",
+    "blackjack": "guided_sac_discrete.py --env-id Blackjack-v1 --supervisor bundled --learning-starts 100 "
+    "--guide-window 300 --num-envs 2 --replay-frames 0",
+    "lake, paper": "guided_sac_discrete.py --env-id FrozenLake-v1 --supervisor bundled --paper --replay-frames 0",
+    "rnd": "rnd_sac.py --env-id MountainCarContinuous-v0 --num-envs 2",
+    "icm": "icm_sac.py --env-id Taxi-v4",
+    "e3b": "e3b_sac.py --env-id FrozenLake-v1 --num-envs 3 --learning-starts 100",
+    "compiled": "guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor bundled --compile "
+    "--audition-max-steps 600 --replay-max-steps 200",
+}
+FLAGS = "--seed 5 --eval-frequency 400 --eval-episodes 2 --save-model"
+
+
+@dataclass
+class Args:
+    kills: int = 50
+    """at least so many, over all kinds of runs, ≥ 1"""
+    only: tuple[str, ...] = ()
+    """kinds of runs, as the table prints them; none: all"""
+    steps: int = 1_200
+    """environment steps of a run, ≥ 1"""
+    checkpoint_frequency: int = 150
+    """environment steps between two checkpoints, ≥ 1"""
+    seed: int = 0
+    """of the moments"""
+
+
+def start(folder: Path, command: list[str]) -> subprocess.Popen:
+    """A run's process in a folder of its own, on one thread."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "log", "ab") as log:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+
+
+def command_of(name: str, args: Args) -> list[str]:
+    script, *flags = shlex.split(RUNS[name])
+    flags += [*shlex.split(FLAGS), "--total-timesteps", str(args.steps)]
+    return [sys.executable, str(ROOT / script), *flags, "--checkpoint-frequency", str(args.checkpoint_frequency)]
+
+
+def killed_and_resumed(folder: Path, command: list[str], kills: int, moments: random.Random, seconds: float) -> int:
+    """Make a run that is killed at random moments until it is through; returns how often it was killed.
+
+    Args:
+        seconds: how long it takes without; a moment is within the first half of that.
+    """
+    killed = 0
+    while True:
+        runs = list(folder.glob("runs/*/settings.json"))
+        resume = [*command[:2], "--resume", str(runs[0].parent.relative_to(folder))] if runs else command
+        process = start(folder, resume)
+        if killed < kills:
+            try:
+                process.wait(moments.uniform(2.0, 2.0 + seconds / 2))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                killed += 1
+        if process.wait() == 0:
+            return killed
+        if process.returncode != -9:
+            raise SystemExit(f"error: {shlex.join(resume)} ended with {process.returncode}:\n"
+                             f"{(folder / 'log').read_text()[-2000:]}")  # fmt: skip
+
+
+def result(folder: Path) -> tuple[Scalars, list[dict[str, torch.Tensor]]]:
+    """What a run logged, and its weights."""
+    (run,) = folder.glob("runs/*")
+    (model,) = run.glob("*.cleanrl_model")
+    assert not list(run.rglob("*.part"))
+    return logged(run), list(torch.load(model, weights_only=True))
+
+
+def main(args: Args) -> int:
+    """Make the runs and print a table; 1 where anything differs."""
+    names = args.only or tuple(RUNS)
+    if unknown := set(names) - set(RUNS):
+        raise SystemExit(f"error: no run is called {min(unknown)}; there are: {', '.join(RUNS)}")
+    moments, different, killed, each = random.Random(args.seed), 0, 0, -(-args.kills // len(names))
+    print("| run | killed | scalars | difference |\n|-|-|-|-|")
+    with tempfile.TemporaryDirectory() as folder:
+        for i, name in enumerate(names):
+            command, whole, cut = command_of(name, args), Path(folder, f"{i}", "whole"), Path(folder, f"{i}", "cut")
+            began = time.monotonic()
+            if start(whole, command).wait() != 0:
+                raise SystemExit(f"error: {shlex.join(command)} failed:\n{(whole / 'log').read_text()[-2000:]}")
+            times = killed_and_resumed(cut, command, each, moments, time.monotonic() - began)
+            (before, weights), (after, others) = result(whole), result(cut)
+            found = difference(before, after)
+            if not all(torch.equal(a[key], b[key]) for a, b in zip(weights, others, strict=True) for key in a):
+                found = f"{found}; weights"
+            different, killed = different + bool(found), killed + times
+            print(f"| {name} | {times} | {sum(map(len, before.values())):,} | {found or 'none'} |", flush=True)
+    print(f"{killed} kills, {f'{different} runs with a difference' if different else 'all runs are the same'}")
+    return int(different > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Args)))

@@ -1,0 +1,66 @@
+"""What a checkpoint holds of the supervision: plain data, from which a run goes on to the bit."""
+
+from typing import Any
+
+from supervision.sandbox.messages import PolicyError, SandboxError
+from supervision.texts import say
+
+
+class Interrupted(Exception):
+    """The run is to end while a consultation waits for a model's answer."""
+
+
+class Deferred:
+    """Takes the place of a run's writer during a consultation, which is logged whole or, interrupted, not at all."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, tuple, dict]] = []
+
+    @property
+    def file_writer(self) -> "Deferred":
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **options: self.calls.append((name, args, options))
+
+    def write_to(self, writer: Any) -> None:
+        """Log what was taken in."""
+        for name, args, options in self.calls:
+            getattr(writer if hasattr(writer, name) else writer.file_writer, name)(*args, **options)
+
+
+def state_of(supervisor: Any) -> dict[str, Any]:
+    """The state of a `Supervisor` between two consultations; one that goes on is begun again."""
+    if supervisor.mode == "none":
+        return {"mode": "none"}
+    policy, chat = supervisor.policy, supervisor.chat
+    return {
+        "mode": supervisor.mode, "ended": supervisor.ended, "failures": supervisor.failures,
+        "seconds": supervisor.seconds, "consultations": supervisor.consultations, "history": list(supervisor.history),
+        "steps": [supervisor.preparing_steps, supervisor.recorder.steps, supervisor.auditions.steps],
+        "rule": None if policy is None else {"source": policy.source, "memory": policy.memory()},
+        "guiding": supervisor.guidance is not None, "waiting": supervisor.waiting,
+        "chat": None if chat is None else chat.state_dict(),
+    }  # fmt: skip
+
+
+def load_state(supervisor: Any, state: dict[str, Any]) -> None:
+    """Bring a prepared `Supervisor` there. One of another kind, in a fork, begins anew."""
+    if state["mode"] != supervisor.mode or supervisor.mode == "none":
+        return
+    supervisor.failures, supervisor.seconds = state["failures"], state["seconds"]
+    supervisor.consultations, supervisor.ended = state["consultations"], state["ended"]
+    supervisor.history.extend(state["history"])
+    supervisor.preparing_steps, supervisor.recorder.steps, supervisor.auditions.steps = state["steps"]
+    supervisor.begin_again = state["waiting"]
+    if supervisor.chat is not None and state["chat"] is not None:
+        supervisor.chat.load_state_dict(state["chat"])
+    if state["rule"] is None or state["ended"]:
+        return
+    try:
+        supervisor.policy = supervisor.start(state["rule"]["source"])
+        supervisor.policy.restore(state["rule"]["memory"])
+    except (PolicyError, SandboxError) as error:
+        supervisor.policy = None
+        say(f"supervisor: the rule could not be started again, unguided until the next window: {error}")
+    supervisor.guidance = supervisor.policy if state["guiding"] else None
