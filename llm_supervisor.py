@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from supervision.answers import Advice, SupervisionError, gist, parse_advice, parse_code
+from supervision.answers import Advice, SupervisionError, gist
 from supervision.arguments import SupervisorArgs, check_args
 from supervision.bundled import Bundled, read_rule
 from supervision.chat import NOT_TRIED, REFUSED, Chat, Exchange, Question, RecordedChat
@@ -106,8 +106,6 @@ class Supervisor:
         self.chat: Chat | None = None  # where models are asked
         self.consultation: Generator[Exchange, None, Decision] | None = None  # the one that is going on
         self.exchange: Exchange | None = None  # for which it waits
-
-    # -- before training ----------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         """Choose who supervises and check all that it needs, so that a mistake is found before the run begins.
@@ -200,8 +198,6 @@ class Supervisor:
             strict=self.args.sandbox == "strict", **deadlines,
         )  # fmt: skip
 
-    # -- in training --------------------------------------------------------------------------------------------------
-
     @property
     def steps(self) -> int:
         """Environment steps that supervision took."""
@@ -234,6 +230,8 @@ class Supervisor:
             The rule that guides the window, or None: do not intervene, or not yet (`waiting`). No failure of a model,
             a server or a rule leaves this method; it is printed, logged and answered with None.
         """
+        if global_step < self.args.guide_start:  # of a fork that is not there yet
+            return None
         self.begin_again = False
         if self.exchange is not None and not self.exchange.over:
             return None
@@ -303,22 +301,25 @@ class Supervisor:
         writer.add_scalar("supervisor/failures", self.failures, global_step)
 
     def end(self, global_step: int, writer: SummaryWriter) -> None:
-        """The guided time is over: say what it took, stop the rule's process and close the environments."""
+        """The guided time is over: say what it took, stop the rule's process and close the environments.
+
+        A run that was interrupted says nothing: it goes on.
+        """
         if self.mode == "none" or self.ended:
             return
         self.ended, self.guidance = True, None
-        writer.add_scalar("charts/guidance_active", 0.0, global_step)
-        say(
-            f"step {global_step:,}: supervisor: the guided time is over; supervision took {self.steps:,} environment "
-            f"steps and {self.seconds:.1f} s; replays and logs are in {self.run_dir}"
-        )
-        if self.chat is not None:
-            self.chat.close(self.exchange, global_step, writer)
-            self.consultation = self.exchange = None
-        if self.policy is not None:
-            self.policy.close()
-        self.recorder.close()
-        self.auditions.close()
+        if not self.interrupted():
+            writer.add_scalar("charts/guidance_active", 0.0, global_step)
+            say(
+                f"step {global_step:,}: supervisor: the guided time is over; supervision took {self.steps:,} "
+                f"environment steps and {self.seconds:.1f} s; replays and logs are in {self.run_dir}"
+            )
+            if self.chat is not None:
+                self.chat.close(self.exchange, global_step, writer)
+        self.consultation = self.exchange = None
+        for part in (self.policy, self.recorder, self.auditions):
+            if part is not None:
+                part.close()
 
     # The parts of a consultation that ask a model are generators: they yield the exchange that must be over before
     # they can go on, and whoever drives them blocks until then or trains.
@@ -361,8 +362,7 @@ class Supervisor:
         for may_repair in (True, False):
             answer = yield from self._ask(question)
             try:
-                self.chat.repeat_failure()
-                advice = parse_advice(answer, has_rule=self.policy is not None, cut=self.chat.cut)
+                advice = self.chat.advice_in(answer, has_rule=self.policy is not None)
                 break
             except SupervisionError as error:
                 self.chat.note("verdict", f"{REFUSED}{error}")
@@ -388,9 +388,7 @@ class Supervisor:
             policy = None
             answer = (yield from self._ask(question)) if question else ""
             try:
-                if question:
-                    self.chat.repeat_failure()
-                source = self.fixed_source or (parse_code(answer, self.chat.cut) if question else "")
+                source = self.chat.code_in(answer) if question else self.fixed_source
                 policy = kept or dry_run(self.start(source), replay.obs, replay.steps)
                 if policy is not kept:
                     self.tell("code that passed its check", policy.source)

@@ -113,7 +113,12 @@ def claim_run(name: str, args: Any, sources: dict[str, str], resumed: Resumed | 
     raise ValueError(f"runs/{name} and 9,999 more are taken")
 
 
-_claimed: list[Path] = []  # folders of this process's runs
+_claimed: list[Path] = []  # folders of runs that have not begun yet
+
+
+def keep_folder() -> None:
+    """The run has begun: its folder stays, whatever comes."""
+    _claimed.clear()
 
 
 def leave_nothing() -> None:

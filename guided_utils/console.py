@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from guided_utils.checkpoint import Resumed, code_hash, machine, note_setting
+from guided_utils.checkpoint import Resumed, code_hash, keep_folder, machine, note_setting
 from guided_utils.interrupts import Interrupts
 from guided_utils.log import RunLog
 
@@ -47,6 +47,7 @@ def open_log(
     print(f"{'machine':>12}: {device} with {torch.get_num_threads()} threads, logging to runs/{run_name}", flush=True)
     if resumed:
         _say_what_goes_on(resumed)
+    keep_folder()
     return writer
 
 
@@ -75,7 +76,7 @@ def end_run(run_name: str, global_step: int, interrupts: Interrupts, writer: Run
     if interrupts.received:
         script = os.path.relpath(sys.argv[0]) if os.path.exists(sys.argv[0]) else sys.argv[0]
         print(
-            f"interrupted at step {global_step:,}; it goes on with: python {script} --resume runs/{run_name}",
+            f"interrupted at step {global_step:,}; go on with: python {script} --resume runs/{run_name}",
             flush=True,
         )
         raise SystemExit(128 + interrupts.received)

@@ -15,7 +15,16 @@ from typing import Any, Literal
 
 from torch.utils.tensorboard import SummaryWriter
 
-from supervision.answers import ADVICE_SCHEMA, MAX_QUOTED_CHARS, SupervisionError, gist, without_thoughts
+from supervision.answers import (
+    ADVICE_SCHEMA,
+    MAX_QUOTED_CHARS,
+    Advice,
+    SupervisionError,
+    gist,
+    parse_advice,
+    parse_code,
+    without_thoughts,
+)
 from supervision.sandbox.messages import PolicyError, SandboxError
 from supervision.texts import for_console
 
@@ -112,7 +121,7 @@ class Exchange:
         """Whether there is nothing left to wait for."""
         return self.done.is_set() or time.monotonic() - self.started > self.timeout
 
-    def wait(self, interrupted: Callable[[], bool]) -> bool:
+    def wait(self, interrupted: Callable[[], bool] = lambda: False) -> bool:
         """Block until it is over; False where the run is to end before."""
         while not self.over:
             if interrupted():
@@ -281,6 +290,16 @@ class Chat:
     def clean(self, text: str) -> str:
         """A server's text as it may be written down: without halves of characters, and without the key."""
         return text.encode("utf-8", "replace").decode("utf-8")
+
+    def advice_in(self, answer: str, has_rule: bool) -> Advice:
+        """What the advisor's last answer says; raises as `parse_advice` does, in a repeated run as it was there."""
+        self.repeat_failure()
+        return parse_advice(answer, has_rule, self.cut)
+
+    def code_in(self, answer: str) -> str:
+        """The rule in the coder's last answer; raises as `parse_code` and `repeat_failure` do."""
+        self.repeat_failure()
+        return parse_code(answer, self.cut)
 
     def repeat_failure(self) -> None:
         """In a repeated run: raise again what was made of the last answer there, before any audition.

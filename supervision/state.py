@@ -45,8 +45,9 @@ def state_of(supervisor: Any) -> dict[str, Any]:
 
 
 def load_state(supervisor: Any, state: dict[str, Any]) -> None:
-    """Bring a prepared `Supervisor` there. One of another kind, in a fork, begins anew."""
+    """Bring a prepared `Supervisor` there. One of another kind, in a fork, begins anew, with a consultation."""
     if state["mode"] != supervisor.mode or supervisor.mode == "none":
+        supervisor.begin_again = supervisor.mode != "none"
         return
     supervisor.failures, supervisor.seconds = state["failures"], state["seconds"]
     supervisor.consultations, supervisor.ended = state["consultations"], state["ended"]

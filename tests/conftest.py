@@ -1,9 +1,7 @@
 """What the tests share: running a script in this process or in one of its own, and reading what it left behind."""
 
-import ast
 import json
 import os
-import re
 import runpy
 import shutil
 import ssl
@@ -157,34 +155,33 @@ def run_here(monkeypatch):
     return run
 
 
-class _WithoutSupervision(ast.NodeTransformer):
-    """Takes out of a guided script every statement, argument and setting that speaks of the supervision."""
+class NoSupervisor:
+    """What is left where nobody supervises: it stands in for `llm_supervisor.Supervisor`."""
 
-    NAMES = ("Supervisor", "SupervisorArgs", "PolicyError", "supervisor", "guidance", "next_consultation")
+    mode, description, waiting, guidance = "none", "nobody", False, None
 
-    def _speaks(self, node: ast.AST) -> bool:
-        return any(isinstance(n, ast.Name) and n.id in self.NAMES for n in ast.walk(node))
+    def __init__(self, *args, **options):
+        pass
 
-    def visit(self, node: ast.AST) -> ast.AST | None:
-        match node:
-            case ast.ClassDef(name="Args"):
-                node.bases = [base for base in node.bases if base.id != "SupervisorArgs"]
-            case ast.ImportFrom(module="llm_supervisor") | ast.FunctionDef(name="intervene"):
-                return None
-            case ast.If(test=said, col_offset=column) if column > 4 and self._speaks(said):  # in the loop
-                return None
-            case ast.Assign() | ast.Expr() if self._speaks(node):
-                return None
-            case ast.keyword(arg=str(name)) if name.startswith(("audition_", "replay_")):
-                return None
-        return self.generic_visit(node)
+    def prepare(self):
+        pass
+
+    def consult(self, *args):
+        pass
+
+    def end(self, *args):
+        pass
+
+    def state_dict(self) -> dict:
+        return {}
 
 
-def without_supervision(script: Path) -> str:
-    """The source of plain SAC that is left of a guided script."""
-    source = ast.unparse(_WithoutSupervision().visit(ast.parse(script.read_text())))
-    assert not re.search(r"[sS]upervisor\b|guidance\(|intervene\(", source)
-    return source
+@pytest.fixture
+def no_supervisor(monkeypatch):
+    """The scripts that run from here on have no supervisor behind them."""
+    import llm_supervisor
+
+    return lambda: monkeypatch.setattr(llm_supervisor, "Supervisor", NoSupervisor)
 
 
 def run_process(*flags: str, script: str = "guided_sac_continuous.py", **env: str) -> subprocess.CompletedProcess:

@@ -461,7 +461,9 @@ def test_scripts_differ_in_the_bonus_alone():
         assert len(diff) <= 120, f"diff {a.name} {b.name}: {len(diff)} lines"
         loops = [path.read_text().split('if __name__ == "__main__":')[1].splitlines() for path in (a, b)]
         changed = [line for line in difflib.ndiff(*loops) if line[0] in "+-"]
-        assert len(changed) <= 3, changed
+        assert len(changed) <= 4, (
+            changed
+        )  # E3B forgets an episode at its end, and where a resumed one does not come back
 
 
 def test_paper_settings_are_defaults_and_flags_win(run_here):
@@ -518,7 +520,7 @@ def test_saved_models_can_be_evaluated(name, env_id, run_here):
     make_env = functools.partial(script.make_env, max_episode_steps=run.args.max_episode_steps)
     returns = evaluate(f"runs/{run.run_name}/{name}_sac.cleanrl_model", make_env, env_id, 2, "x", model)
     envs = [make_env(env_id, 0, i, False, "x")() for i in range(2)]
-    assert returns == greedy_returns(envs, lambda obs: run.act(obs, True), seed=0)
+    assert returns == greedy_returns(envs, lambda obs: run.act(obs, True), seeds=[0, 1])
     if run.args.max_episode_steps:  # without the limit that the run had, an evaluation might never end
         with pytest.raises(ValueError, match=r"no time limit.*max_episode_steps bound"):
             evaluate(f"runs/{run.run_name}/{name}_sac.cleanrl_model", script.make_env, env_id, 2, "x", model)

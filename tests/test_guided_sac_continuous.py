@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, needs_compiler, run_process, scalars, texts, without_supervision
+from conftest import ROOT, needs_compiler, run_process, scalars, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -538,16 +538,16 @@ def weights(run) -> list[torch.Tensor]:
     return [p.detach() for module in (run.actor, run.qf, run.qf_target) for p in module.parameters()]
 
 
-def test_unguided_equals_a_script_without_supervision(run_here, tmp_path):
+def test_unguided_equals_a_script_without_supervision(run_here, no_supervisor, tmp_path):
     """--supervisor none, and consultations that end in "do not intervene", change no bit of the learning."""
-    (tmp_path / "plain_sac.py").write_text(without_supervision(ROOT / "guided_sac_continuous.py"))
     (tmp_path / "content").mkdir()
     (tmp_path / "content" / "bundled.toml").write_text('intervene_below = -1e9\nanalysis = ""\nadvice = ""\n')
     (tmp_path / "content" / "bundled_policy.py").write_text(RULE)
     flags = ["--env-id", "MountainCarContinuous-v0", "--total-timesteps", "350", "--num-envs", "2"]
-    without = run_here(*flags, script=tmp_path / "plain_sac.py")
     none = run_here(*flags, "--supervisor", "none")
     content = run_here(*flags, "--supervisor", "bundled", "--prompt-dir", "content", "--guide-window", "100")
+    no_supervisor()
+    without = run_here(*flags)
     assert scalars(content.run_name)["charts/guidance_active"] == [(step, 0.0) for step in (0, 100, 200, 300, 350)]
     assert content.supervisor.steps > 0
     for other in (none, content):
@@ -647,7 +647,7 @@ def test_cleanrl_tools_can_drive_the_script(run_here):
     returns = evaluate(path, make_env, "MountainCarContinuous-v0", 2, "eval", script.Actor)
     act = lambda obs: run.act(obs, True)  # noqa: E731
     envs = [make_env("MountainCarContinuous-v0", 0, i, False, "x")() for i in range(2)]
-    assert returns == pytest.approx(greedy_returns(envs, act, seed=0))
+    assert returns == pytest.approx(greedy_returns(envs, act, seeds=[0, 1]))
 
 
 def test_greedy_returns_by_hand():
@@ -659,8 +659,8 @@ def test_greedy_returns_by_hand():
         sizes.append(len(obs))
         return np.zeros((len(obs), 1))
 
-    assert greedy_returns(envs[:2], policy, seed=0) == [15.0, 15.0]
-    assert greedy_returns(envs, policy, seed=0) == [28.0, 28.0, 15.0]
+    assert greedy_returns(envs[:2], policy, seeds=[0, 1]) == [15.0, 15.0]
+    assert greedy_returns(envs, policy, seeds=[0, 1, 2]) == [28.0, 28.0, 15.0]
     assert sizes == [2] * 5 + [3] * 5 + [2] * 2  # ended ones are no longer stepped
 
 

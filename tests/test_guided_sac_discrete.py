@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import OBSERVATIONS, ROOT, TabularEnv, run_process, scalars, texts, without_supervision
+from conftest import OBSERVATIONS, ROOT, TabularEnv, run_process, scalars, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_theory import Mdp, optimal_q
@@ -522,17 +522,17 @@ def weights(run) -> list[torch.Tensor]:
     return [p.detach() for module in (*run.modules, run.qf_target) for p in module.parameters()]
 
 
-def test_unguided_equals_a_script_without_supervision(run, tmp_path):
+def test_unguided_equals_a_script_without_supervision(run, no_supervisor, tmp_path):
     """--supervisor none, and consultations that end in "do not intervene", change no bit of the learning."""
-    (tmp_path / "plain_sac.py").write_text(without_supervision(SCRIPT))
     (tmp_path / "content").mkdir()
     (tmp_path / "content" / "bundled.toml").write_text('intervene_below = -1e9\nanalysis = ""\nadvice = ""\n')
     (tmp_path / "content" / "bundled_policy.py").write_text("def policy(obs, t):\n    return 0\n")
     flags = ["--env-id", "Taxi-v4", "--total-timesteps", "250", "--num-envs", "2", "--batch-size", "64"]
-    without = run(*flags, script=tmp_path / "plain_sac.py")
     none = run(*flags, "--supervisor", "none")
     content = run(*flags, "--supervisor", "bundled", "--prompt-dir", "content", "--guide-window", "100",
                   "--replay-max-steps", "100", *QUIET)  # fmt: skip
+    no_supervisor()
+    without = run(*flags)
     assert scalars(content.run_name)["charts/guidance_active"] == [(step, 0.0) for step in (0, 100, 200, 250)]
     assert content.supervisor.steps > 0
     for other in (none, content):
@@ -712,7 +712,7 @@ def test_cleanrl_tools_can_drive_the_script(run, exact):
         assert all(torch.equal(part[k], v) for k, v in module.state_dict().items())
     returns = evaluate(path, script.make_env, "Taxi-v4", 3, "eval", model)
     envs = [script.make_env("Taxi-v4", 0, i, False, "x")() for i in range(3)]
-    assert returns == pytest.approx(greedy_returns(envs, lambda obs: run.act(obs, True), seed=0))
+    assert returns == pytest.approx(greedy_returns(envs, lambda obs: run.act(obs, True), seeds=range(3)))
 
 
 def test_evaluate_plays_the_best_action_with_an_offset(tmp_path):

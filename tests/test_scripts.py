@@ -20,6 +20,7 @@ DIFFERENT = {
     "Actor": "a squashed Gaussian or a categorical policy",
     "intervene": "a residual is added, a substitute replaces",
     "act": "Gaussian, categorical, or both",
+    "loop": "a loop's variables",
     "critic_gradients": "the guided script has the value network too",
 }
 

@@ -274,13 +274,13 @@ def test_a_record_of_before_is_repeated(consultant, monkeypatch):
     answers = iter([INTERVENE.replace("false}", "false,}"), INTERVENE, "I cannot write code.", RULE])
     old = "the advisor's answer is unusable: it holds no complete JSON object"
 
-    def parse(answer, **options):
+    def parse(answer, *options):
         if answer.endswith(",}"):
             raise SupervisionError(old)
-        return parse_advice(answer, **options)
+        return parse_advice(answer, *options)
 
     with Endpoint(lambda body, n: next(answers)) as endpoint, monkeypatch.context() as context:
-        context.setattr("llm_supervisor.parse_advice", parse)
+        context.setattr("supervision.chat.parse_advice", parse)
         it = consultant(endpoint.url)
         guidance = consult(it)
         assert guidance is not None

@@ -22,7 +22,9 @@ def test_evaluation_has_our_steps_starts_and_policy(run_here, tmp_path):
     logged = scalars(folder.name)["eval/episodic_return"]
     assert [step for step, _ in logged] == [0, 10, 20, 30]
     envs = [gym.make("Pendulum-v1") for _ in range(2)]
-    returns = greedy_returns(envs, lambda obs: run.model.predict(obs, deterministic=True)[0], seed=4_000_000)
+    returns = greedy_returns(
+        envs, lambda obs: run.model.predict(obs, deterministic=True)[0], seeds=[4_000_000, 4_000_001]
+    )
     assert [value for _, value in logged] == pytest.approx([np.mean(returns)] * 4, rel=1e-6)
 
 

@@ -1,0 +1,408 @@
+"""Checkpoints and resume, with real processes and real signals: a run goes on to the bit, or says why it does not."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, SECRETS, Endpoint, events, needs_compiler, run_process, scalars, texts
+
+from benchmark.probes import kill_points
+
+CAR = ["--env-id", "MountainCarContinuous-v0", "--total-timesteps", "300", "--checkpoint-frequency", "100",
+       "--seed", "4", "--batch-size", "32", "--buffer-size", "5000"]  # fmt: skip
+BRIEF = ["--replay-max-steps", "60", "--replay-frames", "0"]
+PLAIN = [*CAR, "--supervisor", "none"]
+GUIDED = [*CAR, *BRIEF, "--supervisor", "bundled", "--guide-window", "80", "--audition-max-steps", "300"]
+
+
+def start(*flags: str, script: str = "guided_sac_continuous.py", **env: str) -> subprocess.Popen:
+    """A run in the present folder, on one thread, in a process group of its own."""
+    clean = {k: v for k, v in os.environ.items() if k not in SECRETS}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / script), *flags], env={**clean, "OMP_NUM_THREADS": "1", **env},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for(process: subprocess.Popen, text: str) -> str:
+    """Read what a process prints until a line holds the text."""
+    said = ""
+    for line in process.stdout:
+        said += line
+        if text in line:
+            return said
+    raise AssertionError(f"{text!r} was never said:\n{said}")
+
+
+def only_run() -> str:
+    (folder,) = Path("runs").iterdir()
+    return folder.name
+
+
+def comparable(run: str) -> dict:
+    return {tag: values for tag, values in scalars(run).items()
+            if tag not in ("charts/SPS", "supervisor/seconds", "llm/advisor_seconds", "llm/coder_seconds")}  # fmt: skip
+
+
+def weights(run) -> list[torch.Tensor]:
+    return [p.detach().clone() for module in run.modules for p in module.parameters()]
+
+
+# -- to the bit -------------------------------------------------------------------------------------------------------
+
+
+def test_killed_at_random_moments_runs_end_as_if_they_had_not_been(capsys):
+    """The short form of `python -m benchmark.probes.kill_points`."""
+    args = kill_points.Args(kills=4, only=("guided, three cars", "blackjack"), steps=700, checkpoint_frequency=100)
+    assert kill_points.main(args) == 0, capsys.readouterr().out
+    assert "4 kills, all runs are the same" in capsys.readouterr().out
+
+
+def stop_at(monkeypatch, step: int) -> None:
+    """From here on a run in this process ends as by a signal after the step at which its log is synced first."""
+    from guided_utils import console
+
+    report = console.Progress.report
+
+    def stopping(self, global_step, recent_returns):
+        report(self, global_step, recent_returns)
+        if global_step >= step:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(console.Progress, "report", stopping)
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("guided_sac_continuous.py", [*GUIDED, "--num-envs", "2"]),
+        ("guided_sac_continuous.py", [*PLAIN, "--value-network", "--policy-frequency", "3"]),
+        pytest.param("guided_sac_continuous.py", [*GUIDED, "--compile"], marks=needs_compiler),
+        ("guided_sac_discrete.py", ["--env-id", "Taxi-v4", *GUIDED[2:]]),
+        ("guided_sac_discrete.py", ["--env-id", "FrozenLake-v1", *GUIDED[2:], "--paper"]),
+        ("rnd_sac.py", CAR),
+        ("icm_sac.py", ["--env-id", "FrozenLake-v1", *CAR[2:], "--num-envs", "2"]),
+        ("e3b_sac.py", ["--env-id", "FrozenLake-v1", *CAR[2:], "--num-envs", "2"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value[10:14]),
+)
+def test_an_interrupted_run_goes_on_to_the_bit(script, flags, run_here, monkeypatch):
+    """Interrupted at a step that is no checkpoint's, in the middle of episodes and of a guided window."""
+    whole = run_here(*flags, script=ROOT / script)
+    expected = comparable(whole.run_name), weights(whole)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 172)
+        with pytest.raises(SystemExit) as ended:
+            run_here(*flags, script=ROOT / script)
+    assert ended.value.code == 143
+    (cut,) = [path.name for path in Path("runs").iterdir() if path.name != whole.run_name]
+    again = run_here("--resume", f"runs/{cut}", script=ROOT / script)
+    assert again.run_name == cut and again.global_step == whole.global_step
+    assert comparable(cut) == expected[0]
+    assert all(torch.equal(a, b) for a, b in zip(weights(again), expected[1], strict=True))
+    assert [path.name for path in Path(f"runs/{cut}/checkpoints").iterdir()] == ["step_000000300.pt"]
+
+
+def test_a_longer_run_is_the_finished_one_gone_on(run_here):
+    """A finished run with a larger --total-timesteps ends as one that was that long from the start."""
+    longer = run_here(*PLAIN, "--total-timesteps", "300")
+    run_here(*PLAIN, "--total-timesteps", "200")
+    (short,) = [path.name for path in Path("runs").iterdir() if path.name != longer.run_name]
+    again = run_here("--resume", f"runs/{short}", "--total-timesteps", "300")
+    assert all(torch.equal(a, b) for a, b in zip(weights(longer), weights(again), strict=True))
+    assert comparable(short) == comparable(longer.run_name)
+
+
+def test_killed_before_its_first_checkpoint_a_run_begins_again_in_its_folder(run_here):
+    process = start(*PLAIN, "--total-timesteps", "100000", "--checkpoint-frequency", "90000")
+    wait_for(process, "steps/s")
+    process.kill()
+    process.wait()
+    name = only_run()
+    again = run_here("--resume", f"runs/{name}", "--total-timesteps", "150")
+    assert again.run_name == name and only_run() == name and again.resumed.state is None
+    fresh = run_here(*PLAIN, "--total-timesteps", "150", "--checkpoint-frequency", "90000")
+    assert comparable(name) == comparable(fresh.run_name)
+    assert all(torch.equal(a, b) for a, b in zip(weights(again), weights(fresh), strict=True))
+    assert len(texts(name, "hyperparameters")) == 1
+
+
+# -- forks ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_fork_from_none_to_bundled_is_the_same_run_with_guidance_from_there(run_here, capsys):
+    base = run_here(*PLAIN, "--total-timesteps", "200", "--checkpoint-keep", "all")
+    path = f"runs/{base.run_name}/checkpoints/step_000000100.pt"
+    fork = run_here("--resume", path, "--supervisor", "bundled", "--audition-max-steps", "300", "--replay-max-steps",
+                    "60", "--guide-window", "100")  # fmt: skip
+    said = capsys.readouterr().out
+    assert fork.run_name != base.run_name and f"a fork of {base.run_name} at step 100" in said
+    assert "supervisor=bundled (was none)" in said
+    settings = json.loads(Path(f"runs/{fork.run_name}/settings.json").read_text())
+    assert settings["parent"] == {"run": base.run_name, "step": 100}
+    ours, theirs = fork.rb.take(torch.arange(200)), base.rb.take(torch.arange(200))
+    assert torch.equal(ours.actions[:100], theirs.actions[:100])
+    assert not torch.equal(ours.actions[100:], theirs.actions[100:])
+    assert scalars(fork.run_name)["charts/guidance_active"][0] == (100, 1.0)
+    same = run_here("--resume", path, "--total-timesteps", "200", "--q-lr", "0.001")
+    assert same.q_optimizer.param_groups[0]["lr"] == 0.001  # a changed setting is in force, whatever was saved
+
+
+@pytest.mark.parametrize("flag", ["--buffer-size=77", "--num-envs=2", "--value-network", "--no-autotune"])
+def test_what_a_checkpoint_does_not_fit_is_one_line(flag, run_here):
+    base = run_here(*PLAIN, "--total-timesteps", "110")
+    with pytest.raises(SystemExit, match=r"does not fit|goes on") as ended:
+        run_here("--resume", f"runs/{base.run_name}", flag, "--total-timesteps", "120")
+        raise SystemExit("goes on")  # a network that the checkpoint lacks begins anew
+    assert "\n" not in str(ended.value.code)
+
+
+# -- what cannot be resumed -------------------------------------------------------------------------------------------
+
+
+def damaged(kind: str, folder: Path) -> str:
+    (path,) = (folder / "checkpoints").iterdir()
+    if kind == "cut off":
+        path.write_bytes(path.read_bytes()[:-1000])
+    elif kind == "no checkpoint":
+        path.write_text("hello")
+    elif kind == "newer":
+        torch.save(torch.load(path, weights_only=True) | {"format": 99}, path)
+    elif kind == "code in it":
+        torch.save({"format": 1, "x": Hostile()}, path)
+    elif kind == "missing":
+        return f"{folder}/checkpoints/step_000000999.pt"
+    elif kind == "no run":
+        return str(folder.parent)
+    return str(folder)
+
+
+class Hostile:
+    """Runs code where a pickle is loaded carelessly."""
+
+    def __reduce__(self):
+        return (os.mkdir, ("ran",))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("finished", "a larger --total-timesteps"), ("cut off", "cannot be read"), ("no checkpoint", "cannot be read"),
+        ("newer", "format 99"), ("code in it", "cannot be read"), ("missing", "cannot be read"),
+        ("no run", "no run's folder"), ("another script", "a run of guided_sac_continuous.py"),
+    ],
+)  # fmt: skip
+def test_what_cannot_go_on_is_one_line_and_nothing_is_touched(kind, said, run_here, tmp_path):
+    base = run_here(*PLAIN, "--total-timesteps", "100")
+    path = damaged(kind, Path("runs", base.run_name))
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    script = ROOT / ("rnd_sac.py" if kind == "another script" else "guided_sac_continuous.py")
+    with pytest.raises(SystemExit) as ended:
+        run_here("--resume", path, *([] if kind == "finished" else ["--total-timesteps", "200"]), script=script)
+    assert said in str(ended.value.code) and "\n" not in str(ended.value.code)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert not Path("ran").exists()
+
+
+# -- signals ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", ["plain", "after drawing"])
+def test_a_signal_ends_a_run_with_a_checkpoint(number, how):
+    """… in one line that says how it goes on; also where SDL has drawn, which takes signals for itself."""
+    flags = PLAIN if how == "plain" else [*GUIDED, "--replay-frames", "2"]
+    process = start(*flags, "--total-timesteps", "100000", "--checkpoint-frequency", "90000")
+    wait_for(process, "steps/s" if how == "plain" else "audition passed")
+    time.sleep(0.5)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, said
+    assert "Traceback" not in said
+    (line,) = [line for line in said.splitlines() if "go on with: " in line]
+    command = shlex.split(line.partition("go on with: ")[2])
+    assert command[:1] == ["python"] and command[2:] == ["--resume", f"runs/{only_run()}"]
+    (path,) = Path(f"runs/{only_run()}/checkpoints").iterdir()
+    assert torch.load(path, weights_only=True)["global_step"] > 0
+
+
+def test_a_second_signal_ends_a_run_at_once(tmp_path):
+    (tmp_path / "slow.py").write_text(
+        "import time\nimport gymnasium as gym\n"
+        "from gymnasium.envs.classic_control import PendulumEnv\n"
+        "class Slow(PendulumEnv):\n    def step(self, action):\n        time.sleep(60)\n"
+        "        return super().step(action)\n"
+        "gym.register('Slow-v0', entry_point=Slow, max_episode_steps=5)\n"
+    )
+    process = start("--env-id", "slow:Slow-v0", "--supervisor", "none", PYTHONPATH=str(tmp_path))
+    wait_for(process, "supervisor:")
+    time.sleep(1)
+    process.terminate()
+    time.sleep(1)
+    assert process.poll() is None  # the step is not over
+    began = time.monotonic()
+    process.terminate()
+    assert process.wait(timeout=10) == 143 and time.monotonic() - began < 5
+
+
+def test_a_wait_for_a_model_does_not_hold_the_signal_up(tmp_path):
+    """The server answers after a minute; the question is asked again when the run goes on, and was not logged twice."""
+
+    def script(body, number):
+        if number == 0:
+            time.sleep(60)
+        return json.dumps({"analysis": "", "intervene": False, "advice": "", "keep_current_policy": False})
+
+    with Endpoint(script) as server:
+        flags = [*CAR, *BRIEF, "--supervisor", "llm", "--llm-base-url", server.url, "--guide-window", "1000"]
+        process = start(*flags, "--total-timesteps", "60")
+        wait_for(process, "supervisor:")
+        while not server.requests:
+            time.sleep(0.1)
+        began = time.monotonic()
+        process.terminate()
+        said, _ = process.communicate(timeout=30)
+        assert process.returncode == 143 and time.monotonic() - began < 10, said
+        done = run_process("--resume", f"runs/{only_run()}")
+        assert done.returncode == 0, done.stderr
+        assert scalars(only_run())["charts/guidance_active"] == [(0, 0.0), (60, 0.0)]
+        assert len(list(Path(f"runs/{only_run()}/llm").glob("*.json"))) == 1
+
+
+def test_handlers_are_put_back(run_here):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    run_here(*PLAIN, "--total-timesteps", "5")
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    with pytest.raises(SystemExit):
+        run_here(*PLAIN, "--gamma", "7")
+    with pytest.raises(SystemExit):
+        run_here("--env-id", "CartPole-v1", "--supervisor", "none")
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+# -- answers that were paid for ---------------------------------------------------------------------------------------
+
+RULE = "```python\ndef policy(obs, t):\n    return 1.0 if obs[1] >= 0 else -1.0\n```"
+
+
+def test_answers_behind_the_checkpoint_are_not_asked_for_again(run_here, monkeypatch):
+    """Killed after a consultation and before the next checkpoint: its two answers come from the record."""
+
+    def script(body, number):
+        if body["model"] == "qwen3-vl-plus":
+            return json.dumps({"analysis": "x", "intervene": True, "advice": "push", "keep_current_policy": False})
+        return RULE
+
+    with Endpoint(script) as server:
+        flags = [*CAR, *BRIEF, "--supervisor", "llm", "--llm-base-url", server.url, "--guide-window", "80",
+                 "--audition-max-steps", "300", "--total-timesteps", "250"]  # fmt: skip
+        whole = run_here(*flags)
+        asked = len(server.requests)
+        process = start(*flags, "--total-timesteps", "100000")
+        wait_for(process, "step 160:")  # the third consultation, behind the checkpoint at step 100
+        process.kill()
+        process.wait()
+        (cut,) = [path.name for path in Path("runs").iterdir() if path.name != whole.run_name]
+        assert torch.load(next(Path(f"runs/{cut}/checkpoints").iterdir()), weights_only=True)["global_step"] == 100
+        before = len(server.requests)
+        again = run_here("--resume", f"runs/{cut}", "--total-timesteps", "250")
+        assert len(server.requests) - before == asked - 6  # six of them had been answered
+        assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
+        assert comparable(cut) == comparable(whole.run_name)
+        assert [path.name for path in sorted(Path(f"runs/{cut}/llm").glob("*.json"))] == [
+            path.name for path in sorted(Path(f"runs/{whole.run_name}/llm").glob("*.json"))
+        ]
+
+
+def test_a_record_that_was_cut_off_gives_what_is_there(run_here, capsys):
+    answers = [json.dumps({"analysis": "", "intervene": True, "advice": "push", "keep_current_policy": False}), RULE]
+    with Endpoint(lambda body, number: answers[number % 2]) as server:
+        flags = [*CAR, *BRIEF, "--guide-window", "80", "--audition-max-steps", "300", "--total-timesteps", "200"]
+        first = run_here(*flags, "--supervisor", "llm", "--llm-base-url", server.url)
+    folder = Path(f"runs/{first.run_name}/llm")
+    for path in sorted(folder.glob("*.json"))[3:]:
+        path.unlink()
+    capsys.readouterr()
+    run = run_here(*flags, "--supervisor", "replay", "--llm-log", str(folder))
+    said = capsys.readouterr().out
+    assert run.global_step == 200
+    assert said.count("no model is asked any more in this run") == 1 and "ends with question 3" in said
+    assert [active for _, active in scalars(run.run_name)["charts/guidance_active"]] == [1.0, 0.0, 0.0]
+
+
+# -- environments -----------------------------------------------------------------------------------------------------
+
+
+class HiddenRandomness(gym.Env):
+    """Observations from a generator that no seed reaches."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+    hidden = np.random.default_rng()
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.hidden.uniform(-1, 1, 2).astype(np.float32), {}
+
+    def step(self, action):
+        return self.hidden.uniform(-1, 1, 2).astype(np.float32), 0.0, False, False, {}
+
+
+gym.register("HiddenRandomness-v0", entry_point=HiddenRandomness, max_episode_steps=50)
+
+
+def test_an_environment_that_does_not_come_back_begins_a_new_episode(run_here, monkeypatch, capsys):
+    flags = ["--env-id", "HiddenRandomness-v0", "--supervisor", "none", "--learning-starts", "10", "--batch-size", "8",
+             "--total-timesteps", "130"]  # fmt: skip
+    with monkeypatch.context() as patch:
+        stop_at(patch, 70)
+        with pytest.raises(SystemExit):
+            run_here(*flags)
+    capsys.readouterr()
+    run = run_here("--resume", f"runs/{only_run()}")
+    assert capsys.readouterr().out.count("does not come back to its observation") == 1
+    assert run.global_step == 130
+    assert [step for step, _ in scalars(run.run_name)["charts/episodic_length"]] == [50, 120]
+
+
+def test_videos_go_on_with_their_number(run_here, monkeypatch):
+    flags = ["--env-id", "MountainCarContinuous-v0", "--max-episode-steps", "40", *PLAIN[2:], "--capture-video"]
+    with monkeypatch.context() as patch:
+        stop_at(patch, 100)
+        with pytest.raises(SystemExit):
+            run_here(*flags)
+    run = run_here("--resume", f"runs/{only_run()}")
+    assert run.envs.envs[0].get_wrapper_attr("episode_id") == 7  # of the episode that began at step 280
+
+
+# -- a disk that fails ------------------------------------------------------------------------------------------------
+
+
+def test_the_key_is_in_no_checkpoint(run_here, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-a-test")
+    answer = json.dumps({"analysis": "", "intervene": False, "advice": "", "keep_current_policy": False})
+    with Endpoint(lambda body, number: answer) as server:
+        run = run_here(*CAR, "--supervisor", "llm", "--llm-base-url", server.url, "--replay-frames", "0",
+                       "--replay-max-steps", "60", "--total-timesteps", "110")  # fmt: skip
+    files = [path for path in Path(f"runs/{run.run_name}").rglob("*") if path.is_file()]
+    assert any(path.suffix == ".pt" for path in files)
+    assert not any(b"sk-secret" in path.read_bytes() for path in files)
+
+
+def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path):
+    processes = [start(*PLAIN, "--total-timesteps", "30", "--save-model") for _ in range(6)]
+    assert [process.wait(timeout=120) for process in processes] == [0] * 6
+    runs = list(Path("runs").iterdir())
+    assert len(runs) == 6
+    for run in runs:
+        assert len(list(run.glob("*.cleanrl_model"))) == len(list(run.glob("events*"))) == 1
+        events(run.name)
