@@ -37,7 +37,7 @@ PLACEHOLDER = re.compile(r"\s*(?:\.{3}|…|<[^<>]*>)?\s*")  # nothing, or what s
 FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,})([^\n]*)")
 DEFINES_POLICY = re.compile(r"^def[ \t]+policy[ \t]*\(", re.MULTILINE)
 QUOTES = {'"': '"', "'": "'", "“": "”"}
-CLOSING = re.compile(r"\s*(?:[,:}\]]|//|/\*|#|$)")  # what follows a quote that ends a string, and is no part of it
+CLOSING = re.compile(r"\s*(?:[,:}\]，：]|//|/\*|#|$)")  # what follows a quote that ends a string, and is no part of it
 COMMENT = re.compile(r"(?://|#)[^\n]*|/\*[\s\S]{0,2000}?\*/")
 MAX_QUOTED_CHARS = 20_000  # of an unusable answer that its author is shown again
 
@@ -62,7 +62,8 @@ def parse_advice(answer: str, has_rule: bool, cut: bool = False) -> Advice:
     """
     text = without_thoughts(answer)
     usable, problem, end = None, "", 0
-    for data, after in _objects(text):
+    for outer, after in _objects(text):
+        data = _unwrapped(outer)
         found = _advice_problem(data, has_rule)
         example = _is_example(data)
         if not found and (usable is None or not example):
@@ -127,6 +128,7 @@ def _end(text: str, start: int, most: int) -> int:
 def _repaired(text: str) -> dict | None:
     import json_repair  # here: only where an answer needs it
 
+    text = re.sub(r"(?<=[\"'”])\s*：", ":", re.sub(r"，(?=\s*[\"'“])", ",", text))  # from a Chinese keyboard
     try:
         data = json_repair.loads(text, skip_json_loads=True, strict=True)
     except (ValueError, RecursionError):
@@ -147,6 +149,12 @@ def _where(text: str, start: int) -> str:
     except (ValueError, RecursionError) as error:
         return f" ({gist(str(error), 80)})"
     return ""
+
+
+def _unwrapped(data: dict) -> dict:
+    """The one object in an object that is the advisor's, as in {"answer": {"intervene": …}}; else the object itself."""
+    inner = [value for value in data.values() if isinstance(value, dict) and "intervene" in value]
+    return inner[0] if len(inner) == 1 and "intervene" not in data else data
 
 
 def _is_example(data: dict) -> bool:

@@ -38,6 +38,7 @@ NO_SYSTEM = re.compile(
     r"|\brole\b.{0,40}?\bnot support.{0,20}?\bsystem\b",
     re.I,
 )
+NOT_FOUND = " (does the server have this model, and is --llm-base-url its address up to /v1 and no further?)"
 ROOMS = (16_384, 8_192, 4_096)  # tokens for an answer, asked for where a server's own limit cut one
 
 
@@ -90,7 +91,8 @@ def in_thread(function: Callable[[], None]) -> threading.Thread:
 def _said(error: Exception) -> str:
     """An error with the server's own words, of which the client's message has a part, or with its cause."""
     if hasattr(error, "response"):
-        return f"{type(error).__name__}: HTTP {error.status_code}: {error.response.text.strip()}"
+        hint = NOT_FOUND if error.status_code == 404 else ""
+        return f"{type(error).__name__}: HTTP {error.status_code}: {error.response.text.strip()}{hint}"
     return f"{type(error).__name__}: {error}" + (f" ({error.__cause__})" if error.__cause__ else "")
 
 

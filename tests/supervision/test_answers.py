@@ -74,6 +74,11 @@ MEANT = {  # an answer, and what differs from ADVICE in what it means
     "a template behind": (TEXT + '\nAs {"analysis": "...", "intervene": false, "advice": ""} asked.', {}),
     "braces in the prose behind": (TEXT + " The set {1, 2}, {x} and {.", {}),
     "a byte-order mark": ("\ufeff" + TEXT, {}),
+    "signs of a Chinese keyboard": (TEXT.replace('": ', '"：').replace(', "', '，"').replace("still", "，：still"),
+                                    {"analysis": "it stands ，：still"}),
+    "within another object": (json.dumps({"id": 7, "answer": ADVICE}), {}),
+    "within a list": (json.dumps([ADVICE]), {}),
+    "blanks that do not break": (TEXT.replace(": ", ":\u00a0"), {}),
 }  # fmt: skip
 
 

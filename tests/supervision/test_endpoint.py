@@ -89,7 +89,7 @@ FAULTS = {  # name: what the server does, and what the verdict says of it
     "hung up": (lambda body, n: hang_up, f"{CONNECTION}. .*without sending a response"),
     "truncated body": (lambda body, n: cut, f"{CONNECTION}. .*without sending complete message body"),
     "400": (lambda body, n: (400, error("context too long")), "BadRequestError: .*context too long"),
-    "404": (lambda body, n: (404, error("no such model")), "NotFoundError: .*no such model"),
+    "404": (lambda body, n: (404, error("no such model")), "NotFoundError: .*no such model.* .does the server have"),
     "409": (lambda body, n: (409, error("conflict"), SOON), "ConflictError: "),
     "413": (lambda body, n: (413, error("too large")), "APIStatusError: .*too large"),
     "422": (lambda body, n: (422, error("unprocessable")), "UnprocessableEntityError: "),
