@@ -152,9 +152,15 @@ def _where(text: str, start: int) -> str:
 
 
 def _unwrapped(data: dict) -> dict:
-    """The one object in an object that is the advisor's, as in {"answer": {"intervene": …}}; else the object itself."""
-    inner = [value for value in data.values() if isinstance(value, dict) and "intervene" in value]
-    return inner[0] if len(inner) == 1 and "intervene" not in data else data
+    """The one object within an object that is the advisor's, as in {"answer": {"intervene": …}}; else the object."""
+    inner, left = [], [data]
+    while left and len(inner) < 2:
+        value = left.pop()
+        if isinstance(value, dict) and "intervene" in value:
+            inner.append(value)
+        elif isinstance(value, (dict, list)):
+            left += value.values() if isinstance(value, dict) else value
+    return inner[0] if len(inner) == 1 else data
 
 
 def _is_example(data: dict) -> bool:

@@ -77,6 +77,7 @@ MEANT = {  # an answer, and what differs from ADVICE in what it means
     "signs of a Chinese keyboard": (TEXT.replace('": ', '"：').replace(', "', '，"').replace("still", "，：still"),
                                     {"analysis": "it stands ，：still"}),
     "within another object": (json.dumps({"id": 7, "answer": ADVICE}), {}),
+    "deep within another object": (json.dumps({"choices": [{"id": 7, "answer": ADVICE}]}), {}),
     "within a list": (json.dumps([ADVICE]), {}),
     "blanks that do not break": (TEXT.replace(": ", ":\u00a0"), {}),
 }  # fmt: skip
