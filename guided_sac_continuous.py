@@ -22,7 +22,7 @@ import torch.optim as optim
 
 from guided_utils.checkpoint import Checkpoints, claim_run
 from guided_utils.console import Progress, end_run, open_log
-from guided_utils.environments import EpisodeTape, make, not_finite, seeds_of, tensor_dtype
+from guided_utils.environments import EpisodeTape, clip_action, make, not_finite, seeds_of, tensor_dtype
 from guided_utils.environments import check_continuous_spaces as check_spaces
 from guided_utils.evaluation import Evaluator
 from guided_utils.interrupts import Interrupts
@@ -349,7 +349,8 @@ if __name__ == "__main__":
     def act(obs: np.ndarray, deterministic: bool) -> np.ndarray:
         """Actions (N, *action) of the unguided policy π_θ for observations (N, *obs)."""
         x = torch.as_tensor(obs, dtype=torch.float32, device=device)
-        return (actor.get_greedy_action(x) if deterministic else actor.get_action(x)[0]).cpu().numpy()
+        actions = actor.get_greedy_action(x) if deterministic else actor.get_action(x)[0]
+        return clip_action(actions.cpu().numpy(), envs.single_action_space)
 
     @mixed_precision
     @compiled
@@ -415,6 +416,8 @@ if __name__ == "__main__":
             obs, fresh, episode_steps, recent_returns, actor_logs, *counters = checkpoints.restore(resumed)
             global_step, iteration, next_consultation = counters
             episode_steps[fresh] = 0
+            if next_consultation > args.guide_end:  # guidance was over; in a fork it may not be
+                next_consultation = global_step
         writer = open_log(args, sources, run_name, device, resumed)
     print(f"{'supervisor':>12}: {supervisor.description}", flush=True)
 

@@ -493,6 +493,8 @@ if __name__ == "__main__":
             obs, fresh, episode_steps, recent_returns, actor_logs, *counters = checkpoints.restore(resumed)
             global_step, iteration, next_consultation = counters
             episode_steps[fresh] = 0
+            if next_consultation > args.guide_end:  # guidance was over; in a fork it may not be
+                next_consultation = global_step
         writer = open_log(args, sources, run_name, device, resumed)
     print(f"{'supervisor':>12}: {supervisor.description}", flush=True)
 

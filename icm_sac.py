@@ -25,6 +25,7 @@ from guided_utils.console import Progress, end_run, open_log
 from guided_utils.environments import (
     EpisodeTape,
     check_spaces,
+    clip_action,
     integer_observations,
     make,
     not_finite,
@@ -529,7 +530,8 @@ if __name__ == "__main__":
         """Actions (N, *action) of the policy π_θ for observations (N, *obs); discrete ones (N,) int64."""
         x = torch.as_tensor(obs, dtype=tensor_dtype(envs.single_observation_space), device=device)
         if not discrete:
-            return (actor.get_greedy_action(x) if deterministic else actor.get_action(x)[0]).cpu().numpy()
+            actions = actor.get_greedy_action(x) if deterministic else actor.get_action(x)[0]
+            return clip_action(actions.cpu().numpy(), envs.single_action_space)
         log_pi = improved_policy(qf(x), log_alpha.exp())
         indices = log_pi.argmax(dim=1) if deterministic else log_pi.exp().multinomial(1).squeeze(1)
         return (indices + first_action).cpu().numpy()

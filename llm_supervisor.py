@@ -7,7 +7,7 @@ A training script knows three things about it:
     a_g = guidance(obs, t)                                  # inside the window; t = step of the current episode
 
 What it is made of is in supervision/, one subject a file. As a program this is the tools for writing prompts
-(`python llm_supervisor.py --help`, docs/supervisor.md).
+and for watching a run (`python llm_supervisor.py --help`, docs/supervisor.md).
 
 Paper: "Efficient Soft Actor-Critic with LLM-Based Action-Level Guidance for Continuous Control", section 3.3 and C.
 """
@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -41,7 +41,7 @@ from supervision.sandbox.policy import SandboxedPolicy, check_start
 from supervision.state import Deferred, Interrupted, load_state, state_of
 from supervision.texts import code_block, for_console, for_tensorboard, say, tolerate_any_terminal
 from supervision.trial import AuditionFailed, Auditions, dry_run, random_states
-from supervision.workbench import carry_out, read_command
+from supervision.workbench import run_command
 
 __all__ = ["GreedyVideos", "PolicyError", "Supervisor", "SupervisorArgs", "record_video"]  # what scripts import
 
@@ -232,7 +232,7 @@ class Supervisor:
         """
         if global_step < self.args.guide_start:  # of a fork that is not there yet
             return None
-        self.begin_again = False
+        self.begin_again = self.ended = False
         if self.exchange is not None and not self.exchange.over:
             return None
         self.guidance = None
@@ -428,17 +428,16 @@ class Supervisor:
             self.chat.note("rule_failed", text)
 
 
-def training_script(actions: Literal["continuous", "discrete"]) -> SimpleNamespace:
-    """The names of the script that trains with such actions; it is run, since this module imports no script."""
-    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name(f"guided_sac_{actions}.py"))))
+def training_script(name: str) -> SimpleNamespace:
+    """The names of a training script beside this file; it is run, since this module imports no script."""
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name(name))))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out a command (None: the command line's) and return its exit status; bad input is one line and status 1."""
     tolerate_any_terminal()
     try:
-        command, training = read_command(sys.argv[1:] if argv is None else argv, training_script, Supervisor)
-        return carry_out(command, training)
+        return run_command(sys.argv[1:] if argv is None else argv, training_script, Supervisor)
     except (ValueError, OSError, ImportError, gym.error.Error) as error:
         print(f"llm_supervisor.py: error: {for_console(str(error))}", file=sys.stderr)
         return 1

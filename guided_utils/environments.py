@@ -34,13 +34,25 @@ def tensor_dtype(space: gym.Space) -> torch.dtype:
 
 
 def is_continuous(space: gym.Space) -> bool:
-    """Whether a squashed Gaussian can act in the space: a bounded Box of floats with at least one axis."""
-    return (
-        isinstance(space, gym.spaces.Box)
-        and space.is_bounded()
-        and np.issubdtype(space.dtype, np.floating)
-        and len(space.shape) > 0
-    )
+    """Whether a squashed Gaussian can act in the space: a bounded Box of floats with at least one axis.
+
+    Bounds that float32 takes for infinite, or further apart than it can tell, are none.
+    """
+    if not (isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating) and len(space.shape) > 0):
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        widths = space.high.astype(np.float32) - space.low.astype(np.float32)
+    return space.is_bounded() and bool(np.isfinite(widths).all())
+
+
+def clip_action(actions: np.ndarray, space: gym.Space) -> np.ndarray:
+    """Actions (N, *action) in the space's own dtype and within its bounds, out of which rounding takes some.
+
+    Discrete ones are left as they are.
+    """
+    if not isinstance(space, gym.spaces.Box):
+        return actions
+    return np.clip(actions.astype(space.dtype), space.low, space.high)
 
 
 def check_continuous_spaces(env: gym.Env) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn as nn
 from torch.utils.tensorboard import SummaryWriter
 
-from guided_utils.environments import evaluation_seeds, tensor_dtype
+from guided_utils.environments import clip_action, evaluation_seeds, tensor_dtype
 
 
 def check_time_limit(env: gym.Env) -> None:
@@ -122,7 +122,8 @@ def evaluate(
 
     @torch.no_grad()
     def policy(obs: np.ndarray) -> np.ndarray:
-        return actor.get_greedy_action(torch.as_tensor(obs, dtype=dtype, device=device)).cpu().numpy()
+        actions = actor.get_greedy_action(torch.as_tensor(obs, dtype=dtype, device=device)).cpu().numpy()
+        return clip_action(actions, envs[0].action_space)
 
     returns = greedy_returns(envs, policy, range(eval_episodes))
     for env in envs:

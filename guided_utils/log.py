@@ -89,7 +89,8 @@ class EventFile:
 
     def _write(self, sync: bool = False) -> None:
         self.log_dir.mkdir(parents=True, exist_ok=True)
-        if not self.path.exists():
+        if self.size and not self.path.exists():
+            self.report.error("what was logged before", f"{self.path} is gone")
             self.size = 0
         with open(self.path, "r+b" if self.size else "wb", buffering=0) as file:
             file.truncate(self.size)

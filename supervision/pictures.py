@@ -86,6 +86,11 @@ def _pictures(frames: Sequence[np.ndarray], largest: int):
         yield picture
 
 
+def thumbnail(frame: np.ndarray, largest: int) -> np.ndarray:
+    """A frame (height, width, 3) uint8, at most `largest` pixels wide and high."""
+    return np.array(next(_pictures([frame], largest)))
+
+
 def gif_bytes(frames: Sequence[np.ndarray], fps: float, largest: int = 240) -> bytes:
     """An endless GIF of frames (height, width, 3) uint8, at most `largest` pixels wide and high."""
     from PIL import Image

@@ -1,4 +1,4 @@
-"""The tools for writing prompts: new-prompt, show-prompt and consult, docs/supervisor.md.
+"""The commands new-prompt, show-prompt and consult, for writing prompts, and watch (watch.py): docs/supervisor.md.
 
 They know neither the training scripts nor the supervisor; llm_supervisor.py hands both down.
 """
@@ -98,15 +98,35 @@ class Training:
     """whether `--env-kwargs` differs from the environment's default"""
 
 
+def command_type() -> Any:
+    """What the command line may be: `Command`, or `Watch`, whose module imports what no training script needs."""
+    from supervision.watch import Watch
+
+    return Command | Watch
+
+
+def run_command(
+    argv: Sequence[str], training_script: Callable[[str], SimpleNamespace], supervisor: Callable[..., Any]
+) -> int:
+    """Read a command and do what it says; its exit status. The arguments are those of `read_command`."""
+    import tyro
+
+    from supervision.watch import Watch, watch
+
+    tools = "The tools for writing prompts, and for watching a run (docs/supervisor.md)."
+    command = tyro.cli(command_type(), args=argv, prog=PROGRAM, description=tools)
+    if isinstance(command, Watch):
+        return watch(command, training_script)
+    return carry_out(*read_command(argv, training_script, supervisor))
+
+
 def read_command(
-    argv: Sequence[str],
-    training_script: Callable[[Literal["continuous", "discrete"]], SimpleNamespace],
-    supervisor: Callable[..., Any],
+    argv: Sequence[str], training_script: Callable[[str], SimpleNamespace], supervisor: Callable[..., Any]
 ) -> tuple[Command, Training]:
     """Read a command; what it leaves open is as in a training run of its environment.
 
     Args:
-        training_script: gives the names of the script that trains with such actions.
+        training_script: gives the names of a training script by its file's name.
         supervisor: makes a Supervisor.
 
     Raises:
@@ -114,13 +134,12 @@ def read_command(
     """
     import tyro
 
-    tools = "The tools for writing prompts (docs/supervisor.md)."
-    command = tyro.cli(Command, args=argv, prog=PROGRAM, description=tools)
-    script = training_script("continuous")
+    command = tyro.cli(Command, args=argv, prog=PROGRAM)
+    script = training_script("guided_sac_continuous.py")
     env = script.make_env(command.env_id, 0, 0, False, "", script.parse_env_kwargs(command.env_kwargs))()
     env.close()
     if not isinstance(env.action_space, spaces.Box):
-        script = training_script("discrete")
+        script = training_script("guided_sac_discrete.py")
     defaults = {**asdict(script.Args()), **script.ENV_DEFAULTS.get(command.env_id, {}), "env_id": command.env_id}
     default = replace(command, **{f.name: defaults[f.name] for f in fields(command) if f.name in defaults})
     command = tyro.cli(type(command), args=argv[1:], default=default, prog=PROGRAM)

@@ -11,7 +11,7 @@ import pytest
 import tyro
 from conftest import ROOT, scalars
 
-from supervision.workbench import Command
+from supervision.workbench import command_type
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SCRIPTS = sorted(ROOT.glob("*_sac*.py"))
@@ -20,7 +20,7 @@ SCRIPTS = sorted(ROOT.glob("*_sac*.py"))
 def arguments(script: Path) -> type | None:
     """A script's command line: its subcommands, or its Args; None where it takes no flags."""
     if script.stem == "llm_supervisor":
-        return Command
+        return command_type()
     return runpy.run_path(str(script), run_name="imported").get("Args")
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from rliable import library, metrics
 from scipy.stats import trim_mean
 
-from benchmark.figures.table import BEHAVIOUR, GUIDANCE_ACTIVE, SUPERVISION_STEPS
+from benchmark.figures.table import BEHAVIOUR, GUIDANCE_ACTIVE, RESUMED, SUPERVISION_STEPS
 from benchmark.sweeps.studies import Study
 
 NOT_MEASURED = "not measured yet"
@@ -208,9 +208,15 @@ def counted(table: pd.DataFrame, study: Study, env: str) -> str:
 
 
 def origin(table: pd.DataFrame) -> str:
-    """Which code and which libraries a table's runs had."""
-    commits, versions = (" and ".join(sorted(table[name].unique())) for name in ("commit", "versions"))
-    return f"Runs of commit {commits}, with {versions}."
+    """Which code and which libraries a table's runs had, and which of them went on with another processor."""
+    runs = table[["arm", "env", "seed", "commit", "versions"]].drop_duplicates()
+    runs[["versions", "changed"]] = runs.versions.str.partition(RESUMED)[[0, 2]]
+    commits, versions = (" and ".join(sorted(runs[name].unique())) for name in ("commit", "versions"))
+    notes = [
+        f"{run.arm} on {run.env}, seed {run.seed}, was resumed with another {run.changed}: its last bits may differ."
+        for run in runs[runs.changed != ""].itertuples()
+    ]
+    return " ".join([f"Runs of commit {commits}, with {versions}.", *notes])
 
 
 def shown(value: float, low: float, high: float, digits: int) -> str:

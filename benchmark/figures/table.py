@@ -24,6 +24,8 @@ GUIDANCE_ACTIVE = "charts/guidance_active"
 EPISODIC_RETURN = "charts/episodic_return"  # of each training episode, guided actions included
 BEHAVIOUR = "behaviour/episodic_return"  # the same, thinned: see committed()
 DIGITS = ".9g"  # enough for a float32
+CHANGED = ("processor", "versions")  # what a run that was interrupted may have gone on with, and its last bits differ
+RESUMED = "; resumed with another "  # in the column of versions
 # in the settings of one arm's runs
 MAY_DIFFER = ("seed", "exp_name", "torch_num_threads", "device", "llm_base_url", "llm_log")
 
@@ -57,6 +59,8 @@ def sweep_rows(study: Study, folder: Path, threads: int) -> Iterator[tuple]:
         if (folder / run.name).is_dir():
             record = json.loads((folder / run.name / "run.json").read_text())
             versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+            if changed := [what for what in CHANGED if what in record.get("resumed_with_another", ())]:
+                versions += f"{RESUMED}{' and '.join(changed)}"
             for step, tag, value in read_events(folder / run.name)[0]:
                 yield (study.name, arm, run.script.name, run.env, run.seed, step, tag, value, run.hash,
                        record["commit"], versions)  # fmt: skip

@@ -28,15 +28,15 @@ from benchmark.probes.same_digits import Scalars, difference, logged
 RUNS = {
     "plain": "guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor none --policy-frequency 3",
     "guided": "guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor bundled --guide-window 250 "
-    "--audition-max-steps 600 --replay-max-steps 200",
+    "--audition-episodes 0 --replay-max-steps 200",
     "guided, three cars": "guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor bundled "
-    "--num-envs 3 --guide-window 300 --audition-max-steps 600 --replay-max-steps 200",
+    "--num-envs 3 --guide-window 300 --audition-episodes 0 --replay-max-steps 200",
     "value network": "guided_sac_continuous.py --env-id Pendulum-v1 --supervisor none --value-network "
     "--learning-starts 100",
     "humanoid": "guided_sac_continuous.py --env-id Humanoid-v5 --supervisor bundled --guide-window 300 "
-    "--audition-max-steps 120 --replay-max-steps 60 --replay-frames 0",
-    "taxi": "guided_sac_discrete.py --env-id Taxi-v4 --supervisor bundled --guide-window 300 --replay-max-steps 400 "
-    "--replay-frames 0",
+    "--audition-episodes 0 --replay-max-steps 60 --replay-frames 0",
+    "taxi": "guided_sac_discrete.py --env-id Taxi-v4 --supervisor bundled --guide-window 300 --audition-episodes 0 "
+    "--replay-max-steps 400 --replay-frames 0",
     "blackjack": "guided_sac_discrete.py --env-id Blackjack-v1 --supervisor bundled --learning-starts 100 "
     "--guide-window 300 --num-envs 2 --replay-frames 0",
     "lake, paper": "guided_sac_discrete.py --env-id FrozenLake-v1 --supervisor bundled --paper --replay-frames 0",
@@ -44,7 +44,7 @@ RUNS = {
     "icm": "icm_sac.py --env-id Taxi-v4",
     "e3b": "e3b_sac.py --env-id FrozenLake-v1 --num-envs 3 --learning-starts 100",
     "compiled": "guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor bundled --compile "
-    "--audition-max-steps 600 --replay-max-steps 200",
+    "--audition-episodes 0 --replay-max-steps 200",
 }
 FLAGS = "--seed 5 --eval-frequency 400 --eval-episodes 2 --save-model"
 

@@ -5,11 +5,14 @@
 Docs: docs/benchmark.md
 """
 
+import fcntl
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +22,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import tyro
 from filelock import FileLock, Timeout
@@ -34,6 +37,9 @@ import ray
 # whose versions are recorded with a run, as far as they are installed
 PACKAGES = ("torch", "gymnasium", "mujoco", "numpy", "tensorboard", "stable-baselines3")
 LOG_LINES = 15
+LOCK = ".lock"
+DYING = 30.0  # seconds that a killed sweep's process may live on
+INTERRUPTED = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)  # status
 
 
 @dataclass
@@ -63,36 +69,44 @@ class Outcome(NamedTuple):
 
 
 def execute(run: Run, folder: Path, commit: str) -> Outcome:
-    """Run the script to its end in a folder of its own (a Ray task).
+    """Run the script to its end in a folder of its own (a Ray task), from the checkpoint of an interrupted attempt on.
 
-    The folder carries the run's name only once the run is complete; till then it is called NAME.*.part, and after a
-    failure NAME.failed.
+    The folder carries the run's name only once the run is complete; till then it is called NAME.*.part, after an
+    interruption NAME.*.cut, and after a failure NAME.failed. An attempt that comes to an error before it goes on, since
+    its checkpoint is unusable, makes room for a new one.
     """
     if code_hash(run.script, run.env, run.flags) != run.code:
         return Outcome(run, False, 0.0, folder, "the script, its modules or its prompts were changed during the sweep")
-    attempt = Path(tempfile.mkdtemp(prefix=f"{run.name}.", suffix=".part", dir=folder))
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(run.threads),
-        "CUDA_VISIBLE_DEVICES": "",  # the device counts: the same one, whatever the machine has
-    }
-    started = time.time()
-    with (attempt / "log.txt").open("w") as log:
-        status = subprocess.run(
-            [sys.executable, str(run.script), *run.arguments],
-            cwd=attempt, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False,
-        ).returncode  # fmt: skip
+    started, resumed = time.time(), interrupted_attempt(run, folder)
+    if resumed:
+        attempt, lock = resumed
+        logged = len(list(attempt.rglob("events.out.tfevents.*")))
+        (goes_on,) = {path.parent.parent.relative_to(attempt) for path in checkpoints(attempt)}
+        status = process(run, attempt, lock, ["--resume", str(goes_on)])
+        if status not in (0, *INTERRUPTED) and len(list(attempt.rglob("events.out.tfevents.*"))) == logged:
+            shutil.rmtree(attempt)
+            resumed = None
+    if not resumed:
+        attempt = Path(tempfile.mkdtemp(prefix=f"{run.name}.", suffix=".part", dir=folder))
+        status = process(run, attempt, locked(attempt), run.arguments)
     seconds = time.time() - started
     record = {
         **run.settings, "hash": run.hash, "commit": commit, "machine": platform.node(), "started": started,
-        "seconds": seconds, "status": status, "versions": versions(),
+        "seconds": seconds, "status": status, "versions": versions(), **resumptions(attempt / "log.txt"),
     }  # fmt: skip
     (attempt / "run.json").write_text(json.dumps(record, indent=1) + "\n")
     done, failed = folder / run.name, folder / f"{run.name}.failed"
+    if status in INTERRUPTED:
+        cut = attempt.rename(attempt.with_suffix(".cut"))
+        return Outcome(run, False, seconds, cut, f"interrupted (exit status {status})")
+    (attempt / LOCK).unlink(missing_ok=True)
     shutil.rmtree(failed, ignore_errors=True)
     if status != 0:
         attempt.rename(failed)
         return Outcome(run, False, seconds, failed, f"exit status {status}")
+    if "checkpoint-keep" not in run.flags:  # nobody goes on from them
+        for path in {path.parent for path in checkpoints(attempt)}:
+            shutil.rmtree(path)
     try:
         attempt.rename(done)
     except OSError:
@@ -100,6 +114,72 @@ def execute(run: Run, folder: Path, commit: str) -> Outcome:
             raise
         shutil.rmtree(attempt)  # Ray repeats a task whose machine it had given up; the first to finish counts
     return Outcome(run, True, seconds, done, "")
+
+
+def process(run: Run, attempt: Path, lock: TextIO, arguments: list[str]) -> int:
+    """Run the script in the attempt's folder and return its exit status; it holds the lock as long as it lives."""
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(run.threads),
+        "CUDA_VISIBLE_DEVICES": "",  # the device counts: the same one, whatever the machine has
+    }
+    with lock, (attempt / "log.txt").open("a") as log:
+        return subprocess.run(
+            [sys.executable, str(run.script), *arguments], cwd=attempt, env=environment, pass_fds=[lock.fileno()],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False,
+        ).returncode  # fmt: skip
+
+
+def checkpoints(attempt: Path) -> list[Path]:
+    """A run's checkpoints in an attempt's folder."""
+    return sorted(attempt.glob("runs/*/checkpoints/step_*.pt"))
+
+
+def interrupted_attempt(run: Run, folder: Path) -> tuple[Path, TextIO] | None:
+    """The newest attempt at a run that left a checkpoint, with its lock; the others that nobody works at are removed.
+
+    A killed sweep's process may live on for some seconds, and so may one on a machine that Ray has given up.
+    """
+    attempts = [*folder.glob(f"{run.name}.*.cut"), *folder.glob(f"{run.name}.*.part")]
+    found = None
+    for attempt in sorted(attempts, key=lambda path: path.stat().st_mtime, reverse=True):
+        useful = found is None and bool(checkpoints(attempt))
+        try:
+            lock = locked(attempt, seconds=DYING if useful and attempt.suffix == ".cut" else 0.0)
+        except OSError:
+            continue
+        if useful:
+            found = attempt.rename(attempt.with_suffix(".part")), lock
+        else:
+            shutil.rmtree(attempt, ignore_errors=True)
+            lock.close()
+    return found
+
+
+def locked(attempt: Path, seconds: float = 0.0) -> TextIO:
+    """Lock an attempt's folder until the file is closed here and in the processes that inherit it.
+
+    Raises:
+        OSError: somebody works there, still after so many seconds.
+    """
+    lock, end = (attempt / LOCK).open("a"), time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except OSError:
+            if time.monotonic() >= end:
+                lock.close()
+                raise
+        time.sleep(0.2)
+
+
+def resumptions(log: Path) -> dict[str, list]:
+    """At which steps a run went on, and what was another one there than before, such as the processor."""
+    text = log.read_text(errors="replace")
+    steps = [int(step.replace(",", "")) for step in re.findall(r"^ *resume: goes on: .* at step ([\d,]+)$", text, re.M)]
+    changed = sorted(set(re.findall(r"^ *another (\w+) than before: ", text, re.M)))
+    return {"resumed_at": steps, "resumed_with_another": changed}
 
 
 def versions() -> dict[str, str]:
@@ -164,10 +244,9 @@ def sweep(runs: Iterable[Run], args: Args) -> list[Outcome]:
     folder = args.runs.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", timeout=0):
-            for rest in folder.glob("*.part"):
-                shutil.rmtree(rest, ignore_errors=True)  # a killed sweep's run may live a second longer
+        with FileLock(folder / LOCK, timeout=0):
             todo = [run for name, run in unique.items() if not (folder / name).is_dir()]
+            set_aside(folder, {run.name for run in todo})
             print(f"{len(unique)} runs, {len(unique) - len(todo)} of them done before", flush=True)
             return run_all(todo, folder, args) if todo else []
     except Timeout:
@@ -176,6 +255,15 @@ def sweep(runs: Iterable[Run], args: Args) -> list[Outcome]:
         ) from None
     except ray.exceptions.RayError as error:
         raise ConnectionError(f"Ray: {' '.join(said(error).split())}") from None
+
+
+def set_aside(folder: Path, todo: set[str]) -> None:
+    """Keep what an interrupted sweep left of runs that are to be done, as far as they can go on; remove the rest."""
+    for rest in [*folder.glob("*.part"), *folder.glob("*.cut")]:
+        if rest.name.rsplit(".", 2)[0] in todo and checkpoints(rest):
+            rest.rename(rest.with_suffix(".cut"))
+        else:
+            shutil.rmtree(rest, ignore_errors=True)  # a killed sweep's run may live a second longer
 
 
 def run_all(runs: list[Run], folder: Path, args: Args) -> list[Outcome]:

@@ -4,8 +4,6 @@ import json
 import os
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,39 +11,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SECRETS, Endpoint, events, needs_compiler, run_process, scalars, texts
+from conftest import ROOT, Endpoint, events, needs_compiler, run_process, scalars, texts
+from processes import BRIEF, CAR, GUIDED, PLAIN, only_run, start, wait_for
 
 from benchmark.probes import kill_points
-
-CAR = ["--env-id", "MountainCarContinuous-v0", "--total-timesteps", "300", "--checkpoint-frequency", "100",
-       "--seed", "4", "--batch-size", "32", "--buffer-size", "5000"]  # fmt: skip
-BRIEF = ["--replay-max-steps", "60", "--replay-frames", "0"]
-PLAIN = [*CAR, "--supervisor", "none"]
-GUIDED = [*CAR, *BRIEF, "--supervisor", "bundled", "--guide-window", "80", "--audition-max-steps", "300"]
-
-
-def start(*flags: str, script: str = "guided_sac_continuous.py", **env: str) -> subprocess.Popen:
-    """A run in the present folder, on one thread, in a process group of its own."""
-    clean = {k: v for k, v in os.environ.items() if k not in SECRETS}
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / script), *flags], env={**clean, "OMP_NUM_THREADS": "1", **env},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-
-
-def wait_for(process: subprocess.Popen, text: str) -> str:
-    """Read what a process prints until a line holds the text."""
-    said = ""
-    for line in process.stdout:
-        said += line
-        if text in line:
-            return said
-    raise AssertionError(f"{text!r} was never said:\n{said}")
-
-
-def only_run() -> str:
-    (folder,) = Path("runs").iterdir()
-    return folder.name
 
 
 def comparable(run: str) -> dict:
@@ -142,7 +111,7 @@ def test_killed_before_its_first_checkpoint_a_run_begins_again_in_its_folder(run
 def test_a_fork_from_none_to_bundled_is_the_same_run_with_guidance_from_there(run_here, capsys):
     base = run_here(*PLAIN, "--total-timesteps", "200", "--checkpoint-keep", "all")
     path = f"runs/{base.run_name}/checkpoints/step_000000100.pt"
-    fork = run_here("--resume", path, "--supervisor", "bundled", "--audition-max-steps", "300", "--replay-max-steps",
+    fork = run_here("--resume", path, "--supervisor", "bundled", "--audition-episodes", "0", "--replay-max-steps",
                     "60", "--guide-window", "100")  # fmt: skip
     said = capsys.readouterr().out
     assert fork.run_name != base.run_name and f"a fork of {base.run_name} at step 100" in said
@@ -222,7 +191,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint(number, how):
     """… in one line that says how it goes on; also where SDL has drawn, which takes signals for itself."""
     flags = PLAIN if how == "plain" else [*GUIDED, "--replay-frames", "2"]
     process = start(*flags, "--total-timesteps", "100000", "--checkpoint-frequency", "90000")
-    wait_for(process, "steps/s" if how == "plain" else "audition passed")
+    wait_for(process, "steps/s" if how == "plain" else "guiding, without audition")
     time.sleep(0.5)
     process.send_signal(number)
     said, _ = process.communicate(timeout=60)
@@ -304,7 +273,7 @@ def test_answers_behind_the_checkpoint_are_not_asked_for_again(run_here, monkeyp
 
     with Endpoint(script) as server:
         flags = [*CAR, *BRIEF, "--supervisor", "llm", "--llm-base-url", server.url, "--guide-window", "80",
-                 "--audition-max-steps", "300", "--total-timesteps", "250"]  # fmt: skip
+                 "--audition-episodes", "0", "--total-timesteps", "250"]  # fmt: skip
         whole = run_here(*flags)
         asked = len(server.requests)
         process = start(*flags, "--total-timesteps", "100000")
@@ -326,7 +295,7 @@ def test_answers_behind_the_checkpoint_are_not_asked_for_again(run_here, monkeyp
 def test_a_record_that_was_cut_off_gives_what_is_there(run_here, capsys):
     answers = [json.dumps({"analysis": "", "intervene": True, "advice": "push", "keep_current_policy": False}), RULE]
     with Endpoint(lambda body, number: answers[number % 2]) as server:
-        flags = [*CAR, *BRIEF, "--guide-window", "80", "--audition-max-steps", "300", "--total-timesteps", "200"]
+        flags = [*CAR, *BRIEF, "--guide-window", "80", "--audition-episodes", "0", "--total-timesteps", "200"]
         first = run_here(*flags, "--supervisor", "llm", "--llm-base-url", server.url)
     folder = Path(f"runs/{first.run_name}/llm")
     for path in sorted(folder.glob("*.json"))[3:]:

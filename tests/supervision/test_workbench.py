@@ -24,6 +24,7 @@ from benchmark.probes import prompt_cost
 from supervision import prompts
 from supervision.pictures import jpeg_bytes
 from supervision.prompts import CODER_HEADINGS, describe_env
+from supervision.watch import Watch
 from supervision.workbench import Consult, NewPrompt, ShowPrompt
 
 THIRD_PARTY = '''
@@ -341,7 +342,7 @@ def test_a_byte_order_mark_hurts_nothing(capsys):
 
 
 def test_the_commands_cost_a_training_script_nothing(capsys):
-    """Importing the module brings in nothing for them; --help names the three commands."""
+    """Importing the module brings in nothing for them; --help names the four commands."""
     code = "import llm_supervisor, sys; print(sorted({'tyro', 'guided_sac_continuous', 'openai'} & {*sys.modules}))"
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert process.stdout == "[]\n", process.stderr
@@ -350,7 +351,7 @@ def test_the_commands_cost_a_training_script_nothing(capsys):
     with pytest.raises(SystemExit, match="0"):
         sup.main(["--help"])
     output = capsys.readouterr().out
-    assert all(f"• {name} " in output for name in ("new-prompt", "show-prompt", "consult"))
+    assert all(f"• {name} " in output for name in ("new-prompt", "show-prompt", "consult", "watch"))
 
 
 # -- what the page says ------------------------------------------------------------------------------------------------
@@ -394,7 +395,7 @@ def test_the_page_s_example_does_what_the_page_says(capsys):
 
 
 def test_every_flag_on_the_page_exists():
-    kinds = (NewPrompt, ShowPrompt, Consult, prompt_cost.Args)
+    kinds = (NewPrompt, ShowPrompt, Consult, Watch, prompt_cost.Args)
     known = {field.name for kind in kinds for field in dataclasses.fields(kind)}
     for name in re.findall(r"`--([\w-]+)", PAGE.read_text()):
         assert name == "help" or name.replace("-", "_") in known, name

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from conftest import run_process, scalars
 from filelock import FileLock
 from handmade import SCRIPT, TINY, a_run, anywhere, command, write_study
 
+from benchmark.figures.analysis import origin
+from benchmark.figures.table import read_sweep
 from benchmark.sweeps import sweep
-from benchmark.sweeps.studies import load_study
+from benchmark.sweeps.studies import Run, load_study
 from benchmark.sweeps.sweep import Args, Outcome
 
 
@@ -231,3 +234,86 @@ def test_a_killed_sweeps_runs_end_with_it(tmp_path):
     process.wait()
     _, alive = psutil.wait_procs([run], timeout=20)
     assert not alive, "the killed sweep's run is still going"
+
+
+LONG = TINY | {"total-timesteps": 3_000, "checkpoint-frequency": 500, "eval-frequency": 1_000, "max-episode-steps": 100}
+
+
+def killed_after_its_first_checkpoint(run: Run, folder: Path) -> Path:
+    """The folder of an attempt, as a sweep that was killed leaves it."""
+    attempt = folder / f"{run.name}.abc.part"
+    attempt.mkdir()
+    with (attempt / "log.txt").open("w") as log:
+        process = subprocess.Popen([sys.executable, str(run.script), *run.arguments], cwd=attempt, stdout=log,
+                                   env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})  # fmt: skip
+    end = time.time() + 200
+    while not sweep.checkpoints(attempt):
+        assert time.time() < end and process.poll() is None, (attempt / "log.txt").read_text()
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    return attempt
+
+
+def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
+    """From its checkpoint, to the numbers of a run by hand; its record says where, and that the processor changed."""
+    study = write_study(flags="[flags]\n" + "\n".join(f"{k} = {json.dumps(v)}" for k, v in LONG.items()))
+    ((_, run),) = load_study(study).runs(1)
+    folder = tmp_path / "runs" / "sweep"
+    folder.mkdir(parents=True)
+    attempt = killed_after_its_first_checkpoint(run, folder)
+    (settings,) = attempt.glob("runs/*/settings.json")
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"processor": "an abacus"}))
+    status, output = run_sweep(study)
+    assert status == 0, output
+    record = json.loads((folder / run.name / "run.json").read_text())
+    assert len(record["resumed_at"]) == 1 and record["resumed_at"][0] % 500 == 0 < record["resumed_at"][0] < 3_000
+    assert record["resumed_with_another"] == ["processor"]
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == [run.name]
+    assert not list((folder / run.name).rglob("*.pt"))
+    table = read_sweep(load_study(study), folder, threads=1)
+    assert origin(table).endswith("SAC on MountainCarContinuous-v0, seed 1, was resumed with another processor: "
+                                  "its last bits may differ.")  # fmt: skip
+
+    monkeypatch.chdir(folder / run.name)
+    (by_sweep,) = os.listdir("runs")
+    swept = scalars(by_sweep)
+    monkeypatch.chdir(tmp_path)
+    result = run_process(*run.arguments, CUDA_VISIBLE_DEVICES="")
+    assert result.returncode == 0, result.stderr
+    (by_hand,) = (path for path in os.listdir("runs") if path != "sweep")
+    plain = scalars(by_hand)
+    assert swept.keys() == plain.keys() and [step for step, _ in plain["eval/episodic_return"]] == [0, 1000, 2000, 3000]
+    assert all(swept[tag] == plain[tag] for tag in plain if tag != "charts/SPS")
+
+
+def test_a_run_without_a_usable_checkpoint_starts_anew(tmp_path):
+    run = a_run(SCRIPT, env="MountainCarContinuous-v0", flags=LONG | {"total-timesteps": 700, "checkpoint-keep": 1})
+    attempt = killed_after_its_first_checkpoint(run, tmp_path)
+    for path in sweep.checkpoints(attempt):
+        path.write_bytes(path.read_bytes()[:1000])
+    outcome = sweep.execute(run, tmp_path, "")
+    assert outcome.succeeded and outcome.folder == tmp_path / run.name
+    record = json.loads((outcome.folder / "run.json").read_text())
+    assert record["resumed_at"] == [] and record["resumed_with_another"] == [] and record["status"] == 0
+    assert len(sweep.checkpoints(outcome.folder)) == 1  # a study that says how many keeps them
+    assert os.listdir(tmp_path) == [run.name]
+
+
+def test_an_attempt_at_which_somebody_works_is_left_alone(tmp_path):
+    """A process that outlived its sweep holds the lock; one that is cut off leaves a folder to go on from."""
+    script = tmp_path / "script.py"
+    script.write_text("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+    run = a_run(script)
+    attempt = tmp_path / f"{run.name}.abc.part"
+    (attempt / "runs" / "x" / "checkpoints").mkdir(parents=True)
+    (attempt / "runs" / "x" / "checkpoints" / "step_000000001.pt").touch()
+    with sweep.locked(attempt):
+        outcome = sweep.execute(run, tmp_path, "")
+        assert attempt.is_dir()
+    assert not outcome.succeeded and outcome.message == "interrupted (exit status -15)"
+    assert outcome.folder.suffix == ".cut" and outcome.folder.is_dir()
+    sweep.set_aside(tmp_path, {run.name})
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["script.py", f"{run.name}.abc.cut"])
+    sweep.set_aside(tmp_path, set())
+    assert [path.name for path in tmp_path.iterdir()] == ["script.py"]

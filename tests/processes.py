@@ -1,0 +1,38 @@
+"""Runs as processes of their own: started, read and sent signals while they go on."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT, SECRETS
+
+CAR = ["--env-id", "MountainCarContinuous-v0", "--total-timesteps", "300", "--checkpoint-frequency", "100",
+       "--seed", "4", "--batch-size", "32", "--buffer-size", "5000"]  # fmt: skip
+BRIEF = ["--replay-max-steps", "60", "--replay-frames", "0"]
+PLAIN = [*CAR, "--supervisor", "none"]
+GUIDED = [*CAR, *BRIEF, "--supervisor", "bundled", "--guide-window", "80", "--audition-episodes", "0"]
+
+
+def start(*flags: str, script: str = "guided_sac_continuous.py", **env: str) -> subprocess.Popen:
+    """A run in the present folder, on one thread, in a process group of its own."""
+    clean = {k: v for k, v in os.environ.items() if k not in SECRETS}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / script), *flags], env={**clean, "OMP_NUM_THREADS": "1", **env},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for(process: subprocess.Popen, text: str) -> str:
+    """Read what a process prints until a line holds the text."""
+    said = ""
+    for line in process.stdout:
+        said += line
+        if text in line:
+            return said
+    raise AssertionError(f"{text!r} was never said:\n{said}")
+
+
+def only_run() -> str:
+    (folder,) = Path("runs").iterdir()
+    return folder.name
