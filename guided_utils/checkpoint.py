@@ -65,7 +65,7 @@ def find_run(path: str) -> Resumed:
         raise ValueError(f"--resume {path} is no run's folder and no checkpoint of one: {error}") from None
     if settings.get("format", 0) != FORMAT:
         raise ValueError(f"--resume {path}: its format is {settings.get('format')}, this version reads {FORMAT}")
-    files = [given] if given.is_file() else checkpoints_of(folder)[-1:]
+    files = checkpoints_of(folder)[-1:] if given.is_dir() else [given]
     return Resumed(folder.resolve().name, settings, read_checkpoint(files[0]) if files else None)
 
 

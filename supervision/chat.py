@@ -3,6 +3,7 @@
 import base64
 import difflib
 import json
+import logging
 import math
 import threading
 import time
@@ -147,6 +148,7 @@ class Cost:
 
 
 LATER = ("cut", "attempts")  # fields that the first records lack
+UNWRITTEN = logging.getLogger("guided_sac.unwritten")  # error(what, reason), info(what) when it was written after all
 # words of verdicts
 LATE, REFUSED, NOT_TRIED, IN_AUDITION = "took longer than", "refused: ", "not tried: ", "in the audition: "
 FAILED_AUDITION = "audition failed: "
@@ -168,6 +170,7 @@ class Chat:
         self.path, self.record = log_dir, {}  # of the last exchange
         self.cut = False  # whether the server cut the last answer
         self.number = 0  # of the next exchange
+        self.waiting: dict[Path, bytes] = {}  # files for which the disk has had no room yet
         self.paid: deque[tuple[list[str], Result]] = deque()  # exchanges behind the checkpoint of a run that goes on
 
     def ask(self, question: Question) -> Exchange:
@@ -262,12 +265,11 @@ class Chat:
         return f"no answer within {exchange.timeout:g} s" if exchange.over else "given up: the guided time was over"
 
     def _log(self, question: Question, result: Result) -> None:
-        self.log_dir.mkdir(parents=True, exist_ok=True)
         name = f"{self.number:04d}-{question.role}"
         self.number += 1
         names = [f"{name}-frame-{step:06d}.jpg" for step, _ in question.pictures]
         for image_name, (_, jpeg) in zip(names, question.pictures, strict=True):
-            (self.log_dir / image_name).write_bytes(jpeg)
+            self._keep(self.log_dir / image_name, jpeg)
         self.path = self.log_dir / f"{name}.json"
         self.record = {
             "role": question.role, "model": question.model, "global_step": question.step,
@@ -278,9 +280,25 @@ class Chat:
         self._write()
 
     def _write(self) -> None:
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(self.record, indent=1, ensure_ascii=False), encoding="utf-8")
-        part.replace(self.path)  # whole or not at all
+        self._keep(self.path, json.dumps(self.record, indent=1, ensure_ascii=False).encode())
+
+    def _keep(self, path: Path, content: bytes) -> None:
+        """Write a file whole, and what waits since the disk did not take it; no disk's failure leaves this method."""
+        self.waiting[path] = content
+        while self.waiting:
+            path, content = next(iter(self.waiting.items()))
+            part = path.with_name(path.name + ".part")
+            try:
+                self.log_dir.mkdir(parents=True, exist_ok=True)
+                part.write_bytes(content)
+                part.replace(path)
+            except OSError as error:
+                with suppress(OSError):
+                    part.unlink(missing_ok=True)
+                UNWRITTEN.error("exchanges with models", error)
+                return
+            del self.waiting[path]
+        UNWRITTEN.info("exchanges with models")
 
     def note(self, key: str, value: str) -> None:
         """Add to the record of the last exchange what became of its answer."""

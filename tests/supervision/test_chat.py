@@ -194,7 +194,8 @@ def test_a_prompt_that_has_changed_ends_the_repetition(consultant, recorded, tmp
 
 
 def test_other_settings_end_the_repetition(consultant, recorded):
-    """Another step and another policy are other questions; so is one too many."""
+    """Another step and another policy are other questions; behind the last one, of a run that was cut off, say, the run
+    goes on unguided."""
     again = consultant(None, "again", llm_log=str(recorded))
     with pytest.raises(SystemExit, match=r"\n-advisor at step 0\n\+advisor at step 10\n"):
         consult(again, 10)
