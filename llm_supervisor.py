@@ -12,8 +12,6 @@ and for watching a run (`python llm_supervisor.py --help`, docs/supervisor.md).
 Paper: "Efficient Soft Actor-Critic with LLM-Based Action-Level Guidance for Continuous Control", section 3.3 and C.
 """
 
-import io
-import os
 import runpy
 import sys
 import time
@@ -29,11 +27,11 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from supervision.answers import Advice, SupervisionError, gist, parse_advice, parse_code
+from supervision.answers import Advice, SupervisionError, gist
 from supervision.arguments import SupervisorArgs, check_args
 from supervision.bundled import Bundled, read_rule
 from supervision.chat import NOT_TRIED, REFUSED, Chat, Exchange, Question, RecordedChat
-from supervision.endpoint import ChatModel
+from supervision.endpoint import ChatModel, a_server_is_named
 from supervision.prompts import RANDOM_STEPS, PromptFolder, describe_env, rule_spaces
 from supervision.questions import Questions
 from supervision.replay import GreedyVideos, Recorder, Replay, record_video
@@ -41,6 +39,7 @@ from supervision.sandbox.confinement import check_platform
 from supervision.sandbox.messages import PolicyError, SandboxError
 from supervision.sandbox.policy import SandboxedPolicy, check_start
 from supervision.state import Deferred, Interrupted, load_state, state_of
+from supervision.texts import code_block, for_console, for_tensorboard, say, tolerate_any_terminal
 from supervision.trial import AuditionFailed, Auditions, dry_run, random_states
 from supervision.workbench import run_command
 
@@ -127,8 +126,7 @@ class Supervisor:
                 "without any guidance it is --supervisor none"
             )
         check_platform(strict=args.sandbox == "strict")
-        if isinstance(sys.stdout, io.TextIOWrapper):  # a server's words may be in any script, a terminal's may not
-            sys.stdout.reconfigure(errors="backslashreplace")
+        tolerate_any_terminal()  # a server's words may be in any script, a terminal's may not
         self.judged = not args.advisor_always
         env = self.env_fn(None)
         try:
@@ -163,7 +161,7 @@ class Supervisor:
         args = self.args
         if args.supervisor != "auto":
             return args.supervisor, "--supervisor"
-        if args.llm_base_url or os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"):
+        if a_server_is_named(args):
             return "llm", "auto: a key or base URL is set"
         if self.folder.has_rule:
             return "bundled", "auto: no key or base URL is set, and the environment has a bundled rule"
@@ -277,8 +275,8 @@ class Supervisor:
         advice = f"; advice: {gist(decision.advice)}" if decision.advice else ""
         self.history.append(f"step {self.now}: greedy return {mean:.4g}{advice}; {gist(verdict)}")
         self.consultations += 1
-        print(f"step {self.now:,}: supervisor: greedy return {mean:.4g}; {verdict}", flush=True)
-        writer.add_text("supervisor/verdict", verdict, self.now)
+        say(f"step {self.now:,}: supervisor: greedy return {mean:.4g}; {verdict}")
+        writer.add_text("supervisor/verdict", for_tensorboard(verdict), self.now)
         scalars = {
             "charts/supervision_steps": self.steps, "supervisor/replay_return": mean,
             "supervisor/replay_length": np.mean(decision.replay.lengths), "supervisor/failures": self.failures,
@@ -287,7 +285,7 @@ class Supervisor:
         if self.chat is not None:
             scalars |= self.chat.scalars()
             if self.chat.closed:
-                print(f"supervisor: no model is asked any more in this run: {self.chat.closed}", flush=True)
+                say(f"supervisor: no model is asked any more in this run: {self.chat.closed}")
         for tag, value in scalars.items():
             writer.add_scalar(tag, value, self.now)
 
@@ -297,8 +295,8 @@ class Supervisor:
         self.policy = self.guidance = None
         self.history[-1] += f"; at step {global_step} the rule failed: {gist(str(error))}"
         self._note_failure(None, f"at step {global_step}: {error}")
-        print(f"step {global_step:,}: supervisor: the rule failed, unguided until the next window: {error}", flush=True)
-        writer.add_text("supervisor/verdict", f"the rule failed: {error}", global_step)
+        say(f"step {global_step:,}: supervisor: the rule failed, unguided until the next window: {error}")
+        writer.add_text("supervisor/verdict", for_tensorboard(f"the rule failed: {error}"), global_step)
         writer.add_scalar("charts/guidance_active", 0.0, global_step)
         writer.add_scalar("supervisor/failures", self.failures, global_step)
 
@@ -312,10 +310,10 @@ class Supervisor:
         self.ended, self.guidance = True, None
         if not self.interrupted():
             writer.add_scalar("charts/guidance_active", 0.0, global_step)
-            print(
+            say(
                 f"step {global_step:,}: supervisor: the guided time is over; supervision took {self.steps:,} "
-                f"environment steps and {self.seconds:.1f} s; replays and logs are in {self.run_dir}", flush=True,
-            )  # fmt: skip
+                f"environment steps and {self.seconds:.1f} s; replays and logs are in {self.run_dir}"
+            )
             if self.chat is not None:
                 self.chat.close(self.exchange, global_step, writer)
         self.consultation = self.exchange = None
@@ -335,8 +333,9 @@ class Supervisor:
             self.advice = advice = yield from self._advise(step, decision.replay, recent_returns)
             decision.advice = advice.advice
             said = "intervene" if advice.intervene else "do not intervene"
-            self.tell(f"advice: {said}", f"{advice.analysis}\n\n{advice.advice}")
-            self.log.add_text("supervisor/advice", f"**{said}**\n\n{advice.analysis}\n\n{advice.advice}", self.now)
+            text = f"{advice.analysis}\n\n{advice.advice}"
+            self.tell(f"advice: {said}", text)
+            self.log.add_text("supervisor/advice", f"**{said}**\n\n{for_tensorboard(text)}", self.now)
             if advice.intervene:
                 decision.policy, decision.verdict = yield from self._provide(step, advice, decision.replay)
         except (SupervisionError, SandboxError) as error:
@@ -363,7 +362,7 @@ class Supervisor:
         for may_repair in (True, False):
             answer = yield from self._ask(question)
             try:
-                advice = parse_advice(answer, has_rule=self.policy is not None)
+                advice = self.chat.advice_in(answer, has_rule=self.policy is not None)
                 break
             except SupervisionError as error:
                 self.chat.note("verdict", f"{REFUSED}{error}")
@@ -389,9 +388,8 @@ class Supervisor:
             policy = None
             answer = (yield from self._ask(question)) if question else ""
             try:
-                if question:
-                    self.chat.repeat_failure()
-                policy = kept or dry_run(self.start(self.fixed_source or parse_code(answer)), replay.obs, replay.steps)
+                source = self.chat.code_in(answer) if question else self.fixed_source
+                policy = kept or dry_run(self.start(source), replay.obs, replay.steps)
                 if policy is not kept:
                     self.tell("code that passed its check", policy.source)
                 verdict = self.auditions.hold(policy, self.now, self.log) if self.judged else "guiding, not judged"
@@ -416,7 +414,7 @@ class Supervisor:
             self.policy = policy
             if question:
                 self.chat.note("verdict", verdict)
-            self.log.add_text("supervisor/code", f"```python\n{policy.source}\n```", self.now)
+            self.log.add_text("supervisor/code", code_block(policy.source), self.now)
             return policy, verdict
         if auditions_failed == 0:
             self.failures += 1
@@ -437,11 +435,11 @@ def training_script(name: str) -> SimpleNamespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out a command (None: the command line's) and return its exit status; bad input is one line and status 1."""
+    tolerate_any_terminal()
     try:
         return run_command(sys.argv[1:] if argv is None else argv, training_script, Supervisor)
     except (ValueError, OSError, ImportError, gym.error.Error) as error:
-        message = "; ".join(line.strip() for line in str(error).splitlines())
-        print(f"llm_supervisor.py: error: {message}", file=sys.stderr)
+        print(f"llm_supervisor.py: error: {for_console(str(error))}", file=sys.stderr)
         return 1
 
 

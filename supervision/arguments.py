@@ -4,7 +4,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from supervision.endpoint import check_base_url
+from supervision.connection import check_base_url
 
 
 @dataclass
@@ -46,7 +46,8 @@ class SupervisorArgs:
     coder_model: str = "qwen3-max-preview"
     """the model that writes the rule (paper, C.2)"""
     llm_base_url: str | None = None
-    """base URL of an OpenAI-compatible endpoint; None: OPENAI_BASE_URL. The key comes from OPENAI_API_KEY only"""
+    """base URL of an OpenAI-compatible endpoint; None: OPENAI_BASE_URL. The key comes from OPENAI_API_KEY, or
+    from the file that OPENAI_API_KEY_FILE names"""
     llm_timeout: float = 120.0
     """deadline of one question to a model, with its retries, in seconds, > 0"""
     llm_async: bool = False

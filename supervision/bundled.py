@@ -27,7 +27,7 @@ class Bundled:
         """
         kinds = {"intervene_below": (int, float), "analysis": str, "advice": str}
         try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
+            data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ValueError(f"the bundled supervisor's file {path} cannot be read: {error}") from None
         for key, kind in kinds.items():
@@ -47,6 +47,6 @@ class Bundled:
 def read_rule(path: Path) -> str:
     """Read a rule that no model writes; ValueError where that cannot be."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"the guidance policy {path} cannot be read: {error}") from None

@@ -16,8 +16,18 @@ from typing import Any, Literal
 
 from torch.utils.tensorboard import SummaryWriter
 
-from supervision.answers import ADVICE_SCHEMA, MAX_QUOTED_CHARS, SupervisionError, gist, without_thoughts
+from supervision.answers import (
+    ADVICE_SCHEMA,
+    MAX_QUOTED_CHARS,
+    Advice,
+    SupervisionError,
+    gist,
+    parse_advice,
+    parse_code,
+    without_thoughts,
+)
 from supervision.sandbox.messages import PolicyError, SandboxError
+from supervision.texts import for_console
 
 
 @dataclass
@@ -37,15 +47,27 @@ class Question:
         turns = [{"role": "assistant", "content": said}, {"role": "user", "content": reply}]
         return replace(self, messages=self.messages + turns)
 
-    def request(self, schema: bool, pictures: bool) -> dict[str, Any]:
-        """The arguments of a chat completion, with or without what not every server takes."""
+    def request(
+        self, schema: bool, pictures: bool, system: bool = True, room: dict[str, int] | None = None
+    ) -> dict[str, Any]:
+        """The arguments of a chat completion, with or without what not every server takes.
+
+        Args:
+            system: whether the system text has a turn of its own; else it stands at the head of the first user turn.
+            room: for the answer, in tokens, under the name that the server knows.
+        """
         messages: list[dict[str, Any]] = list(self.messages)
+        first = 1
+        if not system:
+            head, turn = messages[:2]
+            messages[:2], first = [{"role": "user", "content": f"{head['content']}\n\n{turn['content']}"}], 0
         if pictures and self.pictures:
-            text = f"{messages[1]['content']}\n\nFrames of the replay at steps {[step for step, _ in self.pictures]}:"
+            steps = [step for step, _ in self.pictures]
+            text = f"{messages[first]['content']}\n\nFrames of the replay at steps {steps}:"
             urls = [f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" for _, jpeg in self.pictures]
-            messages[1] = {"role": "user", "content": [{"type": "text", "text": text}]
-                           + [{"type": "image_url", "image_url": {"url": url}} for url in urls]}  # fmt: skip
-        request = {"model": self.model, "messages": messages}
+            messages[first] = {"role": "user", "content": [{"type": "text", "text": text}]
+                               + [{"type": "image_url", "image_url": {"url": url}} for url in urls]}  # fmt: skip
+        request = {"model": self.model, "messages": messages, **(room or {})}
         if schema and self.role == "advisor":
             named = {"name": "advice", "strict": True, "schema": ADVICE_SCHEMA}
             request["response_format"] = {"type": "json_schema", "json_schema": named}
@@ -72,7 +94,9 @@ class Result:
     answer: str | None = None
     error: str | None = None
     usage: dict[str, Any] | None = None  # prompt_tokens, completion_tokens, and whether they are our estimate
-    refused: list[str] = field(default_factory=list)  # "schema", "pictures": what the server would not have
+    refused: list[str] = field(default_factory=list)  # what the server would not have: "schema", "pictures", "system"
+    cut: bool = False  # whether the server ended the answer at its limit of tokens
+    attempts: list[dict[str, Any]] = field(default_factory=list)  # requests before this one, how put, what came of them
     calls: int = 1  # 0 for a question that was not asked
     seconds: float = 0.0
     final: bool = False  # whether no further question will be asked in the run
@@ -86,6 +110,7 @@ class Exchange:
         self.started = time.monotonic()
         self.done = threading.Event()
         self.result = Result()
+        self.attempts: list[dict[str, Any]] = []  # as in the result, while there is none
 
     def resolve(self, result: Result) -> None:
         """Bring the result."""
@@ -97,7 +122,7 @@ class Exchange:
         """Whether there is nothing left to wait for."""
         return self.done.is_set() or time.monotonic() - self.started > self.timeout
 
-    def wait(self, interrupted: Callable[[], bool]) -> bool:
+    def wait(self, interrupted: Callable[[], bool] = lambda: False) -> bool:
         """Block until it is over; False where the run is to end before."""
         while not self.over:
             if interrupted():
@@ -122,9 +147,11 @@ class Cost:
                 f"{self.seconds / max(self.calls, 1):.1f} s a call")  # fmt: skip
 
 
+LATER = ("cut", "attempts")  # fields that the first records lack
 UNWRITTEN = logging.getLogger("guided_sac.unwritten")  # error(what, reason), info(what) when it was written after all
 # words of verdicts
 LATE, REFUSED, NOT_TRIED, IN_AUDITION = "took longer than", "refused: ", "not tried: ", "in the audition: "
+FAILED_AUDITION = "audition failed: "
 
 
 class Chat:
@@ -141,6 +168,7 @@ class Chat:
         self.costs = {"advisor": Cost(), "coder": Cost()}
         self.closed = ""  # why no further question is asked
         self.path, self.record = log_dir, {}  # of the last exchange
+        self.cut = False  # whether the server cut the last answer
         self.number = 0  # of the next exchange
         self.waiting: dict[Path, bytes] = {}  # files for which the disk has had no room yet
         self.paid: deque[tuple[list[str], Result]] = deque()  # exchanges behind the checkpoint of a run that goes on
@@ -205,7 +233,7 @@ class Chat:
         else:  # what was asked is paid for also where the answer comes too late
             result = Result(
                 error=self._silence(exchange), seconds=time.monotonic() - exchange.started,
-                usage=question.estimated_usage("", pictures=True),
+                usage=question.estimated_usage("", pictures=True), attempts=list(exchange.attempts),
             )  # fmt: skip
         cost = self.costs[question.role]
         cost.calls += result.calls
@@ -216,6 +244,7 @@ class Chat:
             cost.estimated |= result.usage["estimated"]
         if result.final:
             self.closed = str(result.error)
+        self.cut = result.cut
         self._log(question, result)
         if result.answer is None:
             raise SupervisionError(f"the {question.role} ({question.model}): {result.error}")
@@ -280,12 +309,23 @@ class Chat:
         """A server's text as it may be written down: without halves of characters, and without the key."""
         return text.encode("utf-8", "replace").decode("utf-8")
 
+    def advice_in(self, answer: str, has_rule: bool) -> Advice:
+        """What the advisor's last answer says; raises as `parse_advice` does, in a repeated run as it was there."""
+        self.repeat_failure()
+        return parse_advice(answer, has_rule, self.cut)
+
+    def code_in(self, answer: str) -> str:
+        """The rule in the coder's last answer; raises as `parse_code` and `repeat_failure` do."""
+        self.repeat_failure()
+        return parse_code(answer, self.cut)
+
     def repeat_failure(self) -> None:
-        """In a repeated run: raise again what the machine of that run made of the last answer's rule.
+        """In a repeated run: raise again what was made of the last answer there, before any audition.
 
         Raises:
-            PolicyError: the rule was too slow there.
-            SandboxError: its process could not be started there.
+            SupervisionError: the advisor's answer was refused.
+            PolicyError: the coder's rule was refused, or too slow for that machine.
+            SandboxError: the rule's process could not be started there.
         """
 
 
@@ -302,7 +342,7 @@ def transcript_of(record: dict[str, Any]) -> list[str]:
 
 def result_of(record: dict[str, Any]) -> Result:
     """What became of the recorded question."""
-    return Result(**{f.name: record[f.name] for f in fields(Result)})
+    return Result(**{f.name: record[f.name] for f in fields(Result) if f.name in record or f.name not in LATER})
 
 
 class RecordedChat(Chat):
@@ -319,7 +359,7 @@ class RecordedChat(Chat):
         super().__init__(log_dir)
         self.folder, self.used = folder, 0
         try:
-            self.records = [json.loads(path.read_text(encoding="utf-8")) for path in recorded(folder)]
+            self.records = [json.loads(path.read_text(encoding="utf-8-sig")) for path in recorded(folder)]
             causes = [cause for record in self.records if (cause := self._unrepeatable(record))]
             self.asked = [transcript_of(record) for record in self.records]
             self.results = [result_of(record) for record in self.records]
@@ -349,7 +389,7 @@ class RecordedChat(Chat):
         result = self.results[self.used]
         self.used += 1
         if recorded != asked:
-            diff = difflib.unified_diff(recorded, asked, "recorded", "now", n=1, lineterm="")
+            diff = map(for_console, difflib.unified_diff(recorded, asked, "recorded", "now", n=1, lineterm=""))
             raise SystemExit(
                 f"error: question {self.used} is not the one of --llm-log {self.folder}; flags, prompts or code "
                 "are others than in that run:\n" + "\n".join(diff)
@@ -365,8 +405,12 @@ class RecordedChat(Chat):
         self.used = state["used"]
 
     def repeat_failure(self) -> None:
-        verdict = self.records[self.used - 1]["verdict"] or ""
+        record = self.records[self.used - 1]
+        verdict = record["verdict"] or ""
         if verdict.startswith(NOT_TRIED):
             raise SandboxError(verdict.removeprefix(NOT_TRIED))
-        if LATE in verdict:
-            raise PolicyError(verdict.removeprefix(REFUSED))
+        if record["role"] == "advisor" and verdict.startswith(REFUSED):
+            raise SupervisionError(verdict.removeprefix(REFUSED))
+        said = verdict.removeprefix(REFUSED)
+        if LATE in verdict or (said != verdict and not said.startswith((FAILED_AUDITION, IN_AUDITION))):
+            raise PolicyError(said)

@@ -5,39 +5,94 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from supervision.answers import MAX_ANSWER_CHARS, gist
 from supervision.chat import Chat, Exchange, Question, Result
+from supervision.connection import Connection, check_base_url, decode, masked, said, secrets_of
+from supervision.key import FILE, VARIABLE, forget_key, key_is_given, read_key
+from supervision.texts import say
 
 PROBE_SECONDS = 5.0
 # what servers say of pictures that they do not take: llama.cpp and Ollama "image input", vLLM "not a multimodal model",
 # DeepSeek "unknown variant `image_url`", Groq "content must be a string"
 NO_PICTURES = re.compile(r"\bimage|\bvision\b|\bvisual|multi-?modal|content\W+must be a string", re.I)
+# and of more than they take: vLLM "At most 1 image(s) may be provided", "You set image=1", Ollama "only supports a
+# single image", Groq "Too many images provided. This model supports up to 5 images"
+HOW_MANY = re.compile(
+    r"(?:at most|up to|maximum|max|limit|only|exceed)[^.]{0,40}?\b(?P<n>\d+|one|single)\W+(?:images?|pictures?)\b"
+    r"|\bimages?(?:_count)?\s*[=:]\s*(?P<set>\d+)",
+    re.I,
+)
+TOO_MANY = re.compile(r"too many (?:images|pictures)|(?:multiple|more than one) images?\b", re.I)
 NO_SCHEMA = re.compile(r"response_?format|json_?schema|grammar|structured", re.I)
 TOO_LONG = re.compile(r"\bcontext|too (long|large)|\btokens\b", re.I)  # this question, not every one with pictures
-MAX_RESPONSE_BYTES = 20_000_000
+# Gemma's templates "System role not supported", Mistral's "Only user and assistant roles are supported", both "roles
+# must alternate", OpenAI "'messages[0].role' does not support 'system'"
+NO_SYSTEM = re.compile(
+    r"system\W{0,3}(?:role|message|prompt|turn|instruction)s?\b.{0,40}?\b(?:not|un\w+|only)\b|roles? must alternate"
+    r"|only user and (?:assistant|model) roles|(?:not|un\w+|invalid)\b.{0,60}?\brole\b.{0,20}?\bsystem\b"
+    r"|\brole\b.{0,40}?\bnot support.{0,20}?\bsystem\b",
+    re.I,
+)
+NOT_FOUND = " (does the server have this model, and is --llm-base-url its address up to /v1 and no further?)"
+ROOMS = (16_384, 8_192, 4_096)  # tokens for an answer, asked for where a server's own limit cut one
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a question is put to a server."""
+
+    schema: bool
+    pictures: int  # of the question's, at most
+    system: bool  # whether the system text has a turn of its own
+    room: int | None = None  # tokens for the answer; None: the server's own limit
+    room_name: str = "max_tokens"
+
+    def request(self, question: Question) -> dict[str, Any]:
+        """The arguments of a chat completion."""
+        shown = replace(question, pictures=few(question.pictures, self.pictures))
+        room = {self.room_name: self.room} if self.room else None
+        return shown.request(self.schema, bool(shown.pictures), self.system, room)
+
+    def refuses(self, text: str) -> bool:
+        """Whether a server's words tell that it will never take such a request."""
+        return bool((self.pictures and NO_PICTURES.search(text)) or (self.system and NO_SYSTEM.search(text)))
+
+    def record(self, answer: str | None = None, error: str | None = None) -> dict[str, Any]:
+        """An attempt for the record, with what came of it."""
+        put = {"schema": self.schema, "pictures": self.pictures, "system": self.system, "max_tokens": self.room}
+        return put | {"answer": answer, "error": error}
+
+
+def a_server_is_named(args: Any) -> bool:
+    """Whether flags or environment tell of a key or an address."""
+    return bool(args.llm_base_url or os.environ.get("OPENAI_BASE_URL") or key_is_given())
+
+
+def few(pictures: list[tuple[int, bytes]], most: int) -> list[tuple[int, bytes]]:
+    """So many of a replay's pictures, evenly spaced; of one only, the last, which shows what became of the episode."""
+    if len(pictures) <= most:
+        return pictures
+    step = (len(pictures) - 1) / (most - 1) if most > 1 else 0.0
+    return [pictures[-1 - round(i * step)] for i in range(most)][::-1]
 
 
 def in_thread(function: Callable[[], None]) -> threading.Thread:
-    """Start a function in a thread that nobody has to wait for: the client's time-out is per read, ours for all."""
+    """Start a function in a thread that nobody has to wait for."""
     thread = threading.Thread(target=function, daemon=True)
     thread.start()
     return thread
 
 
-def _refusal(response: Any) -> str:
-    """What a server says of a request that it refuses. A gateway's page in HTML says nothing of it."""
-    return response.text if "json" in response.headers.get("content-type", "") else ""
-
-
 def _said(error: Exception) -> str:
     """An error with the server's own words, of which the client's message has a part, or with its cause."""
     if hasattr(error, "response"):
-        return f"{type(error).__name__}: HTTP {error.status_code}: {error.response.text.strip()}"
+        hint = NOT_FOUND if error.status_code == 404 else ""
+        return f"{type(error).__name__}: HTTP {error.status_code}: {error.response.text.strip()}{hint}"
     return f"{type(error).__name__}: {error}" + (f" ({error.__cause__})" if error.__cause__ else "")
 
 
@@ -54,63 +109,31 @@ class ChatModel(Chat):
     def __init__(self, args: Any, log_dir: Path):
         super().__init__(log_dir, args.llm_async)
         base_url = args.llm_base_url or os.environ.get("OPENAI_BASE_URL") or None
-        self.key = os.environ.get("OPENAI_API_KEY", "").strip()
-        if not self.key and not base_url:
+        if not a_server_is_named(args):
             raise ValueError(
-                "--supervisor llm needs a key in OPENAI_API_KEY, or the address of a server that wants none in "
+                f"--supervisor llm needs a key in {VARIABLE} or {FILE}, or the address of a server that wants none in "
                 "--llm-base-url or OPENAI_BASE_URL"
             )
-        if not re.fullmatch(r"[!-~]*", self.key):
-            raise ValueError("OPENAI_API_KEY must be one word of ASCII characters; it holds a space or another sign")
         if base_url:
             check_base_url(base_url)
+        self.key = read_key()
+        self.secrets = secrets_of(base_url or "")
+        if args.llm_base_url:
+            args.llm_base_url = masked(args.llm_base_url)  # what a run's settings show
         import openai  # 1 s of import, only where a model is asked
 
         self.timeout, self.vision = args.llm_timeout, args.advisor_vision
         self.max_calls, self.max_tokens = args.llm_max_calls, args.llm_max_tokens
         self.schema = True  # until the server refuses it
-        self.status = 0  # HTTP status of the server's last response, that of a retried one included
+        self.most_pictures = math.inf  # until it tells how many it takes
+        self.no_system: set[str] = set()  # models that want no system turn
         self.openai = openai
+        self.connection = Connection(base_url or "")
         self.client = openai.OpenAI(
             api_key=self.key or "none", base_url=base_url, timeout=self.timeout,
             max_retries=int(math.log2(1 + self.timeout)),  # waits of 0.5, 1, 2, 4, 8, 8, … s: at most half the deadline
-            http_client=openai.DefaultHttpxClient(
-                event_hooks={"request": [self._keep_deadline], "response": [self._bound_body, self._judge_status]}
-            ),
+            http_client=openai.DefaultHttpxClient(**self.connection.options()),
         )  # fmt: skip
-        self.thread = threading.local()  # of the question which a thread asks: its deadline, and whether with pictures
-
-    def _keep_deadline(self, request: Any) -> None:
-        """Let no attempt begin or wait beyond its question's deadline: a server must not work for nobody."""
-        if (deadline := getattr(self.thread, "deadline", None)) is not None:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError("the question's deadline has passed")
-            request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), left)
-
-    def _bound_body(self, response: Any) -> None:
-        """Let no body go on beyond its question's deadline, however fast or slowly it comes, nor fill the memory."""
-
-        def bounded(chunks: Iterator[bytes]) -> Iterator[bytes]:
-            size = 0
-            for chunk in chunks:
-                size += len(chunk)
-                if size > MAX_RESPONSE_BYTES:
-                    raise ValueError(f"a response of more than {MAX_RESPONSE_BYTES:,} bytes")
-                if time.monotonic() > getattr(self.thread, "deadline", math.inf):
-                    raise TimeoutError("the question's deadline has passed")
-                yield chunk
-
-        body = response.iter_bytes
-        response.iter_bytes = lambda chunk_size=None: bounded(body(chunk_size))  # what read() takes the body from
-
-    def _judge_status(self, response: Any) -> None:
-        """Note a response's status; where it refuses pictures with a 5xx (llama.cpp), tell the client not to repeat."""
-        self.status = response.status_code
-        if self.status >= 500 and getattr(self.thread, "pictures", False):
-            response.read()
-            if NO_PICTURES.search(_refusal(response)):
-                response.headers["x-should-retry"] = "false"
 
     def open(self) -> None:
         """Ask for the list of models, which costs nothing, to learn of a wrong key before training; hide the key.
@@ -122,98 +145,182 @@ class ChatModel(Chat):
         refusals: list[str] = []
 
         def ask() -> None:
+            cutter = self.connection.begin(time.monotonic() + PROBE_SECONDS)
             try:
-                self.client.with_options(timeout=PROBE_SECONDS, max_retries=0).models.list()
+                client = self.client.with_options(timeout=PROBE_SECONDS, max_retries=0)
+                client.models.with_raw_response.list()
             except Exception as error:  # a server may make the client raise anything
                 if getattr(error, "status_code", 0) in (401, 403):
                     refusals.append(_said(error))
+            finally:
+                cutter.close()
 
         in_thread(ask).join(PROBE_SECONDS)
         if refusals:
             what = "refuses the key in OPENAI_API_KEY" if self.key else "wants a key: set OPENAI_API_KEY"
             raise ValueError(f"the model server {what}: {gist(self.clean(refusals[0]))}")
-        os.environ.pop("OPENAI_API_KEY", None)  # no process that this one starts inherits it
+        forget_key()  # no process that this one starts inherits it, and none can read it from this one's environment
 
-    def _send(self, exchange: Exchange) -> None:
-        calls = sum(cost.calls for cost in self.costs.values())
-        tokens = sum(cost.prompt_tokens + cost.completion_tokens for cost in self.costs.values())
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {
+            "schema": self.schema, "vision": self.vision, "most_pictures": self.most_pictures,
+            "no_system": sorted(self.no_system),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if "schema" in state:  # else it is that of a repeated run
+            self.schema, self.most_pictures = state["schema"], state["most_pictures"]
+            self.no_system = set(state["no_system"])
+            self.vision = state["vision"] if self.vision == "auto" else self.vision
+
+    def _budget(self, calls: int = 0, tokens: int = 0) -> str:
+        """Why no further question may be asked, with so many calls and tokens that are not booked yet; "" if it may."""
+        calls += sum(cost.calls for cost in self.costs.values())
+        tokens += sum(cost.prompt_tokens + cost.completion_tokens for cost in self.costs.values())
         for spent, budget, what in ((calls, self.max_calls, "calls"), (tokens, self.max_tokens, "tokens")):
             if budget is not None and spent >= budget:
-                error = f"the budget is spent ({spent:,} {what}, --llm-max-{what} {budget})"
-                exchange.resolve(Result(error=error, calls=0, final=True))
-                return
-        if self.vision == "off":
-            exchange.question.pictures = []
+                return f"the budget is spent ({spent:,} {what}, --llm-max-{what} {budget})"
+        return ""
+
+    def _send(self, exchange: Exchange) -> None:
+        if error := self._budget():
+            exchange.resolve(Result(error=error, calls=0, final=True))
+            return
+        question, deadline = exchange.question, exchange.started + exchange.timeout
+        question.pictures = few(question.pictures, 0 if self.vision == "off" else self.most_pictures)
 
         def answer() -> None:
-            self.thread.deadline = exchange.started + exchange.timeout
+            cutter = self.connection.begin(deadline)
             try:
-                result = self._answer(exchange.question)
+                result = self._answer(question, exchange.attempts, deadline)
             except Exception as error:  # whatever a server makes the client raise, no failure of it may end the run
                 if exchange.over:  # the client too knows the deadline; who waits for the answer tells of it
                     return
                 result = Result(error=_said(error), final=getattr(error, "status_code", 0) in (401, 403))
+            finally:
+                cutter.close()
             if result.error:
                 result.error = gist(self.clean(result.error), 500)
+            result.attempts = exchange.attempts
             result.seconds = time.monotonic() - exchange.started
             exchange.resolve(result)
 
-        self.status = 0
+        self.connection.status = 0
         in_thread(answer)
 
-    def _answer(self, question: Question) -> Result:
-        """Ask, and ask again in a plainer way where the server refuses the JSON schema or the pictures."""
-        schema, pictures, too_long = self.schema and question.role == "advisor", bool(question.pictures), None
+    def _answer(self, question: Question, attempts: list[dict[str, Any]], deadline: float) -> Result:
+        """Ask, and ask again: in a plainer way where the server refuses what not every one takes, and with room for
+        the answer where it was cut."""
+        way = Way(self.schema and question.role == "advisor", len(question.pictures),
+                  question.model not in self.no_system)  # fmt: skip
+        cut: Result | None = None  # the answer that the server cut
+        usages: list[dict[str, Any]] = []
+        too_long, started = False, time.monotonic()
         while True:
-            self.thread.pictures = pictures
+            self.connection.thread.refuses = way.refuses
             try:
-                response = self.client.chat.completions.create(**question.request(schema, pictures))
+                raw = self.client.chat.completions.with_raw_response.create(**way.request(question)).http_response
+                response = decode(raw)
+            except (self.openai.APIError, ValueError, RecursionError) as error:
+                plainer = self._plainer(way, error)
+                if plainer is None and cut is None:
+                    raise
+                attempts.append(way.record(error=gist(self.clean(_said(error)), 500)))
+                if plainer is None:
+                    break
+                too_long |= 0 == plainer.pictures < way.pictures and bool(TOO_LONG.search(said(error.response)))
+                way = plainer
+                continue
+            result = self._read(response, replace(question, pictures=few(question.pictures, way.pictures)))
+            usages.append(result.usage)
+            self._remember(way, question, too_long)
+            used = sum(usage["total_tokens"] for usage in usages)
+            late = time.monotonic() - started > deadline - time.monotonic()  # it would take as long again
+            if not result.cut or cut is not None or late or self._budget(len(usages), used):
+                cut = result
                 break
-            except self.openai.APIStatusError as error:
-                said = _refusal(error.response)
-                too_long = TOO_LONG.search(said)
-                about_schema, about_pictures = NO_SCHEMA.search(said), NO_PICTURES.search(said) or too_long
-                if error.status_code in (401, 403, 408, 409, 429):
-                    raise
-                if schema and (about_schema or not (pictures and about_pictures)):
-                    schema = False
-                elif pictures and self.vision == "auto" and (about_pictures or error.status_code in (400, 413, 422)):
-                    pictures = False
-                else:
-                    raise
-        result = self._read(response, question, pictures)
-        if question.role == "advisor" and not schema:
-            self.schema = False
-            result.refused.append("schema")
-        if question.pictures and not pictures:
-            result.refused.append("pictures")
-            if not too_long:
-                self.vision = "off"
-                print(f"supervisor: {question.model} takes no pictures: states only from now on", flush=True)
+            attempts.append(way.record(answer=result.answer, error=result.error))
+            cut, way = result, replace(way, room=ROOMS[0])
+        result = cut
+        result.calls, result.refused = len(usages), self._refused(way, question)
+        result.usage = {name: sum(usage[name] for usage in usages) for name in usages[0]}
+        result.usage["estimated"] = any(usage["estimated"] for usage in usages)
         return result
 
-    def _read(self, response: Any, question: Question, pictures: bool) -> Result:
+    def _plainer(self, way: Way, error: Exception) -> Way | None:
+        """The way in which to ask next, after a server's refusal; None: there is none, or it would not help."""
+        status = getattr(error, "status_code", 0)
+        if status in (0, 401, 403, 408, 409, 429):
+            return None
+        text = said(error.response)
+        if way.room:
+            if "max_completion_tokens" in text and way.room_name == "max_tokens":
+                return replace(way, room_name="max_completion_tokens")
+            smaller = [room for room in ROOMS if room < way.room]
+            return replace(way, room=smaller[0]) if smaller and status in (400, 422) else None
+        about_schema, about_pictures = NO_SCHEMA.search(text), NO_PICTURES.search(text) or TOO_LONG.search(text)
+        if way.system and NO_SYSTEM.search(text):
+            return replace(way, system=False)
+        if way.pictures and self.vision == "auto" and (HOW_MANY.search(text) or TOO_MANY.search(text)):
+            return replace(way, pictures=_how_many(text, way.pictures))
+        if way.schema and (about_schema or not (way.pictures and about_pictures)):
+            return replace(way, schema=False)
+        if way.pictures and self.vision == "auto" and (about_pictures or status in (400, 413, 422)):
+            return replace(way, pictures=0)
+        return None
+
+    def _remember(self, way: Way, question: Question, too_long: bool) -> None:
+        """Ask at once in the way that the server takes, from the next question on."""
+        if question.role == "advisor" and not way.schema:
+            self.schema = False
+        if not way.system:
+            self.no_system.add(question.model)
+        if way.pictures == len(question.pictures) or too_long:
+            return
+        if way.pictures:
+            self.most_pictures, told = way.pictures, f"at most {way.pictures} of a replay's pictures"
+        else:
+            self.vision, told = "off", "no pictures: states only from now on"
+        say(f"supervisor: {question.model} takes {told}")
+
+    @staticmethod
+    def _refused(way: Way, question: Question) -> list[str]:
+        """What the server would not have."""
+        refused = {
+            "schema": question.role == "advisor" and not way.schema,
+            "pictures": way.pictures < len(question.pictures),
+            "system": not way.system,
+        }
+        return [name for name, it_did in refused.items() if it_did]
+
+    def _read(self, response: Any, question: Question) -> Result:
         """The text of a response, whose parts may all be missing or of another type than documented."""
-        result, choice, content, refusal = Result(), None, None, None
+        result, choice, content, refusal = Result(), {}, None, None
         try:
-            choice = response.choices[0]
-            content, refusal = choice.message.content, getattr(choice.message, "refusal", None)
+            choice = response["choices"][0]
+            content, refusal = choice["message"].get("content"), choice["message"].get("refusal")
         except (AttributeError, IndexError, KeyError, TypeError):
             result.error = f"the response is no chat completion: {response}"
         if isinstance(content, list):  # of parts
             texts = [part.get("text") for part in content if isinstance(part, dict)]
             content = "".join(text for text in texts if isinstance(text, str))
         answer = self.clean(content) if isinstance(content, str) else ""
-        usage = getattr(response, "usage", None)
-        tokens = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+        usage = response.get("usage") if isinstance(response, dict) else None
+        usage = usage if isinstance(usage, dict) else {}
+        tokens = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
         if all(isinstance(n, int) and 0 <= n < 2**31 for n in tokens):
             result.usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens),
                             "estimated": False}  # fmt: skip
         else:
-            result.usage = question.estimated_usage(answer, pictures)
+            result.usage = question.estimated_usage(answer, pictures=True)
+        finish = choice.get("finish_reason") if isinstance(choice, dict) else None
+        result.cut = str(finish).lower() in ("length", "max_tokens")
         if not result.error and not answer.strip():
-            reason = f"refused: {refusal}" if refusal else f"finish reason: {getattr(choice, 'finish_reason', None)}"
+            reason = f"refused: {refusal}" if refusal else f"finish reason: {finish}"
             result.error = f"an empty answer ({reason})"
+            if result.cut:
+                result.error += ": the server's limit of tokens ended it before it began"
         elif len(answer) > MAX_ANSWER_CHARS:
             result.error = f"an answer of {len(answer):,} characters, more than {MAX_ANSWER_CHARS:,}: {answer[:100]}"
         elif not result.error:
@@ -223,25 +330,18 @@ class ChatModel(Chat):
     def clean(self, text: str) -> str:
         if len(self.key) >= 8:  # a shorter one ("none", "EMPTY") is a placeholder, and may be a word of a rule
             text = text.replace(self.key, "[key]")
+        for secret in self.secrets:
+            text = text.replace(secret, "[secret]")
         return super().clean(text)
 
     def _silence(self, exchange: Exchange) -> str:
-        status = f"; the last response was HTTP {self.status}" if self.status not in (0, 200) else ""
-        return super()._silence(exchange) + status
+        status = self.connection.status
+        return super()._silence(exchange) + (f"; the last response was HTTP {status}" if status not in (0, 200) else "")
 
 
-def check_base_url(url: str) -> None:
-    """Raise ValueError for a base URL that is none or holds a secret."""
-    if any(sign in url for sign in "@?#"):
-        raise ValueError(
-            "--llm-base-url (or OPENAI_BASE_URL) must hold no user name, password or query: give the key in "
-            "OPENAI_API_KEY"
-        )
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        usable = usable and bool(parts.hostname.encode("idna")) and not re.search(r"\s", url)
-    except ValueError:  # a port that is none, a bracket left open, a name that cannot be
-        usable = False
-    if not usable:
-        raise ValueError(f"--llm-base-url (or OPENAI_BASE_URL) must look like http://127.0.0.1:8000/v1, not {url}")
+def _how_many(text: str, shown: int) -> int:
+    """How many pictures a server takes that refuses so many: what it says, else half as many."""
+    match = HOW_MANY.search(text)
+    number = (match["n"] or match["set"]) if match else ""
+    taken = int(number) if number.isdigit() else 1 if number else shown // 2
+    return taken if taken < shown else shown // 2

@@ -43,7 +43,7 @@ def load_prompt(path: Path, headings: Sequence[str], values: dict[str, str]) -> 
         ValueError: the file is missing or unreadable, lacks one of the headings, or names an unknown placeholder.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"prompt file {path} cannot be read: {error}") from None
     found = re.findall(r"^## +(.+?) *$", text, flags=re.MULTILINE)

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import numpy as np
 
 from supervision.chat import Question
+from supervision.pictures import jpeg_bytes
 from supervision.prompts import ADVISOR_HEADINGS, CODER_HEADINGS, load_prompt
-from supervision.replay import Replay, jpeg_bytes
+from supervision.replay import Replay
 from supervision.sandbox.messages import Observation
 
 PICTURES = 8  # of a replay, at most, for the advisor

@@ -1,11 +1,10 @@
 """The replay of the unguided policy, the pictures of it, and what it takes to draw them without a screen."""
 
 import functools
-import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
+
+from supervision.key import KEPT_FROM_CHILDREN
+from supervision.pictures import add_gif, as_picture, frame_rate, gif_bytes, write_mp4
+from supervision.texts import for_console, say
 
 
 @dataclass
@@ -28,6 +31,7 @@ class Replay:
     lengths: list[int]
     frames: list[np.ndarray]  # (height, width, 3) uint8, of the first episode; none where nothing can be rendered
     frame_steps: list[int]
+    no_frames: str = ""  # why the renderer failed on the way, so that there are none
 
 
 class KeyFrames:
@@ -44,26 +48,40 @@ class KeyFrames:
         self.physics = hasattr(env.unwrapped, "mujoco_renderer")
         self.captures: list[np.ndarray] = []
         self.steps: list[int] = []
+        self.failure = ""  # why there are no pictures: whatever a renderer does, the episode goes on
 
     def offer(self, step: int) -> None:
         """Capture the environment's present state if this step is on the stride."""
+        if self.failure:
+            return
         if len(self.captures) == 2 * self.wanted and step % self.stride == 0:
             self.captures, self.steps = self.captures[::2], self.steps[::2]
             self.stride *= 2
         if step % self.stride == 0:
-            self.captures.append(self._capture())
-            self.steps.append(step)
+            try:
+                self.captures.append(self._capture())
+                self.steps.append(step)
+            except Exception as error:  # a third-party renderer may raise anything
+                self._fail(error)
 
     def frames(self) -> list[np.ndarray]:
         """The pictures, (height, width, 3) uint8 each. A MuJoCo environment's state is another one afterwards."""
-        return [self._draw(capture) for capture in self.captures]
+        try:
+            return [self._draw(capture) for capture in self.captures]
+        except Exception as error:  # as above
+            self._fail(error)
+            return []
+
+    def _fail(self, error: Exception) -> None:
+        self.failure, self.captures, self.steps = in_one_line(error), [], []
 
     # MuJoCo: drawing in software costs as much as fifteen steps of physics, copying the state next to nothing, so
     # states are captured and only those that are left at the end are drawn.
 
     def _capture(self) -> np.ndarray:
         if not self.physics:
-            return np.array(self.env.render())  # a copy: the environment may draw in its own array again
+            size = self.captures[0].shape[:2] if self.captures else None
+            return as_picture(self.env.render(), size)  # a copy: the environment may draw in its own array again
         import mujoco
 
         env, what = self.env.unwrapped, mujoco.mjtState.mjSTATE_INTEGRATION
@@ -79,7 +97,12 @@ class KeyFrames:
         env = self.env.unwrapped
         mujoco.mj_setState(env.model, env.data, capture, mujoco.mjtState.mjSTATE_INTEGRATION)
         mujoco.mj_forward(env.model, env.data)
-        return np.array(self.env.render())
+        return as_picture(self.env.render())
+
+
+def in_one_line(error: Exception) -> str:
+    """What went wrong, for the terminal."""
+    return for_console((f"{type(error).__name__}: {error}".splitlines() or [""])[0])
 
 
 def record_replay(
@@ -122,7 +145,7 @@ def record_replay(
             break
     return Replay(
         np.array(obs_list), np.array(actions), np.array(rewards), np.array(steps), returns, lengths, pictures,
-        key_frames.steps if key_frames else [],
+        key_frames.steps if key_frames else [], key_frames.failure if key_frames else "",
     )  # fmt: skip
 
 
@@ -158,6 +181,9 @@ class Recorder:
             seed=args.seed + global_step, frames=self.frames,
         )  # fmt: skip
         self.steps += len(replay.rewards)
+        if replay.no_frames:
+            self.frames = 0
+            say(f"supervisor: replays without pictures from now on: {replay.no_frames}")
         save_video(replay, self.env, self.run_dir, "supervisor/replay", global_step, writer)
         return replay
 
@@ -167,15 +193,15 @@ class Recorder:
             return
         env, reason = open_rendered(self.env_fn)
         if env is None:
-            print(f"supervisor: replays without pictures: {reason}", flush=True)
+            say(f"supervisor: replays without pictures: {reason}")
         else:
-            self.env.close()
+            close_quietly(self.env)
             self.env, self.frames = env, self.args.replay_frames
 
     def close(self) -> None:
         """Close the environment, if one was needed."""
         if self.env is not None:
-            self.env.close()
+            close_quietly(self.env)
 
 
 class GreedyVideos:
@@ -194,20 +220,25 @@ class GreedyVideos:
         self.run_dir = run_dir
         self.env, reason = open_rendered(env_fn)
         if self.env is None:
-            print(f"no replays: {reason}", flush=True)
+            say(f"no replays: {reason}")
 
     def record(
         self, act: Callable[[np.ndarray, bool], np.ndarray], seed: int, global_step: int, writer: SummaryWriter
     ) -> None:
         """Leave a video of the policy as it is at this step (`act` as for `record_replay`)."""
-        if self.env is not None:
-            replay = record_replay(self.env, act, episodes=1, max_steps=self.STEPS, seed=seed, frames=self.FRAMES)
-            save_video(replay, self.env, self.run_dir, "eval/replay", global_step, writer)
+        if self.env is None:
+            return
+        replay = record_replay(self.env, act, episodes=1, max_steps=self.STEPS, seed=seed, frames=self.FRAMES)
+        save_video(replay, self.env, self.run_dir, "eval/replay", global_step, writer)
+        if replay.no_frames:
+            say(f"no replays from now on: {replay.no_frames}")
+            self.close()
 
     def close(self) -> None:
         """Close the environment, if there is one."""
         if self.env is not None:
-            self.env.close()
+            close_quietly(self.env)
+            self.env = None
 
 
 # Draws one picture; that a context opens does not yet mean that it can draw.
@@ -228,7 +259,7 @@ def _choose_mujoco_gl() -> str | None:
     Tried in child processes: a failed OpenGL start can abort the whole process at the next one.
     """
     configured = os.environ.get("MUJOCO_GL")
-    keyless = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
+    keyless = {name: value for name, value in os.environ.items() if name not in KEPT_FROM_CHILDREN}
     for backend in [configured] if configured else ["egl", "osmesa", "glfw"]:
         env = {**keyless, "MUJOCO_GL": backend}
         with suppress(subprocess.SubprocessError):  # it fails, or a driver or a display does not answer
@@ -263,18 +294,19 @@ def open_rendered(env_fn: Callable[[str | None], gym.Env], size: int = 240) -> t
     Pictures of MuJoCo environments are made cheap (size × size pixels, no shadows) and follow the robot.
     """
     env = env_fn(None)
-    modes = env.metadata.get("render_modes", [])
-    env.close()
+    modes = (env.metadata or {}).get("render_modes") or []
+    close_quietly(env)
     if "rgb_array" not in modes:
         return None, "the environment has no render mode rgb_array"
     if not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY"):
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame (toy text, classic control) without a screen
-    env = env_fn("rgb_array")
+    env = None
     try:
+        env = env_fn("rgb_array")
         renderer = getattr(env.unwrapped, "mujoco_renderer", None)
         if renderer is not None:
             if reason := _choose_mujoco_gl():
-                env.close()
+                close_quietly(env)
                 return None, reason
             import mujoco
 
@@ -284,13 +316,58 @@ def open_rendered(env_fn: Callable[[str | None], gym.Env], size: int = 240) -> t
             renderer.camera_id = camera if camera >= 0 else renderer.camera_id
             own_opengl_context(env)
         env.reset(seed=0)
-        frame = env.render()
-        if not isinstance(frame, np.ndarray) or frame.ndim != 3:
-            raise ValueError(f"render() returned {type(frame).__name__}, not a picture")
+        as_picture(env.render())
     except Exception as error:  # a third-party renderer may raise anything; training goes on without pictures
-        env.close()
-        return None, f"{type(error).__name__}: {error}".splitlines()[0]
+        if env is not None:
+            close_quietly(env)
+        return None, in_one_line(error)
     return env, ""
+
+
+def close_quietly(env: gym.Env) -> None:
+    """Close an environment; what its window or simulator has against that is no reason to end a run."""
+    with suppress(Exception):
+        env.close()
+
+
+class Videos(gym.wrappers.RecordVideo):
+    """Gymnasium's videos of episodes; where one cannot be drawn or written it says so, once, and records no further."""
+
+    def __init__(self, env: gym.Env, folder: str):
+        super().__init__(_Drawn(env, self._end), folder, fps=frame_rate(env))
+        self.ended = False
+
+    def _end(self, reason: str) -> None:
+        if not self.ended:
+            say(f"no videos from now on: {reason}")
+        self.ended, self.recording, self.recorded_frames = True, False, []
+        self.episode_trigger = lambda episode: False
+
+    def stop_recording(self) -> None:
+        """Write the video of an episode."""
+        if self.ended:
+            return
+        try:
+            super().stop_recording()
+        except Exception as error:  # a full disk, a missing encoder: moviepy raises many things, many lines long
+            self._end(in_one_line(error))
+
+
+class _Drawn(gym.Wrapper):
+    """Pictures of one size and kind, whatever the environment draws; None where it cannot, and `fail` is told why."""
+
+    def __init__(self, env: gym.Env, fail: Callable[[str], None]):
+        super().__init__(env)
+        self.fail, self.size = fail, None
+
+    def render(self) -> np.ndarray | None:
+        try:
+            picture = as_picture(self.env.render(), self.size)
+        except Exception as error:  # as in KeyFrames
+            self.fail(in_one_line(error))
+            return None
+        self.size = picture.shape[:2]
+        return picture
 
 
 def record_video(make: Callable[[str | None], gym.Env], folder: str) -> gym.Env:
@@ -303,61 +380,12 @@ def record_video(make: Callable[[str | None], gym.Env], folder: str) -> gym.Env:
     """
     trial, reason = open_rendered(make)
     if trial is None:
-        print(f"no videos: {reason}", flush=True)
+        say(f"no videos: {reason}")
         return make(None)
-    trial.close()
+    close_quietly(trial)
     env = make("rgb_array")  # another one: the trial's pictures are small and without shadows
     own_opengl_context(env)
-    return gym.wrappers.RecordVideo(env, folder)
-
-
-def write_mp4(frames: Sequence[np.ndarray], path: Path, fps: float) -> None:
-    """Write frames (height, width, 3) uint8 as H.264 that every player takes (even sizes, yuv420p)."""
-    from moviepy import ImageSequenceClip  # 1.5 s of import, only where there is a video
-
-    height, width = (n - n % 2 for n in frames[0].shape[:2])
-    clip = ImageSequenceClip([np.ascontiguousarray(frame[:height, :width]) for frame in frames], fps=fps)
-    clip.write_videofile(str(path), codec="libx264", audio=False, logger=None, preset="ultrafast", threads=1)
-
-
-def _pictures(frames: Sequence[np.ndarray], largest: int):
-    from PIL import Image
-
-    for frame in frames:
-        picture = Image.fromarray(frame)
-        picture.thumbnail((largest, largest))
-        yield picture
-
-
-def thumbnail(frame: np.ndarray, largest: int) -> np.ndarray:
-    """A frame (height, width, 3) uint8, at most `largest` pixels wide and high."""
-    return np.array(next(_pictures([frame], largest)))
-
-
-def gif_bytes(frames: Sequence[np.ndarray], fps: float, largest: int = 240) -> bytes:
-    """An endless GIF of frames (height, width, 3) uint8, at most `largest` pixels wide and high."""
-    from PIL import Image
-
-    first, *others = (p.quantize(64, Image.Quantize.FASTOCTREE) for p in _pictures(frames, largest))
-    buffer = io.BytesIO()
-    first.save(buffer, format="GIF", save_all=True, append_images=others, duration=1000 / fps, loop=0)
-    return buffer.getvalue()
-
-
-def jpeg_bytes(frame: np.ndarray, largest: int = 512) -> bytes:
-    """A JPEG of frame (height, width, 3) uint8, at most `largest` pixels wide and high."""
-    buffer = io.BytesIO()
-    next(_pictures([frame], largest)).save(buffer, format="JPEG", quality=85)
-    return buffer.getvalue()
-
-
-def add_gif(writer: SummaryWriter, tag: str, gif: bytes, step: int) -> None:
-    """Put a GIF on TensorBoard's Images page (SummaryWriter.add_video writes nothing with moviepy 2)."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
-    width, height = int.from_bytes(gif[6:8], "little"), int.from_bytes(gif[8:10], "little")  # GIF header
-    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
-    writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+    return Videos(env, folder)
 
 
 def save_video(replay: Replay, env: gym.Env, run_dir: str | Path, tag: str, step: int, writer: SummaryWriter) -> None:
@@ -369,11 +397,11 @@ def save_video(replay: Replay, env: gym.Env, run_dir: str | Path, tag: str, step
     if not replay.frames:
         return
     path = Path(run_dir) / "replays" / f"step_{step:08d}.mp4"
-    path.parent.mkdir(parents=True, exist_ok=True)
     stride = replay.frame_steps[1] - replay.frame_steps[0] if len(replay.frames) > 1 else 1
-    fps = float(np.clip(env.metadata.get("render_fps", 30) / stride, 5, 30))
+    fps = float(np.clip(frame_rate(env) / stride, 5, 30))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_mp4(replay.frames, path, fps)
-    except OSError as error:  # a full disk or a broken encoder; moviepy's message is many lines long
-        print(f"replay: {path} could not be written: {str(error).splitlines()[0]}", flush=True)
+    except Exception as error:  # a full disk, a broken or missing encoder: moviepy raises many things, many lines long
+        say(f"replay: {path} could not be written: {in_one_line(error)}")
     add_gif(writer, tag, gif_bytes(replay.frames, fps), step)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from supervision.sandbox.messages import PolicyError, SandboxError
+from supervision.texts import say
 
 
 class Interrupted(Exception):
@@ -62,5 +63,5 @@ def load_state(supervisor: Any, state: dict[str, Any]) -> None:
         supervisor.policy.restore(state["rule"]["memory"])
     except (PolicyError, SandboxError) as error:
         supervisor.policy = None
-        print(f"supervisor: the rule could not be started again, unguided until the next window: {error}", flush=True)
+        say(f"supervisor: the rule could not be started again, unguided until the next window: {error}")
     supervisor.guidance = supervisor.policy if state["guiding"] else None

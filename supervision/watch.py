@@ -23,8 +23,9 @@ from gymnasium import spaces
 from supervision.answers import parse_code
 from supervision.bundled import read_rule
 from supervision.chat import recorded
+from supervision.pictures import gif_bytes, thumbnail
 from supervision.prompts import PromptFolder, rule_spaces
-from supervision.replay import GL_SECONDS, gif_bytes, open_rendered, thumbnail
+from supervision.replay import GL_SECONDS, open_rendered
 from supervision.sandbox.messages import PolicyError, SandboxError
 from supervision.sandbox.policy import SandboxedPolicy
 

@@ -30,6 +30,7 @@ from supervision.prompts import (
     new_prompt_folder,
     rule_spaces,
 )
+from supervision.texts import for_console, visible
 
 PROGRAM = "llm_supervisor.py"
 
@@ -233,7 +234,7 @@ def show_prompt(question: Question) -> None:
 
     for message in question.request(schema=False, pictures=True)["messages"]:
         content = message["content"]
-        print(f"--- {message['role']} ---\n{content if isinstance(content, str) else content[0]['text']}")
+        print(f"--- {message['role']} ---\n{visible(content if isinstance(content, str) else content[0]['text'])}")
     for number, (_, jpeg) in enumerate(question.pictures, 1):
         width, height = Image.open(io.BytesIO(jpeg)).size
         print(f"--- image {number}: JPEG, {width} × {height} pixels, {len(jpeg):,} bytes ---")
@@ -246,7 +247,7 @@ def consult(command: Consult, training: Training) -> int:
     run_dir = f"runs/{command.env_id}__consult__{command.seed}__{int(time.time())}"
 
     def tell(heading: str, text: str) -> None:
-        print(f"--- {heading} ---\n{text}")
+        print(f"--- {heading} ---\n{for_console(text, lines=True)}")
 
     supervisor = trial_supervisor(command, training, run_dir, tell=tell)
     supervisor.prepare()

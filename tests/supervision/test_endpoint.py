@@ -85,11 +85,11 @@ LOOP = "The car must go to the left because the car must go to the right because
 FAULTS = {  # name: what the server does, and what the verdict says of it
     "time-out before the answer": (lambda body, n: time.sleep(4) or INTERVENE, "no answer within 1 s$"),
     "time-out in the middle": (lambda body, n: drip, "no answer within 1 s$"),
-    "a body without end": (lambda body, n: flood, "ValueError: a response of more than 20,000,000 bytes"),
+    "a body without end": (lambda body, n: flood, "ValueError: a response of more than 4,000,000 bytes"),
     "hung up": (lambda body, n: hang_up, f"{CONNECTION}. .*without sending a response"),
     "truncated body": (lambda body, n: cut, f"{CONNECTION}. .*without sending complete message body"),
     "400": (lambda body, n: (400, error("context too long")), "BadRequestError: .*context too long"),
-    "404": (lambda body, n: (404, error("no such model")), "NotFoundError: .*no such model"),
+    "404": (lambda body, n: (404, error("no such model")), "NotFoundError: .*no such model.* .does the server have"),
     "409": (lambda body, n: (409, error("conflict"), SOON), "ConflictError: "),
     "413": (lambda body, n: (413, error("too large")), "APIStatusError: .*too large"),
     "422": (lambda body, n: (422, error("unprocessable")), "UnprocessableEntityError: "),
@@ -122,7 +122,7 @@ FAULTS = {  # name: what the server does, and what the verdict says of it
     "a loop": (lambda body, n: LOOP, "unusable: it holds no complete JSON object"),
     "a thought without end": (lambda body, n: f"<think>perhaps {INTERVENE}?", "unusable: it holds no complete JSON"),
     "cut JSON": (lambda body, n: INTERVENE[:-10], "unusable: it holds no complete JSON object"),
-    "the coder refuses": (both(code="I cannot write code."), "line 1: syntax error"),
+    "the coder refuses": (both(code="I cannot write code."), "the answer holds no code block: give one"),
     "the coder writes JavaScript": (both(code="```js\nconst policy = (obs, t) => 0\n```"), "no code block of the"),
     "the coder is down": (
         lambda body, n: INTERVENE if body["model"] == "an-advisor" else (502, "bad gateway", SOON),

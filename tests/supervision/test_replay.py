@@ -14,16 +14,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from supervision import replay
+from supervision.pictures import gif_bytes, jpeg_bytes, write_mp4
 from supervision.replay import (
     KeyFrames,
     _choose_mujoco_gl,
-    gif_bytes,
-    jpeg_bytes,
     open_rendered,
     own_opengl_context,
     record_replay,
     record_video,
-    write_mp4,
 )
 
 

@@ -22,8 +22,8 @@ from rules import BRAKE, CONTENT, INTERVENE, PUSH
 import llm_supervisor as sup
 from benchmark.probes import prompt_cost
 from supervision import prompts
+from supervision.pictures import jpeg_bytes
 from supervision.prompts import CODER_HEADINGS, describe_env
-from supervision.replay import jpeg_bytes
 from supervision.watch import Watch
 from supervision.workbench import Consult, NewPrompt, ShowPrompt
 
@@ -321,6 +321,24 @@ def test_the_bundled_supervisor_is_consulted(capsys):
     Path("rule.py").write_text("def policy(obs, t):\n    return 0.0\n")
     assert sup.main([*CONSULT, "--supervisor", "bundled", "--advisor-always", "--guide-policy", "rule.py"]) == 0
     assert "guiding, not judged" in capsys.readouterr().out
+
+
+def test_a_byte_order_mark_hurts_nothing(capsys):
+    """In prompts, in a bundled rule and its settings, in a rule of one's own: some editors leave it."""
+    Path("own").mkdir()
+    for name in ("advisor.md", "coder.md", "bundled.toml", "bundled_policy.py"):
+        text = (ROOT / "prompts" / "MountainCarContinuous-v0" / name).read_text()
+        Path("own", name).write_text("\ufeff" + text)
+    flags = ["--env-id", "MountainCarContinuous-v0", "--replay-frames", "0", "--replay-max-steps", "9"]
+    prompts = []
+    for folder in ([], ["--prompt-dir", "own"]):
+        assert sup.main(["show-prompt", *flags, "--role", "coder", *folder]) == 0
+        prompts.append(capsys.readouterr().out)
+    assert prompts[0] == prompts[1]
+    bundled = ["--supervisor", "bundled", *LONG_ENOUGH]
+    assert sup.main(["consult", *flags, "--prompt-dir", "own", *bundled]) == 0
+    assert sup.main(["consult", *flags, "--guide-policy", "own/bundled_policy.py", *bundled]) == 0
+    assert capsys.readouterr().out.count("audition passed") == 2
 
 
 def test_the_commands_cost_a_training_script_nothing(capsys):
