@@ -59,7 +59,7 @@ def _say_what_goes_on(resumed: Resumed) -> None:
         print(f"{'':>12}  {name}={now} (was {then})")
     if resumed.settings["args"].get("llm_async"):
         print(
-            f"{'':>12}  --llm-async: when an answer arrives decides when a window begins, so it goes on, but not exactly"
+            f"{'':>12}  --llm-async: when an answer arrives decides when a window begins, it goes on, but not exactly"
         )
     here = machine() | {"code": code_hash(sys.argv[0])}
     for name, value in here.items():
