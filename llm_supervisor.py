@@ -37,8 +37,8 @@ from supervision.endpoint import ChatModel
 from supervision.prompts import RANDOM_STEPS, PromptFolder, describe_env, rule_spaces
 from supervision.questions import Questions
 from supervision.replay import GreedyVideos, Recorder, Replay, record_video
-from supervision.sandbox.confinement import check_platform
-from supervision.sandbox.messages import PolicyError, SandboxError
+from supervision.sandbox.confinement import check_model_rules, check_platform
+from supervision.sandbox.messages import CPU_BUDGET, PolicyError, SandboxError
 from supervision.sandbox.policy import SandboxedPolicy, check_start
 from supervision.trial import AuditionFailed, Auditions, dry_run, random_states
 from supervision.workbench import Command, Training, carry_out, read_command
@@ -123,6 +123,8 @@ class Supervisor:
                 "without any guidance it is --supervisor none"
             )
         check_platform(strict=args.sandbox == "strict")
+        if self.mode in ("llm", "replay") and not args.guide_policy:
+            check_model_rules(args.sandbox)
         if isinstance(sys.stdout, io.TextIOWrapper):  # a server's words may be in any script, a terminal's may not
             sys.stdout.reconfigure(errors="backslashreplace")
         self.judged = not args.advisor_always
@@ -190,10 +192,12 @@ class Supervisor:
             SandboxError: its process could not be started.
         """
         # a rule that was in time in the recorded run may take longer on this machine
-        deadlines = {"call_timeout": 10.0, "start_timeout": 60.0} if self.mode == "replay" else {}
+        deadlines = (
+            {"call_timeout": 10.0, "start_timeout": 60.0} if self.mode == "replay" else {"cpu_budget": CPU_BUDGET}
+        )
         policy = SandboxedPolicy(
             source, observation=self.observation, action=self.action, seed=self.args.seed,
-            strict=self.args.sandbox == "strict", **deadlines,
+            strict=self.args.sandbox == "strict", warn_when_slow=self.fixed_source is not None, **deadlines,
         )  # fmt: skip
         return dry_run(policy, obs, t)
 

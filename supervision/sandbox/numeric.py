@@ -16,35 +16,36 @@ from typing import Any
 
 import numpy as np
 
-from supervision.sandbox.language import (
+from supervision.sandbox.vocabulary import (
     DTYPE_WORDS,
     GENERATOR_METHODS,
     NUMPY,
     NUMPY_SUBMODULES,
     NUMPY_TYPES,
     RANDOM_STATE_METHODS,
+    words,
 )
 
 MOST_DEPTH = 16  # of lists in lists
-NUMBERS = {float, int, bool, complex} | {
-    getattr(np, name)
-    for name in "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128"
-    .split()
-}  # fmt: skip
+NUMPY_NUMBERS = words(
+    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128"
+)
+NUMBERS = {float, int, bool, complex} | {getattr(np, name) for name in NUMPY_NUMBERS}
 KINDS = "biufc"
-AS_THEY_ARE = NUMBERS - {int, np.ndarray} | {type(None), type(...), slice}
+EXACT = NUMBERS - {int}  # which numpy has too; an int may be too large for it
+AS_THEY_ARE = EXACT | {type(None), type(...), slice}
 ITERABLES = (
     range, map, filter, zip, enumerate, reversed, deque, types.GeneratorType, type({}.keys()), type({}.values()),
-    type(iter([])), type(reversed([])),
+    type({}.items()), type(iter([])), type(reversed([])),
 )  # fmt: skip
-WORDS = frozenset(DTYPE_WORDS) | frozenset(
+WORDS = DTYPE_WORDS | words(
     """
     C F A K ij xy left right raise wrap clip full same valid constant edge linear_ramp maximum mean median minimum
     reflect symmetric even odd fro nuc inf ignore quicksort heapsort mergesort stable complete reduced r raw L U
     linear lower higher midpoint nearest hazen weibull median_unbiased normal_unbiased inverted_cdf
     averaged_inverted_cdf closest_observation interpolated_inverted_cdf auto fd doane scott stone rice sturges sqrt
     greedy optimal propagate
-    """.split()
+    """
 )
 EINSUM = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ,->. ")
 # Where `out` stands among the arguments that are no keywords, of the functions that are not ufuncs.
@@ -56,8 +57,8 @@ OUT_AT = {
     "nanstd": 3, "nansum": 3, "nanvar": 3, "outer": 2, "percentile": 3, "prod": 3, "ptp": 2, "quantile": 3,
     "round": 2, "stack": 2, "std": 3, "sum": 3, "take": 3, "trace": 5, "var": 3,
 }  # fmt: skip
-WHERE_CHOOSES = frozenset(  # in these `where` leaves nothing of the result as memory was
-    "all amax amin any max mean min nanmax nanmean nanmin nanprod nanstd nansum nanvar prod std sum var".split()
+WHERE_CHOOSES = words(  # in these `where` leaves nothing of the result as memory was
+    "all amax amin any max mean min nanmax nanmean nanmin nanprod nanstd nansum nanvar prod std sum var"
 )
 
 
@@ -68,7 +69,7 @@ def _plain(value: object, depth: int = 0) -> object:
         TypeError: it is nothing that numbers are computed from.
     """
     kind = type(value)
-    if kind in AS_THEY_ARE:
+    if kind in (AS_THEY_ARE if depth == 0 else EXACT):
         return value
     if kind is int:
         if -(2**63) <= value < 2**64:
@@ -82,15 +83,15 @@ def _plain(value: object, depth: int = 0) -> object:
         if depth == MOST_DEPTH:
             raise TypeError("lists too deep in lists")
         for item in value:
-            if type(item) not in NUMBERS or type(item) is int:
-                if type(item) is str or item is None or type(item) in ITERABLES:
-                    raise TypeError(f"a list with a {type(item).__name__} in it")
+            if type(item) not in EXACT:
+                if type(item) is str:
+                    raise TypeError("a list with a string in it")
                 _plain(item, depth + 1)
         return value
     if kind in ITERABLES and depth == 0:
         return list(value)
     if kind is str:
-        if value in WORDS or ("," in value or "->" in value) and EINSUM.issuperset(value):
+        if value in WORDS or (("," in value or "->" in value) and EINSUM.issuperset(value)):
             return value
         raise TypeError(f"the string {value[:30]!r}")
     if kind is type and value in NUMBERS and depth == 0:
@@ -126,6 +127,8 @@ def guarded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
                     _plain(value)
                 if where_needs_out and options.get("where", True) is not True and options.get("out") is None:
                     raise TypeError("`where` without `out`, and would show memory as it was left")
+            if name == "einsum" and not (given and type(given[0]) is str):
+                raise TypeError("subscripts that are no string")
         except TypeError as error:
             raise TypeError(f"np.{name} was given {error}; it computes with numbers and arrays of numbers") from None
         if len(given) > most:
@@ -140,7 +143,9 @@ def _shared() -> dict[str, Any]:
     names = {}
     for name in NUMPY | NUMPY_TYPES:
         value = getattr(np, name)
-        keep = not callable(value) or name == "errstate" or (isinstance(value, type) and value is not np.finfo)
+        keep = (
+            not callable(value) or name == "errstate" or (isinstance(value, type) and value not in (np.finfo, np.iinfo))
+        )
         names[name] = value if keep else guarded(value, name)
     linalg = {
         name: guarded(value, f"linalg.{name}") if not isinstance(value := getattr(np.linalg, name), type) else value
