@@ -1,11 +1,11 @@
 """Random programs of the rules' language, run confined: none may crash its process, show memory as it was left, or make
-an array of anything but numbers.
+an array of anything but numbers (of Python's own, where arithmetic leaves 64 bits).
 
     python -m benchmark.probes.fuzz_sandbox --programs 200
 
 Each program holds many statements, each of which is one the language accepts: calls of any allowed function and method
 with arguments that are right, wrong, huge, empty or hostile. The process runs with Python's debugging allocator
-(`-X dev`: freed memory is overwritten, writes beyond a block are found), and glibc fills freed and new memory with a
+(PYTHONMALLOC=debug: freed memory is overwritten, writes beyond a block are found), and glibc fills freed and new memory with a
 pattern. A program runs twice, with different patterns: where its digits differ, it has seen memory as it was left.
 """
 
@@ -24,36 +24,60 @@ import tyro
 from supervision.sandbox import policy as sandbox
 from supervision.sandbox.language import check_source
 from supervision.sandbox.messages import BoxAction, Observation, PolicyError
+from supervision.sandbox.numeric import NUMPY_NUMBERS
 from supervision.sandbox.policy import SandboxedPolicy
 from supervision.sandbox.vocabulary import ATTRIBUTES, MATH, NUMPY, NUMPY_SUBMODULES, NUMPY_TYPES
 
-NUMBERS = "0 1 -1 2 3 0.5 -0.0 1e308 1e-320 math.inf -math.inf math.nan 2**31 2**63-1 -2**63 2**64-1 10**30 True t".split()
+NUMBERS = [
+    "0",
+    "1",
+    "-1",
+    "2",
+    "3",
+    "0.5",
+    "-0.0",
+    "1e308",
+    "1e-320",
+    "math.inf",
+    "-math.inf",
+    "math.nan",
+    "2**31",
+    "2**63-1",
+    "-2**63",
+    "2**64-1",
+    "10**30",
+    "True",
+    "t",
+]
 ARRAYS = """
-obs | obs[::-1] | obs > 0 | np.zeros(3) | np.ones((2, 3)) | np.arange(6).reshape(2, 3) | np.zeros((0, 3)) | np.zeros(())
-np.full(3000, 0.5) | np.eye(3) | np.ones((40, 40)) | np.arange(5) | np.arange(700)[::-3] | np.array([True, False, True])
-np.float32(1.5) | np.int8(-7) | np.zeros(3, dtype=np.uint8) | np.ones(3, dtype="float32") | np.linspace(0, 1, 257)
-np.array([[0, 1, 2], [2, 1, 0]]) | np.arange(3)[:, None] | np.broadcast_to(obs, (4, 3)) | np.arange(24).reshape(2, 3, 4).T
+obs | obs[::-1] | obs > 0 | np.zeros(3) | np.ones((2, 3)) | np.arange(6).reshape(2, 3) | np.zeros((0, 3))
+np.zeros(()) | np.full(3000, 0.5) | np.eye(3) | np.ones((40, 40)) | np.arange(5) | np.arange(700)[::-3]
+np.array([True, False, True]) | np.float32(1.5) | np.int8(-7) | np.zeros(3, dtype=np.uint8)
+np.ones(3, dtype="float32") | np.linspace(0, 1, 257) | np.array([[0, 1, 2], [2, 1, 0]]) | np.arange(3)[:, None]
+np.broadcast_to(obs, (4, 3)) | np.arange(24).reshape(2, 3, 4).T
 """
 OTHERS = """
-[1, 2, 3] | [0, 1, 2] | [[1, 2], [3, 4]] | [] | [[]] | (0, 1) | (2, 3) | (-1, 1) | [0.5, [1]] | [None] | ['a'] | [policy]
-[2**63, -1] | {} | {'a': 1} | range(4) | (x for x in obs) | map(float, obs) | zip(obs, obs) | 'O' | 'constant' | 'edge'
-'now' | 'M8[s]' | 'f8,f8' | 'float32' | 'ij->ji' | 'i,i' | 'ij,jk' | 'ii' | 'fro' | 'valid' | 'same' | 'linear' | 'C' | ''
-None | ... | slice(0, 2) | slice(None) | lambda *a: 0 | np.add | np.array | print | policy | obs.dtype | float | int | bool
-np.float64 | np.int8 | np.inf | [obs, obs] | [obs, [1, 2]] | [np.ones(2)] * 3 | [[[0]] * 2] * 2 | deque([1, 2]) | 'x' * 50
+[1, 2, 3] | [0, 1, 2] | [[1, 2], [3, 4]] | [] | [[]] | (0, 1) | (2, 3) | (-1, 1) | [0.5, [1]] | [None] | ['a']
+[policy] | [2**63, -1] | {} | {'a': 1} | range(4) | (x for x in obs) | map(float, obs) | zip(obs, obs) | 'O'
+'constant' | 'edge' | 'now' | 'M8[s]' | 'f8,f8' | 'float32' | 'ij->ji' | 'i,i' | 'ij,jk' | 'ii' | 'fro' | 'valid'
+'same' | 'linear' | 'C' | '' | None | ... | slice(0, 2) | slice(None) | lambda *a: 0 | np.add | np.array | print
+policy | obs.dtype | float | int | bool | np.float64 | np.int8 | np.inf | [obs, obs] | [obs, [1, 2]]
+[np.ones(2)] * 3 | [[[0]] * 2] * 2 | deque([1, 2]) | 'x' * 50
 """
 KEYWORDS = """
-axis=0 | axis=-1 | axis=5 | axis=(0, 1) | axis=None | dtype=float | dtype=np.int8 | dtype='O' | dtype=object | dtype=policy
-out=obs | out=np.zeros(3) | out=np.zeros((2, 3)) | where=obs > 0 | where=True | where=np.zeros(3) > 1 | keepdims=True
-mode='constant' | mode='empty' | mode='wrap' | mode=policy | initial=0 | ddof=1 | ddof=5 | fill_value=2 | weights=obs
-order='F' | order='K' | kind='stable' | side='right' | sorter=[0, 1, 2] | return_index=True | return_counts=True
-axes=(1, 0) | ord=2 | ord='nuc' | rcond=None | optimize=True | method='midpoint' | bins=3 | bins='auto' | range=(0, 1)
-copy=False | like=obs | casting='unsafe' | subok=True | signature='dd->d' | k=1 | k=-2 | n=2 | num=7 | minlength=4
-size=3 | size=(2, 2) | replace=False | p=[0.2, 0.3, 0.5] | low=0 | high=4 | shape=(2, 2) | overwrite_input=True
-full_matrices=False | compute_uv=False | UPLO='U' | nan=0.0 | decimals=2 | indexing='ij' | stable=True | prepend=0
+axis=0 | axis=-1 | axis=5 | axis=(0, 1) | axis=None | dtype=float | dtype=np.int8 | dtype='O' | dtype=object
+dtype=policy | out=obs | out=np.zeros(3) | out=np.zeros((2, 3)) | where=obs > 0 | where=True | where=np.zeros(3) > 1
+keepdims=True | mode='constant' | mode='empty' | mode='wrap' | mode=policy | initial=0 | ddof=1 | ddof=5
+fill_value=2 | weights=obs | order='F' | order='K' | kind='stable' | side='right' | sorter=[0, 1, 2]
+return_index=True | return_counts=True | axes=(1, 0) | ord=2 | ord='nuc' | rcond=None | optimize=True
+method='midpoint' | bins=3 | bins='auto' | range=(0, 1) | copy=False | like=obs | casting='unsafe' | subok=True
+signature='dd->d' | k=1 | k=-2 | n=2 | num=7 | minlength=4 | size=3 | size=(2, 2) | replace=False
+p=[0.2, 0.3, 0.5] | low=0 | high=4 | shape=(2, 2) | overwrite_input=True | full_matrices=False | compute_uv=False
+UPLO='U' | nan=0.0 | decimals=2 | indexing='ij' | stable=True | prepend=0
 """
-OPERATORS = "+ - * / // % ** @ & | ^ << >> < <= == != in is".split()
+OPERATORS = ["+", "-", "*", "/", "//", "%", "**", "@", "&", "|", "^", "<<", ">>", "<", "<=", "==", "!=", "in", "is"]
 STATEMENTS = 120
-NUMERIC = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128".split()
+NUMERIC = sorted(NUMPY_NUMBERS)
 FRAME = """
 import math
 import numpy as np
@@ -64,11 +88,13 @@ NUMERIC = {numeric}
 
 def check(x):
     if isinstance(x, np.ndarray) and str(x.dtype) not in NUMERIC:
-        return 1e300
+        integers = str(x.dtype) == "object" and all(isinstance(y, int) for y in x.ravel().tolist())
+        return 0.0 if integers else 1e300
     if isinstance(x, (list, tuple)):
-        return float(sum([check(y) for y in x[:20]])) % 1e6
+        return float(sum([check(y) for y in x[:20]]))
     if isinstance(x, (np.ndarray, int, float, np.number)) and not isinstance(x, bool):
-        return float(np.sum(np.nan_to_num(np.real(np.array(x)) * 1.0, posinf=1.0, neginf=-1.0)) % 1e6)
+        y = float(np.sum(np.nan_to_num(np.real(np.array(x)) * 1.0, posinf=1.0, neginf=-1.0)) % 1e6)
+        return y if math.isfinite(y) else -2.0
     return 0.0
 
 
@@ -80,6 +106,7 @@ def split(text: str) -> list[str]:
 
 
 ARRAY_POOL, OTHER_POOL, KEYWORD_POOL = split(ARRAYS), split(OTHERS), split(KEYWORDS)
+TAME = [*ARRAY_POOL[:12], "0", "1", "2", "0.5", "obs", "obs", "obs", "[0, 1, 2]", "np.eye(3)", "np.arange(3)"]
 FUNCTIONS = [f"np.{name}" for name in sorted(NUMPY - NUMPY_TYPES - {"errstate"})]
 FUNCTIONS += [f"np.{module}.{name}" for module, names in sorted(NUMPY_SUBMODULES.items()) for name in sorted(names)]
 METHODS = sorted(ATTRIBUTES)
@@ -91,9 +118,14 @@ class Programs:
 
     def __init__(self, seed: int):
         self.random = random.Random(seed)
+        self.tame = False
 
     def value(self, depth: int = 0) -> str:
         kind = self.random.random()
+        if self.tame:  # mostly what numpy can work with
+            if kind < 0.7 or depth > 2:
+                return self.random.choice(TAME)
+            return f"pool[{self.random.randrange(12)}]" if kind < 0.85 else self.expression(depth + 1)
         if kind < 0.2:
             return self.random.choice(NUMBERS)
         if kind < 0.55:
@@ -104,17 +136,21 @@ class Programs:
             return f"pool[{self.random.randrange(12)}]"
         return self.expression(depth + 1)
 
-    def arguments(self, depth: int) -> str:
-        given = [self.value(depth) for _ in range(self.random.choice((0, 1, 1, 1, 2, 2, 2, 3, 4)))]
-        given += {keyword.partition("=")[0]: keyword for keyword in self.random.choices(KEYWORD_POOL, k=2)}.values() if (
-            self.random.random() < 0.4
-        ) else []  # fmt: skip
+    def arguments(self, depth: int, function: str = "") -> str:
+        count = self.random.choice((0, 1, 1, 1, 2, 2, 2, 3, 4))
+        if self.tame:
+            count = getattr(getattr(np, function.removeprefix("np."), None), "nin", self.random.choice((0, 1, 1, 2)))
+        given = [self.value(depth) for _ in range(count)]
+        if self.random.random() < (0.1 if self.tame else 0.4):
+            chosen = self.random.choices(KEYWORD_POOL, k=2)
+            given += {keyword.partition("=")[0]: keyword for keyword in chosen}.values()
         return ", ".join(given)
 
     def expression(self, depth: int = 0) -> str:
         kind = self.random.random()
         if kind < 0.55:
-            return f"{self.random.choice(FUNCTIONS)}({self.arguments(depth)})"
+            function = self.random.choice(FUNCTIONS)
+            return f"{function}({self.arguments(depth, function)})"
         if kind < 0.72:
             return f"({self.value(depth)}).{self.random.choice(METHODS)}({self.arguments(depth)})"
         if kind < 0.76:
@@ -123,9 +159,12 @@ class Programs:
             return f"({self.value(depth)} {self.random.choice(OPERATORS)} {self.value(depth)})"
         if kind < 0.96:
             return f"({self.value(depth)})[{self.value(depth)}]"
-        return f"np.random.default_rng({self.random.randrange(9)}).{self.random.choice(METHODS)}({self.arguments(depth)})"
+        return (
+            f"np.random.default_rng({self.random.randrange(9)}).{self.random.choice(METHODS)}({self.arguments(depth)})"
+        )
 
     def statement(self) -> str:
+        self.tame = self.random.random() < 0.7
         kind = self.random.random()
         if kind < 0.75:
             return f"x = {self.expression()}\nreturn x"
@@ -183,9 +222,10 @@ def run(source: str, pattern: int, folder: Path) -> np.ndarray:
     """
     interpreter = folder / "python"
     if not interpreter.exists():
-        interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} -X dev "$@"\n')
+        # -P -s is what is left of -I, which would keep Python from hearing of its allocator
+        interpreter.write_text(f'#!/bin/sh\nshift\nPYTHONMALLOC=debug exec {sys.executable} -P -s "$@"\n')
         interpreter.chmod(stat.S_IRWXU)
-    statements = source.count("def s") - 0
+    statements = source.count("\ndef s")
     bound = np.full(statements, 1e301)
     executable, environment = sys.executable, sandbox.CHILD_ENVIRONMENT
     try:
@@ -203,7 +243,7 @@ def run(source: str, pattern: int, folder: Path) -> np.ndarray:
 
 def attempt(source: str, folder: Path) -> Outcome:
     """Run a program twice and say what was wrong with it."""
-    outcome = Outcome(source, [], source.count("def s"))
+    outcome = Outcome(source, [], source.count("\ndef s"))
     try:
         runs = [run(source, pattern, folder) for pattern in (85, 170)]
     except PolicyError as error:
@@ -245,7 +285,7 @@ if __name__ == "__main__":
                     os.makedirs(args.keep, exist_ok=True)
                     Path(args.keep, f"{seed}.py").write_text(outcome.source)
     print(
-        f"{args.programs} programs, {statements:,} statements ({failed:,} of them raised an error), {late} programs too "
-        f"slow, {wrong} with something wrong, {time.time() - started:.0f} s"
+        f"{args.programs} programs, {statements:,} statements ({failed:,} of them raised an error), {late} programs "
+        f"too slow, {wrong} with something wrong, {time.time() - started:.0f} s"
     )
     sys.exit(bool(wrong))

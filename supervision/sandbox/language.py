@@ -54,7 +54,6 @@ class Source(NamedTuple):
 
     parents: Parents
     bound: set[str]  # all names that it binds
-    spared: set[str]  # names that only annotations may use
     members: set[str]  # names of sets that are only asked whether they contain something
 
 
@@ -79,8 +78,8 @@ def check_source(source: str) -> ast.Module:
     if not tree.body:
         raise PolicyError("the source is empty")
     try:
-        spared = simplify(tree)
-        refusals = list(_all_refusals(tree, spared))
+        simplify(tree)
+        refusals = list(_all_refusals(tree))
         if refusals:
             raise PolicyError(summary(refusals))
         return strip_annotations(tree)
@@ -96,12 +95,12 @@ def executable(source: str) -> ast.Module:
     return strip_annotations(tree)
 
 
-def _all_refusals(tree: ast.Module, spared: set[str]) -> Iterator[Refusal]:
+def _all_refusals(tree: ast.Module) -> Iterator[Refusal]:
     yield from _shape_refusals(tree)
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     bound = {name for node in ast.walk(tree) for name in _bound(node)}
     foreign = {name for node in ast.walk(tree) if _foreign_import(node) for name in _imported(node)}
-    about = Source(parents, bound, spared, _membership_only(tree, parents))
+    about = Source(parents, bound, _membership_only(tree, parents))
     for node in ast.walk(tree):
         line, inside = 0, False
         above: ast.AST | None = node
@@ -206,7 +205,7 @@ def _refusals(node: ast.AST, about: Source) -> Iterator[tuple[str, str]]:
             yield from _import_refusals(node)
         case ast.Name(id=name):
             if name not in BUILTINS | EXCEPTIONS | about.bound | {*RESERVED, "deque"}:
-                if name not in about.spared or not _in_an_annotation(node, parents):
+                if not _in_an_annotation(node, parents) and not (name.startswith("__") and name.endswith("__")):
                     reason = f"the name `{name}` is neither defined here nor among the allowed builtins"
                     yield "name", reason + _instead(INSTEAD_OF_NAMES, name)
             elif name in ("np", "numpy", "math") and not isinstance(parent, ast.Attribute):
@@ -245,10 +244,11 @@ def _attribute_refusals(node: ast.Attribute, about: Source) -> Iterator[tuple[st
     parents = about.parents
     if not isinstance(node.ctx, ast.Load):
         yield "set attribute", f"the attribute `{node.attr}` cannot be set: a policy keeps no state between calls"
+        return
+    if _in_an_annotation(node, parents):
+        return
     instead = INSTEAD_OF_ATTRIBUTES
     match node.value:
-        case ast.Name(id=name) if name in about.spared and name not in about.bound:  # in an annotation, or refused
-            return
         case ast.Name(id="math"):
             allowed, name, instead = MATH, f"math.{node.attr}", {}
         case ast.Name(id="np" | "numpy"):

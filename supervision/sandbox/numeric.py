@@ -101,6 +101,10 @@ def _plain(value: object, depth: int = 0) -> object:
     raise TypeError(f"a {kind.__name__}")
 
 
+def _of_numbers(value: object) -> bool:
+    return type(value) is not np.ndarray or value.dtype.kind in KINDS
+
+
 def guarded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     """Return the function, which first looks at what it is given.
 
@@ -114,8 +118,6 @@ def guarded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     def call(*args: object, **options: object) -> Any:
         try:
             # all iterators first: what is checked is what numpy sees, and no code of the rule runs in between
-            if name == "sum" and args and type(args[0]) is types.GeneratorType:
-                return sum(args[0])  # as numpy has it, whose own sum adds in another order
             given = [list(value) if type(value) in ITERABLES else value for value in args]
             for value in given:
                 if type(value) not in AS_THEY_ARE:
@@ -133,7 +135,13 @@ def guarded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
             raise TypeError(f"np.{name} was given {error}; it computes with numbers and arrays of numbers") from None
         if len(given) > most:
             raise TypeError(f"np.{name} takes {most} arguments; give `out` by its name")
-        return function(*given, **options)
+        result = function(*given, **options)
+        if type(result) is np.ndarray:
+            if result.dtype.kind in KINDS:
+                return result
+        elif not (type(result) is tuple or type(result) is list) or all(map(_of_numbers, result)):
+            return result
+        raise TypeError(f"np.{name} would make something else than an array of numbers; it computes with numbers")
 
     del call.__wrapped__
     return call

@@ -7,24 +7,22 @@ import ast
 from supervision.sandbox.vocabulary import SPARED_MODULES
 
 
-def simplify(tree: ast.Module) -> set[str]:
-    """Drop what a script has and a rule does not need, in place; return the names that only annotations may use.
+def simplify(tree: ast.Module) -> None:
+    """Drop what a script has and a rule does not need, in place.
 
     These are imports for annotations, `if __name__ == "__main__":`, `from collections import deque` (the name is there
     anyway), and `set([...])` and `frozenset([...])`, which become `{...}`.
     """
-    spared: set[str] = set()
     tree.body = [node for node in tree.body if not _runs_as_a_script(node)]
     for node in ast.walk(tree):
         for field in ("body", "orelse", "finalbody"):
             statements = getattr(node, field, None)
             if isinstance(statements, list):
-                kept = [statement for statement in statements if not _only_for_annotations(statement, spared)]
+                kept = [statement for statement in statements if not _only_for_annotations(statement)]
                 if len(kept) < len(statements):
                     needed = not kept and field == "body" and not isinstance(node, ast.Module)
                     setattr(node, field, [ast.copy_location(ast.Pass(), statements[0])] if needed else kept)
     _Sets().visit(tree)
-    return spared
 
 
 def strip_annotations(tree: ast.Module) -> ast.Module:
@@ -42,15 +40,13 @@ def _runs_as_a_script(node: ast.stmt) -> bool:
     return False
 
 
-def _only_for_annotations(node: ast.AST, spared: set[str]) -> bool:
+def _only_for_annotations(node: ast.AST) -> bool:
     match node:
         case ast.ImportFrom(module="collections", names=[ast.alias(name="deque", asname=None)], level=0):
-            return True
-        case ast.ImportFrom(module=str(module), names=names, level=0) if module in SPARED_MODULES:
-            spared |= {alias.asname or alias.name for alias in names}
-            return True
-        case ast.Import(names=[ast.alias(name="typing" as module, asname=None)]):
-            spared.add(module)
+            return True  # the name is there anyway
+        case ast.ImportFrom(module=str(module), level=0):
+            return module in SPARED_MODULES
+        case ast.Import(names=[ast.alias(name="typing", asname=None)]):
             return True
     return False
 
