@@ -3,10 +3,11 @@ an array of anything but numbers (of Python's own, where arithmetic leaves 64 bi
 
     python -m benchmark.probes.fuzz_sandbox --programs 200
 
-Each program holds many statements, each of which is one the language accepts: calls of any allowed function and method
-with arguments that are right, wrong, huge, empty or hostile. The process runs with Python's debugging allocator
-(PYTHONMALLOC=debug: freed memory is overwritten, writes beyond a block are found), and glibc fills freed and new memory with a
-pattern. A program runs twice, with different patterns: where its digits differ, it has seen memory as it was left.
+Each program holds many statements, each one that the language accepts: calls of any allowed function and method with
+arguments that are right, wrong, huge, empty or hostile. The process runs with Python's debugging allocator
+(PYTHONMALLOC=debug: freed memory is overwritten, writes beyond a block are found), and glibc fills freed and new
+memory with a pattern. A program runs twice, with different patterns: where its digits differ, it has seen memory as it
+was left.
 """
 
 import dataclasses
