@@ -48,14 +48,15 @@ WORDS = DTYPE_WORDS | words(
     """
 )
 EINSUM = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ,->. ")
-# Where `out` stands among the arguments that are no keywords, of the functions that are not ufuncs.
+# Where an argument stands, of those that are no keywords, by which a function writes into what it is given: `out`, and
+# nan_to_num's `copy`. Of a ufunc it is the one after its numbers.
 OUT_AT = {
     "all": 2, "amax": 2, "amin": 2, "any": 2, "argmax": 2, "argmin": 2, "around": 2, "clip": 3, "compress": 3,
     "concat": 2, "concatenate": 2, "cumprod": 3, "cumsum": 3, "dot": 2, "fix": 1, "isneginf": 1, "isposinf": 1,
-    "max": 2, "mean": 3, "median": 2, "min": 2, "nanargmax": 2, "nanargmin": 2, "nancumprod": 3, "nancumsum": 3,
-    "nanmax": 2, "nanmean": 3, "nanmedian": 2, "nanmin": 2, "nanpercentile": 3, "nanprod": 3, "nanquantile": 3,
-    "nanstd": 3, "nansum": 3, "nanvar": 3, "outer": 2, "percentile": 3, "prod": 3, "ptp": 2, "quantile": 3,
-    "round": 2, "stack": 2, "std": 3, "sum": 3, "take": 3, "trace": 5, "var": 3,
+    "max": 2, "mean": 3, "median": 2, "min": 2, "nan_to_num": 1, "nanargmax": 2, "nanargmin": 2, "nancumprod": 3,
+    "nancumsum": 3, "nanmax": 2, "nanmean": 3, "nanmedian": 2, "nanmin": 2, "nanpercentile": 3, "nanprod": 3,
+    "nanquantile": 3, "nanstd": 3, "nansum": 3, "nanvar": 3, "outer": 2, "percentile": 3, "prod": 3, "ptp": 2,
+    "quantile": 3, "round": 2, "stack": 2, "std": 3, "sum": 3, "take": 3, "trace": 5, "var": 3,
 }  # fmt: skip
 WHERE_CHOOSES = words(  # in these `where` leaves nothing of the result as memory was
     "all amax amin any max mean min nanmax nanmean nanmin nanprod nanstd nansum nanvar prod std sum var"
@@ -134,7 +135,7 @@ def guarded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         except TypeError as error:
             raise TypeError(f"np.{name} was given {error}; it computes with numbers and arrays of numbers") from None
         if len(given) > most:
-            raise TypeError(f"np.{name} takes {most} arguments; give `out` by its name")
+            raise TypeError(f"np.{name} takes {most} arguments; give the others by their names")
         result = function(*given, **options)
         if type(result) is np.ndarray:
             if result.dtype.kind in KINDS:

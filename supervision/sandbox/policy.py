@@ -5,9 +5,8 @@
     with SandboxedPolicy(source, observation=Observation("int"), action=DiscreteAction(6)) as policy:
         actions = policy(obs, t)  # obs (N, 1) int64, t (N,) -> (N,) int64
 
-The source defines `policy(obs, t)`. Two layers stand between it and the machine, the language (language.py) and the
-operating system (confinement.py); each alone keeps it from files, the network and other processes. docs/sandbox.md says
-what is promised where. The source travels as text to a process of its own and is executed only there; that process
+The source defines `policy(obs, t)`. Two layers stand between it and the machine, the language (language.py, numeric.py)
+and the operating system (confinement.py). docs/sandbox.md says what each of them promises. The source travels as text to a process of its own and is executed only there; that process
 starts clean: `-I`, an environment of ours, no inherited descriptors, a new session, an empty folder that is unlinked at
 once. The form of the messages is in child.py.
 """

@@ -121,7 +121,8 @@ ATTRIBUTES = words(  # of arrays and numbers; of lists, dictionaries and strings
 
 # How often a method may be given an argument that is no keyword, so that what follows (`dtype`, `out`) has its name.
 METHODS = {
-    "all": 1, "any": 1, "argmax": 1, "argmin": 1, "astype": 1, "clip": 2, "cumprod": 1, "cumsum": 1, "dot": 1, "max": 1,
+    "all": 1, "any": 1, "argmax": 1, "argmin": 1, "astype": 1, "clip": 2, "conj": 0, "conjugate": 0,
+    "cumprod": 1, "cumsum": 1, "dot": 1, "max": 1,
     "mean": 1, "min": 1, "prod": 1, "ptp": 1, "round": 1, "std": 1, "sum": 1, "take": 2, "trace": 3, "var": 1,
 }  # fmt: skip
 ERRSTATE = words("all divide invalid over under")  # not `call`: it would run a function in the middle of an operation
