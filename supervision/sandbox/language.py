@@ -29,6 +29,7 @@ from supervision.sandbox.vocabulary import (
     INSTEAD_OF_NAMES,
     INSTEAD_OF_NUMPY,
     MATH,
+    METHOD_KEYWORDS,
     METHODS,
     NUMPY,
     NUMPY_SUBMODULES,
@@ -301,6 +302,8 @@ def _call_refusals(node: ast.Call, about: Source) -> Iterator[tuple[str, str]]:
             for keyword in node.keywords:
                 if keyword.arg == "dtype" and not _names_numbers(keyword.value, about.bound):
                     yield "dtype", "`dtype` must name a type of numbers, as in `dtype=float` or `dtype=np.float32`"
+                if keyword.arg not in METHOD_KEYWORDS and keyword.arg is not None:
+                    yield "method", f"`{keyword.arg}` is not among the keywords that `.{name}` may be given"
                 if keyword.arg == "where" and name == "clip":
                     yield "method", "`.clip` with `where` would show memory as it was left; use np.where"
             if name == "astype":

@@ -92,7 +92,7 @@ def _plain(value: object, depth: int = 0) -> object:
     if kind in ITERABLES and depth == 0:
         return list(value)
     if kind is str:
-        if value in WORDS or (("," in value or "->" in value) and EINSUM.issuperset(value)):
+        if value in WORDS:
             return value
         raise TypeError(f"the string {value[:30]!r}")
     if kind is type and value in NUMBERS and depth == 0:
@@ -113,6 +113,7 @@ def guarded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         name: as a rule knows it, without `np.`.
     """
     most = function.nin if isinstance(function, np.ufunc) else OUT_AT.get(name, 99)
+    first = int(name == "einsum")  # whose subscripts are looked at by themselves
     where_needs_out = name not in WHERE_CHOOSES
 
     @functools.wraps(function, assigned=(), updated=())
@@ -120,7 +121,7 @@ def guarded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         try:
             # all iterators first: what is checked is what numpy sees, and no code of the rule runs in between
             given = [list(value) if type(value) in ITERABLES else value for value in args]
-            for value in given:
+            for value in given[first:]:
                 if type(value) not in AS_THEY_ARE:
                     _plain(value)
             if options:
@@ -130,8 +131,8 @@ def guarded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
                     _plain(value)
                 if where_needs_out and options.get("where", True) is not True and options.get("out") is None:
                     raise TypeError("`where` without `out`, and would show memory as it was left")
-            if name == "einsum" and not (given and type(given[0]) is str):
-                raise TypeError("subscripts that are no string")
+            if first and not (given and type(given[0]) is str and EINSUM.issuperset(given[0])):
+                raise TypeError("subscripts that are no string of letters")
         except TypeError as error:
             raise TypeError(f"np.{name} was given {error}; it computes with numbers and arrays of numbers") from None
         if len(given) > most:

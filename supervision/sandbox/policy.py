@@ -6,9 +6,9 @@
         actions = policy(obs, t)  # obs (N, 1) int64, t (N,) -> (N,) int64
 
 The source defines `policy(obs, t)`. Two layers stand between it and the machine, the language (language.py, numeric.py)
-and the operating system (confinement.py). docs/sandbox.md says what each of them promises. The source travels as text to a process of its own and is executed only there; that process
-starts clean: `-I`, an environment of ours, no inherited descriptors, a new session, an empty folder that is unlinked at
-once. The form of the messages is in child.py.
+and the operating system (confinement.py). docs/sandbox.md says what each of them promises. The source travels as text
+to a process of its own and is executed only there; that process starts clean: `-I`, an environment of ours, no
+inherited descriptors, a new session, an empty folder that is unlinked at once. The form of the messages is in child.py.
 """
 
 from __future__ import annotations
@@ -225,17 +225,15 @@ class SandboxedPolicy:
         if obs.shape != self._obs.shape or obs.dtype.kind not in ("biuf" if floats else "iu"):
             numbers = "real numbers" if floats else "integers"
             raise ValueError(f"obs must be {numbers} of shape {self._obs.shape}, got {obs.dtype} of shape {obs.shape}")
-        if lanes is None:
-            self._lanes[...] = self._first_lanes
-        else:
+        if lanes is not None:
             lanes = np.asarray(lanes)
             if lanes.shape != t.shape or lanes.dtype.kind not in "iu" or lanes.min() < 0:
                 raise ValueError(f"lanes must be integers of shape {t.shape}, none below 0, got {lanes!r:.200}")
-            self._lanes[...] = lanes
         self._t[...] = t
         self._obs[...] = obs
         seconds = rows * self._call_timeout
-        if self.keeps_state:
+        if self.keeps_state:  # else all lanes have one copy
+            self._lanes[...] = self._first_lanes if lanes is None else lanes
             self._numbers[...], begun = self._episodes.advance(self._lanes.tolist(), self._t.tolist(), self._obs)
             seconds += begun * 2 * self._load_seconds  # the top level is executed again
         if not self._called:

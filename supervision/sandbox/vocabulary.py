@@ -125,6 +125,10 @@ METHODS = {
     "cumprod": 1, "cumsum": 1, "dot": 1, "max": 1,
     "mean": 1, "min": 1, "prod": 1, "ptp": 1, "round": 1, "std": 1, "sum": 1, "take": 2, "trace": 3, "var": 1,
 }  # fmt: skip
+METHOD_KEYWORDS = words(  # not `signature` or `casting`, which choose the types with which numpy computes
+    "axis axis1 axis2 copy correction ddof decimals dtype indices initial keepdims max mean min mode offset order out "
+    "where"
+)
 ERRSTATE = words("all divide invalid over under")  # not `call`: it would run a function in the middle of an operation
 ERRSTATE_WORDS = words("ignore raise warn")
 
