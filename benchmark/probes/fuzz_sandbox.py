@@ -1,5 +1,5 @@
 """Random programs of the rules' language, run confined: none may crash its process, show memory as it was left, or make
-an array of anything but numbers (of Python's own, where arithmetic leaves 64 bits).
+an array of anything but numbers (of Python's own, and strings, where arithmetic leaves 64 bits).
 
     python -m benchmark.probes.fuzz_sandbox --programs 200
 
@@ -63,7 +63,8 @@ OTHERS = """
 'constant' | 'edge' | 'now' | 'M8[s]' | 'f8,f8' | 'float32' | 'ij->ji' | 'i,i' | 'ij,jk' | 'ii' | 'fro' | 'valid'
 'same' | 'linear' | 'C' | '' | None | ... | slice(0, 2) | slice(None) | lambda *a: 0 | np.add | np.array | print
 policy | obs.dtype | float | int | bool | np.float64 | np.int8 | np.inf | [obs, obs] | [obs, [1, 2]]
-[np.ones(2)] * 3 | [[[0]] * 2] * 2 | deque([1, 2]) | 'x' * 50
+[np.ones(2)] * 3 | [[[0]] * 2] * 2 | deque([1, 2]) | {}.keys() | {'a': 1}.keys() | [{}.keys(), 1] | ['%s', 10**30]
+[10**30] | np.ones(2, dtype=int) * [10**30] | 'x' * 50
 """
 KEYWORDS = """
 axis=0 | axis=-1 | axis=5 | axis=(0, 1) | axis=None | dtype=float | dtype=np.int8 | dtype='O' | dtype=object
@@ -89,7 +90,7 @@ NUMERIC = {numeric}
 
 def check(x):
     if isinstance(x, np.ndarray) and str(x.dtype) not in NUMERIC:
-        integers = str(x.dtype) == "object" and all(isinstance(y, int) for y in x.ravel().tolist())
+        integers = str(x.dtype) == "object" and all([isinstance(y, (int, float, str)) for y in x.ravel().tolist()])
         return 0.0 if integers else 1e300
     if isinstance(x, (list, tuple)):
         return float(sum([check(y) for y in x[:20]]))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from supervision.sandbox.messages import PolicyError
 from supervision.sandbox.refusals import Refusal, summary
-from supervision.sandbox.rewriting import simplify, strip_annotations
+from supervision.sandbox.rewriting import simplify, strip_annotations, watch_stores
 from supervision.sandbox.vocabulary import (
     ALLOWED_IMPORTS,
     ATTRIBUTES,
@@ -62,7 +62,7 @@ def check_source(source: str) -> ast.Module:
     """Refuse source that is not a plain `policy(obs, t)` in the allowed language; nothing of it is executed.
 
     Returns:
-        The syntax tree that is to be executed.
+        The syntax tree of what is to be executed (see `executable`).
 
     Raises:
         PolicyError: it names all lines that are refused, causes before consequences, with what to write instead.
@@ -89,11 +89,11 @@ def check_source(source: str) -> ast.Module:
 
 
 def executable(source: str) -> ast.Module:
-    """Return the syntax tree of a source that `check_source` accepted, as it returned it."""
+    """Return the syntax tree to be executed of a source that `check_source` accepted."""
     with warnings.catch_warnings(action="ignore"):
         tree = ast.parse(source, SOURCE_NAME)
     simplify(tree)
-    return strip_annotations(tree)
+    return watch_stores(strip_annotations(tree))
 
 
 def _all_refusals(tree: ast.Module) -> Iterator[Refusal]:

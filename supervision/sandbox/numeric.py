@@ -102,6 +102,17 @@ def _plain(value: object, depth: int = 0) -> object:
     raise TypeError(f"a {kind.__name__}")
 
 
+def keeper(value: object) -> object:
+    """Return a value of which an item is about to be set, unless it is an array of objects.
+
+    Arithmetic makes such arrays where integers leave 64 bits. They hold numbers and strings as long as nothing is
+    stored in them; a dictionary's keys in one and a generator in another would let `|` run the rule's code inside numpy.
+    """
+    if type(value) is np.ndarray and value.dtype.kind not in KINDS:
+        raise TypeError("np.ndarray was given something to keep among objects; it computes with numbers")
+    return value
+
+
 def _of_numbers(value: object) -> bool:
     return type(value) is not np.ndarray or value.dtype.kind in KINDS
 

@@ -6,6 +6,8 @@ import ast
 
 from supervision.sandbox.vocabulary import SPARED_MODULES
 
+KEEPER = "__keeper__"  # looks at what something is stored in; no rule can say this name
+
 
 def simplify(tree: ast.Module) -> None:
     """Drop what a script has and a rule does not need, in place.
@@ -28,6 +30,14 @@ def simplify(tree: ast.Module) -> None:
 def strip_annotations(tree: ast.Module) -> ast.Module:
     """Drop all annotations, in place, so that none is ever evaluated."""
     return ast.fix_missing_locations(_Annotations().visit(tree))
+
+
+def watch_stores(tree: ast.Module) -> ast.Module:
+    """Have `KEEPER` look at every object before an item of it is set or it is filled, in place.
+
+    `a[i] = b` becomes `__keeper__(a)[i] = b`, and `a.fill(b)` becomes `__keeper__(a).fill(b)`.
+    """
+    return ast.fix_missing_locations(_Stores().visit(tree))
 
 
 def _runs_as_a_script(node: ast.stmt) -> bool:
@@ -79,3 +89,21 @@ class _Annotations(ast.NodeTransformer):
         if node.value is None:
             return ast.copy_location(ast.Pass(), node)
         return ast.copy_location(ast.Assign([node.target], node.value), node)
+
+
+class _Stores(ast.NodeTransformer):
+    def visit_Subscript(self, node: ast.Subscript) -> ast.Subscript:
+        self.generic_visit(node)
+        if isinstance(node.ctx, ast.Store):
+            node.value = _kept(node.value)
+        return node
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.Attribute:
+        self.generic_visit(node)
+        if node.attr == "fill":
+            node.value = _kept(node.value)
+        return node
+
+
+def _kept(value: ast.expr) -> ast.expr:
+    return ast.copy_location(ast.Call(ast.Name(KEEPER, ast.Load()), [value], []), value)

@@ -40,13 +40,12 @@ np.unravel_index(4, (2, 3)) | np.trace(a @ a.T) | np.linalg.inv(np.eye(2)) | np.
 np.linalg.det(np.eye(2)) | np.linalg.pinv(a) | np.linalg.lstsq(a, [1.0, 2.0], rcond=None)[0] | np.nan_to_num(v)
 np.nan_to_num(v, nan=0.0, posinf=1.0) | np.divide(v, 2.0, out=np.zeros_like(v), where=v > 0) | np.isclose(x, 0.5)
 np.allclose(v, v) | np.array_equal(v, v) | np.count_nonzero(v) | np.prod(v) | np.histogram(v, bins=3)[0]
-np.isin(2, [1, 2]) | np.sum([c * c for c in v]) | np.mean([1, 2]) | np.pad(v, (0, 2))
-np.pad(v, 1, mode='edge') | np.triu(a) | np.float32(x) | np.float64(x) | np.int64(3) | float(np.float32(x)) | np.pi
-np.e | np.inf | -np.inf | np.finfo(float).eps | np.sinc(x) | np.heaviside(x, 0.5) | np.copysign(1.0, x)
-np.signbit(x) | np.reciprocal(2.0) | np.cbrt(x) | np.nanmean(v) | np.random.uniform(-1, 1)
-np.random.uniform(-1, 1, size=2) | np.random.rand() | np.random.randn(2) | np.random.randint(0, 4)
-np.random.normal(0, 0.1) | np.random.choice([0, 1, 2]) | np.random.choice(4)
-np.random.choice(3, p=[0.2, 0.3, 0.5]) | np.random.default_rng(0).normal(size=2)
+np.isin(2, [1, 2]) | np.sum([c * c for c in v]) | np.mean([1, 2]) | np.pad(v, (0, 2)) | np.pad(v, 1, mode='edge')
+np.triu(a) | np.float32(x) | np.float64(x) | np.int64(3) | float(np.float32(x)) | np.pi | np.e | np.inf | -np.inf
+np.finfo(float).eps | np.sinc(x) | np.heaviside(x, 0.5) | np.copysign(1.0, x) | np.signbit(x) | np.reciprocal(2.0)
+np.cbrt(x) | np.nanmean(v) | np.random.uniform(-1, 1) | np.random.uniform(-1, 1, size=2) | np.random.rand()
+np.random.randn(2) | np.random.randint(0, 4) | np.random.normal(0, 0.1) | np.random.choice([0, 1, 2])
+np.random.choice(4) | np.random.choice(3, p=[0.2, 0.3, 0.5]) | np.random.default_rng(0).normal(size=2)
 np.random.default_rng().integers(0, 4) | np.random.RandomState(0).rand() | math.sin(x) | math.atan2(x, 1)
 math.pi / 2 | math.exp(-x) | math.sqrt(x) | math.hypot(x, x) | math.copysign(1, x) | math.tau | math.floor(x)
 math.ceil(x) | math.isnan(x) | math.degrees(x) | math.radians(90) | math.fabs(x) | math.log(2.0) | math.inf
