@@ -8,7 +8,6 @@ function was reached and whatever name its argument has.
 
 from __future__ import annotations
 
-import functools
 import types
 from collections import deque
 from collections.abc import Callable
@@ -106,7 +105,7 @@ def keeper(value: object) -> object:
     """Return a value of which an item is about to be set, unless it is an array of objects.
 
     Arithmetic makes such arrays where integers leave 64 bits. They hold numbers and strings as long as nothing is
-    stored in them; a dictionary's keys in one and a generator in another would let `|` run the rule's code inside numpy.
+    stored in them; a dictionary's keys in one and a generator in another would let `|` run the rule's code in there.
     """
     if type(value) is np.ndarray and value.dtype.kind not in KINDS:
         raise TypeError("np.ndarray was given something to keep among objects; it computes with numbers")
@@ -127,17 +126,16 @@ def guarded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     first = int(name == "einsum")  # whose subscripts are looked at by themselves
     where_needs_out = name not in WHERE_CHOOSES
 
-    @functools.wraps(function, assigned=(), updated=())
     def call(*args: object, **options: object) -> Any:
         try:
             # all iterators first: what is checked is what numpy sees, and no code of the rule runs in between
             given = [list(value) if type(value) in ITERABLES else value for value in args]
+            for key, value in options.items():
+                options[key] = list(value) if type(value) in ITERABLES else value
             for value in given[first:]:
                 if type(value) not in AS_THEY_ARE:
                     _plain(value)
             if options:
-                for key, value in options.items():
-                    options[key] = list(value) if type(value) in ITERABLES else value
                 for value in options.values():
                     _plain(value)
                 if where_needs_out and options.get("where", True) is not True and options.get("out") is None:
@@ -156,7 +154,6 @@ def guarded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
             return result
         raise TypeError(f"np.{name} would make something else than an array of numbers; it computes with numbers")
 
-    del call.__wrapped__
     return call
 
 
