@@ -18,7 +18,7 @@ import numpy as np
 from supervision.sandbox.language import SOURCE_NAME, executable
 from supervision.sandbox.messages import MOST_LANES, PolicyError
 from supervision.sandbox.numeric import Draws, keeper, numpy_for_rules
-from supervision.sandbox.rewriting import KEEPER
+from supervision.sandbox.rewriting import KEEPER, LIST
 from supervision.sandbox.vocabulary import BUILTINS, EXCEPTIONS
 
 Rule = Callable[[Any, int], object]
@@ -49,7 +49,7 @@ class Lanes:
         if restricted:
             self.builtins = {name: getattr(builtins, name) for name in BUILTINS | EXCEPTIONS}
             self.builtins["deque"] = deque
-            self.builtins[KEEPER] = keeper
+            self.builtins |= {KEEPER: keeper, LIST: list}
             self.builtins["print"] = lambda *values, **options: None
         rule, scope = self._execute(0, 0)  # once before the first call, so that an error in it is found at the start
         self.only = None if keeps_state else rule

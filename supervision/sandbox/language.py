@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from supervision.sandbox.messages import PolicyError
 from supervision.sandbox.refusals import Refusal, summary
-from supervision.sandbox.rewriting import simplify, strip_annotations, watch_stores
+from supervision.sandbox.rewriting import instrument, simplify, strip_annotations
 from supervision.sandbox.vocabulary import (
     ALLOWED_IMPORTS,
     ATTRIBUTES,
@@ -93,7 +93,7 @@ def executable(source: str) -> ast.Module:
     with warnings.catch_warnings(action="ignore"):
         tree = ast.parse(source, SOURCE_NAME)
     simplify(tree)
-    return watch_stores(strip_annotations(tree))
+    return instrument(strip_annotations(tree))
 
 
 def _all_refusals(tree: ast.Module) -> Iterator[Refusal]:

@@ -6,7 +6,9 @@ import ast
 
 from supervision.sandbox.vocabulary import SPARED_MODULES
 
-KEEPER = "__keeper__"  # looks at what something is stored in; no rule can say this name
+# No rule can say these names.
+KEEPER = "__keeper__"  # looks at what something is stored in
+LIST = "__list__"  # is `list`, whatever a rule calls so
 
 
 def simplify(tree: ast.Module) -> None:
@@ -32,12 +34,14 @@ def strip_annotations(tree: ast.Module) -> ast.Module:
     return ast.fix_missing_locations(_Annotations().visit(tree))
 
 
-def watch_stores(tree: ast.Module) -> ast.Module:
-    """Have `KEEPER` look at every object before an item of it is set or it is filled, in place.
+def instrument(tree: ast.Module) -> ast.Module:
+    """Put in, in place, what has to be looked at while the rule runs.
 
-    `a[i] = b` becomes `__keeper__(a)[i] = b`, and `a.fill(b)` becomes `__keeper__(a).fill(b)`.
+    `a[i] = b` becomes `__keeper__(a)[i] = b`, and `a.fill(b)` becomes `__keeper__(a).fill(b)`: nothing may be stored in
+    an array of objects. `d.keys()` becomes `__list__(d.keys())`, and `d.items()` likewise: a view of a dictionary turns
+    into a set when it meets an operator, and walks through the other operand, be it a generator.
     """
-    return ast.fix_missing_locations(_Stores().visit(tree))
+    return ast.fix_missing_locations(_Instruments().visit(tree))
 
 
 def _runs_as_a_script(node: ast.stmt) -> bool:
@@ -91,7 +95,13 @@ class _Annotations(ast.NodeTransformer):
         return ast.copy_location(ast.Assign([node.target], node.value), node)
 
 
-class _Stores(ast.NodeTransformer):
+class _Instruments(ast.NodeTransformer):
+    def visit_Call(self, node: ast.Call) -> ast.Call:
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Attribute) and node.func.attr in ("keys", "items"):
+            return ast.copy_location(ast.Call(ast.Name(LIST, ast.Load()), [node], []), node)
+        return node
+
     def visit_Subscript(self, node: ast.Subscript) -> ast.Subscript:
         self.generic_visit(node)
         if isinstance(node.ctx, ast.Store):

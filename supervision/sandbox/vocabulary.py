@@ -122,7 +122,7 @@ ATTRIBUTES = words(  # of arrays and numbers; of lists, dictionaries and strings
 # How often a method may be given an argument that is no keyword, so that what follows (`dtype`, `out`) has its name.
 METHODS = {
     "all": 1, "any": 1, "argmax": 1, "argmin": 1, "astype": 1, "clip": 2, "conj": 0, "conjugate": 0,
-    "cumprod": 1, "cumsum": 1, "dot": 1, "max": 1,
+    "cumprod": 1, "cumsum": 1, "dot": 1, "items": 1, "keys": 1, "max": 1,
     "mean": 1, "min": 1, "prod": 1, "ptp": 1, "round": 1, "std": 1, "sum": 1, "take": 2, "trace": 3, "var": 1,
 }  # fmt: skip
 METHOD_KEYWORDS = words(  # not `signature` or `casting`, which choose the types with which numpy computes

@@ -59,6 +59,21 @@ def test_a_refusal_names_what_to_write_instead(name):
         check_source(source)
 
 
+def test_a_dictionary_s_keys_make_no_set():
+    """A set of strings has another order in each process."""
+    for text in ("{'a': 1}.keys() | {'b': 2}.keys()", "{'a': 1}.items() & [('a', 1)]", "dict.keys({'a': 1}) ^ 'ab'"):
+        with (
+            make(body(f"return [len({text}), 0.0]")) as policy,
+            pytest.raises(PolicyError, match="unsupported operand"),
+        ):
+            call(policy, 0)
+    with pytest.raises(PolicyError, match=r"line 2: `\.keys` may only be called"):
+        check_source(body("keys = {'a': 1}.keys\nreturn [len(keys()), 0.0]"))
+    rule = body("d = {'b': 0.5, 'a': 0.25}\nfor k, v in d.items(): pass\nreturn [v, d[list(d.keys())[0]]]")
+    with make(rule) as policy:
+        assert call(policy, 0).tolist() == [[0.25, 0.5]]
+
+
 def test_a_refusal_names_every_line():
     lines = ["import os", "x = eval('1')", "@print", "def f(): return f'{x}'"]
     lines += [f"y{i} = undefined_{i}" for i in range(9)] + ["z = np.empty(2)"] * 3
