@@ -211,6 +211,8 @@ def _refusals(node: ast.AST, about: Source) -> Iterator[tuple[str, str]]:
                     yield "name", reason + _instead(INSTEAD_OF_NAMES, name)
             elif name in ("np", "numpy", "math") and not isinstance(parent, ast.Attribute):
                 yield "module", f"`{name}` may only stand before a dot"  # so no variable ever holds a module
+        case ast.NamedExpr() if _in_an_annotation(node, parents):
+            yield "annotation", "`:=` in an annotation is refused: annotations are dropped"
         case ast.Attribute():
             yield from _attribute_refusals(node, about)
         case ast.Call():

@@ -102,6 +102,18 @@ REFUSED = {
     "numpy's name elsewhere": (body("return obs.linalg"), "line 2: `.linalg` is not among the allowed names"),
     "attribute set": (body("obs.shape = (3, 1)\nreturn obs"), "line 2: the attribute `shape` cannot be set"),
     "attribute of the function": (body("policy.calls = 1"), "line 2: the attribute `calls` cannot be set"),
+    "walrus in an annotation": ("def policy(obs, t, x: (open := 1) = 0):\n    return open\n", "line 1: `:=` in an ann"),
+    "errstate with a function": (
+        body("with np.errstate(call=print):\n    return obs"),
+        "line 2: np.errstate may only stand in `with",
+    ),
+    "errstate with a word that is made": (
+        body("with np.errstate(all='c' + 'all'):\n    return obs"),
+        "line 2: np.errstate may only stand in `with",
+    ),
+    "errstate's name": (body("e = np.errstate\nreturn obs"), "line 2: np.errstate may only stand in `with"),
+    "spread to numpy": (body("return np.add(obs, 1, **{'where': True})"), r"line 2: `\*\*` is refused but in calls of"),
+    "spread to a method": (body("return obs.sum(**{'dtype': 'O'})"), r"line 2: `\*\*` is refused but in calls of"),
     "class": ("class A: pass\n" + HARMLESS, "line 1: a class is refused; use functions"),
     "decorator": ("@print\n" + HARMLESS, "line 2: a decorator is refused"),
     "f-string": (body("return f'{t:>9}'"), "line 2: an f-string is refused"),
