@@ -35,8 +35,8 @@ from supervision.endpoint import ChatModel, a_server_is_named
 from supervision.prompts import RANDOM_STEPS, PromptFolder, describe_env, rule_spaces
 from supervision.questions import Questions
 from supervision.replay import GreedyVideos, Recorder, Replay, record_video
-from supervision.sandbox.confinement import check_platform
-from supervision.sandbox.messages import PolicyError, SandboxError
+from supervision.sandbox.confinement import check_model_rules, check_platform
+from supervision.sandbox.messages import CPU_BUDGET, PolicyError, SandboxError
 from supervision.sandbox.policy import SandboxedPolicy, check_start
 from supervision.state import Deferred, Interrupted, load_state, state_of
 from supervision.texts import code_block, for_console, for_tensorboard, say, tolerate_any_terminal
@@ -126,6 +126,8 @@ class Supervisor:
                 "without any guidance it is --supervisor none"
             )
         check_platform(strict=args.sandbox == "strict")
+        if self.mode in ("llm", "replay") and not args.guide_policy:
+            check_model_rules(args.sandbox)
         tolerate_any_terminal()  # a server's words may be in any script, a terminal's may not
         self.judged = not args.advisor_always
         env = self.env_fn(None)
@@ -192,10 +194,11 @@ class Supervisor:
             SandboxError: its process could not be started.
         """
         # a rule that was in time in the recorded run may take longer on this machine
-        deadlines = {"call_timeout": 10.0, "start_timeout": 60.0} if self.mode == "replay" else {}
+        repeated = {"call_timeout": 10.0, "start_timeout": 60.0}
+        deadlines = repeated if self.mode == "replay" else {"cpu_budget": CPU_BUDGET}
         return SandboxedPolicy(
             source, observation=self.observation, action=self.action, seed=self.args.seed,
-            strict=self.args.sandbox == "strict", **deadlines,
+            strict=self.args.sandbox == "strict", warn_when_slow=self.fixed_source is not None, **deadlines,
         )  # fmt: skip
 
     @property

@@ -61,9 +61,10 @@ class SupervisorArgs:
     """with `--supervisor replay`: the folder `runs/<run>/llm` whose exchanges are repeated"""
     advisor_vision: Literal["auto", "on", "off"] = "auto"
     """pictures for the advisor: `on`, `off` (states only), or `auto`: until the server refuses them"""
-    sandbox: Literal["auto", "strict"] = "auto"
-    """where the machine cannot confine a rule's process as docs/sandbox.md describes: `auto` says so once at the start
-    and goes on with what there is, `strict` refuses to run"""
+    sandbox: Literal["auto", "strict", "weak"] = "auto"
+    """where the machine cannot confine a rule's process as docs/sandbox.md describes: `auto` says so once at the start,
+    runs bundled rules and your own with what there is, and without a filter of system calls refuses those that a model
+    writes; `weak` runs these too; `strict` refuses to run"""
 
 
 LEAST = {

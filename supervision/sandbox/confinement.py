@@ -1,11 +1,13 @@
 """Layer 2 of the sandbox: what the operating system takes from a rule's process, docs/sandbox.md.
 
-Limits on memory, file size, open files, processes and CPU time; on Linux no new privileges, Landlock without a single
-rule, and a seccomp filter that leaves the system calls that computing takes.
+Limits on memory, file size, open files and processes; on Linux no capabilities, no new privileges, Landlock without a
+single rule, and a seccomp filter that leaves the system calls that computing takes. The CPU time is limited by the
+parent (policy.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -18,22 +20,26 @@ import struct
 import sys
 
 # From the kernel's headers (linux/seccomp.h, linux/filter.h, linux/audit.h, linux/landlock.h, linux/prctl.h).
-PR_SET_NO_NEW_PRIVS = 38
+PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 24, 38, 47, 4
+CAPABILITY_VERSION_3 = 0x20080522
 SECCOMP_SET_FILTER, SECCOMP_ACTION_AVAILABLE = 1, 2
 SECCOMP_ALL_THREADS = 1
 SECCOMP_KILL, SECCOMP_ALLOW, SECCOMP_FAIL = 0x80000000, 0x7FFF0000, 0x00050000 | errno.EPERM
 LOAD, IF_EQUAL, IF_ANY_BIT, RETURN = 0x20, 0x15, 0x45, 0x06  # the four instructions used of the filter's machine
-NUMBER, ARCHITECTURE, PROTECTION = 0, 4, 32  # offsets in struct seccomp_data: nr, arch, low half of args[2]
+NUMBER, ARCHITECTURE, THIRD = 0, 4, 32  # offsets in struct seccomp_data: nr, arch, low half of args[2]
 PROT_EXEC = 4
+# What malloc and numpy ask for: DONTNEED, FREE, HUGEPAGE. Not what shares memory, keeps it from forks or poisons it.
+ADVICE = (4, 8, 14)
 LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF, LANDLOCK_VERSION = 444, 446, 1
-SYSTEM_CALLS = {  # what computing takes: memory, the two pipes, the clock and the CPU timer, the end
+SYSTEM_CALLS = {  # what computing takes: memory, the two pipes, the clock, the end
     "x86_64": {
         "architecture": 0xC000003E,
         "seccomp": 317,
         "allowed": {
             "write": 1, "munmap": 11, "brk": 12, "rt_sigreturn": 15, "readv": 19, "sched_yield": 24, "mremap": 25,
-            "madvise": 28, "setitimer": 38, "futex": 202, "clock_gettime": 228, "exit_group": 231,
+            "futex": 202, "clock_gettime": 228, "exit_group": 231,
         },
+        "allowed with some advice": {"madvise": 28},
         "allowed unless executable": {"mmap": 9, "mprotect": 10},
     },
     "aarch64": {
@@ -41,8 +47,9 @@ SYSTEM_CALLS = {  # what computing takes: memory, the two pipes, the clock and t
         "seccomp": 277,
         "allowed": {
             "write": 64, "munmap": 215, "brk": 214, "rt_sigreturn": 139, "readv": 65, "sched_yield": 124, "mremap": 216,
-            "madvise": 233, "setitimer": 103, "futex": 98, "clock_gettime": 113, "exit_group": 94,
+            "futex": 98, "clock_gettime": 113, "exit_group": 94,
         },
+        "allowed with some advice": {"madvise": 233},
         "allowed unless executable": {"mmap": 222, "mprotect": 226},
     },
 }  # fmt: skip
@@ -76,6 +83,21 @@ def check_platform(strict: bool) -> None:
         _say_once(f"policy sandbox: this machine lacks a part of the confinement ({missing}); see docs/sandbox.md")
 
 
+def check_model_rules(sandbox: str) -> None:
+    """Refuse to run rules that a model writes where the filter of system calls is missing, which carries this layer.
+
+    Raises:
+        ValueError: it is missing, and `sandbox` does not accept that.
+    """
+    reason = missing_layers().get("seccomp")
+    if reason and sandbox != "weak":
+        raise ValueError(
+            f"this machine cannot confine a rule's process (seccomp: {reason}), so no rule that a model wrote is run "
+            "here unread. --sandbox weak accepts that risk; --supervisor bundled and --guide-policy FILE run rules "
+            "that people have read"
+        )
+
+
 @functools.cache
 def _say_once(text: str) -> None:
     print(text, flush=True)
@@ -92,6 +114,10 @@ def confine(layers: list[str], memory_mb: int, files: int) -> None:
     Args:
         files: the number of descriptors in use, so that no more can be opened.
     """
+    if "limits" in layers and sys.platform == "linux":
+        # Where memory runs out, the kernel is to end this process and not the trainer. /proc may be read-only.
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as adjustment:
+            adjustment.write("1000")
     if "landlock" in layers:
         _deny_files_and_signals()
     if "limits" in layers:
@@ -108,6 +134,8 @@ def confine(layers: list[str], memory_mb: int, files: int) -> None:
             hard = resource.getrlimit(which)[1]
             value = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(which, (value, value))
+        if sys.platform == "linux":
+            _drop_capabilities()
     if "seccomp" in layers:
         _filter_system_calls()
 
@@ -122,6 +150,15 @@ def _require(result: int, what: str) -> int:
 def _no_new_privileges() -> None:
     arguments = [ctypes.c_ulong(value) for value in (1, 0, 0, 0)]
     _require(_libc().prctl(PR_SET_NO_NEW_PRIVS, *arguments), "no_new_privs")
+
+
+def _drop_capabilities() -> None:
+    """Give up what root may do, now and after any change of the program; for all others there is nothing to give up."""
+    for capability in range(64):
+        _libc().prctl(PR_CAPBSET_DROP, *[ctypes.c_ulong(value) for value in (capability, 0, 0, 0)])  # some do not exist
+    _libc().prctl(PR_CAP_AMBIENT, *[ctypes.c_ulong(value) for value in (PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)])
+    header, none = struct.pack("=Ii", CAPABILITY_VERSION_3, 0), bytes(24)  # effective, permitted, inheritable, twice
+    _require(_libc().capset(header, none), "capabilities")
 
 
 def _deny_files_and_signals() -> None:
@@ -158,11 +195,16 @@ def _filter_system_calls() -> None:
     for number in calls["allowed unless executable"].values():  # no new machine code
         program += [
             instruction(IF_EQUAL, number, skip_if_false=4),
-            instruction(LOAD, PROTECTION),
+            instruction(LOAD, THIRD),  # the protection
             instruction(IF_ANY_BIT, PROT_EXEC, skip_if_true=1),
             instruction(RETURN, SECCOMP_ALLOW),
             instruction(RETURN, SECCOMP_FAIL),
         ]
+    for number in calls["allowed with some advice"].values():
+        known = len(ADVICE)
+        program += [instruction(IF_EQUAL, number, skip_if_false=known + 3), instruction(LOAD, THIRD)]
+        program += [instruction(IF_EQUAL, advice, skip_if_true=known - i) for i, advice in enumerate(ADVICE)]
+        program += [instruction(RETURN, SECCOMP_FAIL), instruction(RETURN, SECCOMP_ALLOW)]
     program.append(instruction(RETURN, SECCOMP_FAIL))
 
     code = ctypes.create_string_buffer(b"".join(program))

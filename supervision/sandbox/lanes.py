@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import builtins
 import math
+from collections import deque
 from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
 import numpy as np
 
-from supervision.sandbox.language import BUILTINS, EXCEPTIONS, SOURCE_NAME
+from supervision.sandbox.language import SOURCE_NAME, executable
 from supervision.sandbox.messages import MOST_LANES, PolicyError
-from supervision.sandbox.numeric import Draws, numpy_for_rules
+from supervision.sandbox.numeric import Draws, keeper, numpy_for_rules
+from supervision.sandbox.rewriting import KEEPER, LIST
+from supervision.sandbox.vocabulary import BUILTINS, EXCEPTIONS
 
 Rule = Callable[[Any, int], object]
 
@@ -36,7 +39,8 @@ class Lanes:
     """
 
     def __init__(self, source: str, seed: int, restricted: bool, keeps_state: bool, draws: bool):
-        self.code: CodeType = compile(source, SOURCE_NAME, "exec", dont_inherit=True)  # not this file's __future__
+        what = executable(source) if restricted else source
+        self.code: CodeType = compile(what, SOURCE_NAME, "exec", dont_inherit=True)  # not this file's __future__
         self.seed, self.restricted, self.draws = seed, restricted, draws
         self.alive: dict[int, tuple[int, Rule, dict[str, Any]]] = {}  # the least recently used first
         self.random: dict[int, Draws] = {}  # of the same lanes; making one takes longer than seeding it again
@@ -44,6 +48,8 @@ class Lanes:
         self.builtins: dict[str, Any] = vars(builtins)
         if restricted:
             self.builtins = {name: getattr(builtins, name) for name in BUILTINS | EXCEPTIONS}
+            self.builtins["deque"] = deque
+            self.builtins |= {KEEPER: keeper, LIST: list}
             self.builtins["print"] = lambda *values, **options: None
         rule, scope = self._execute(0, 0)  # once before the first call, so that an error in it is found at the start
         self.only = None if keeps_state else rule

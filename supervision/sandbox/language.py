@@ -1,126 +1,71 @@
 """Layer 1 of the sandbox: the language in which a rule may be written, docs/sandbox.md.
 
 `check_source` allows what a rule needs and refuses everything else: the kinds of syntax, the names, the attributes, the
-names of `math` and `numpy` are all allow-lists. What passed is executed with as few builtins.
+names of `math` and `numpy` are all allow-lists (vocabulary.py). What passed is executed with few builtins, and with a
+numpy that looks at its arguments (numeric.py).
 """
 
 from __future__ import annotations
 
 import ast
-import math
 import warnings
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from supervision.sandbox.messages import PolicyError
+from supervision.sandbox.refusals import Refusal, summary
+from supervision.sandbox.rewriting import instrument, simplify, strip_annotations
+from supervision.sandbox.vocabulary import (
+    ALLOWED_IMPORTS,
+    ATTRIBUTES,
+    BUILTINS,
+    CONSTANTS,
+    DTYPE_WORDS,
+    ERRSTATE,
+    ERRSTATE_WORDS,
+    EXCEPTIONS,
+    INSTEAD_OF_ATTRIBUTES,
+    INSTEAD_OF_MODULES,
+    INSTEAD_OF_NAMES,
+    INSTEAD_OF_NUMPY,
+    MATH,
+    METHOD_KEYWORDS,
+    METHODS,
+    NUMPY,
+    NUMPY_SUBMODULES,
+    NUMPY_TYPES,
+    REFUSED_SYNTAX,
+    RESERVED,
+    SET_REFUSED,
+    SYNTAX,
+    words,
+)
 
 SOURCE_NAME = "<policy>"
 MAX_SOURCE_CHARS = 65_536
+NUMBER_TYPES = words("float int bool")
+NUMPY_NUMBER_TYPES = words(
+    "bool bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
+)  # as `dtype`
+Parents = dict[ast.AST, ast.AST]
 
 
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
+class Source(NamedTuple):
+    """What is known of a source while its nodes are looked at one by one."""
 
-
-SYNTAX = (
-    ast.Module, ast.FunctionDef, ast.Lambda, ast.arguments, ast.arg, ast.Return, ast.Expr, ast.Pass, ast.Assert,
-    ast.Assign, ast.AugAssign, ast.AnnAssign, ast.NamedExpr, ast.Nonlocal, ast.Import, ast.ImportFrom, ast.alias,
-    ast.If, ast.IfExp, ast.For, ast.While, ast.Break, ast.Continue, ast.With, ast.withitem,
-    ast.Try, ast.ExceptHandler, ast.Raise,
-    ast.Constant, ast.Name, ast.Attribute, ast.Subscript, ast.Slice, ast.Call, ast.keyword, ast.Starred,
-    ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Compare, ast.boolop, ast.operator, ast.unaryop, ast.cmpop,
-    ast.Tuple, ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.GeneratorExp, ast.comprehension,
-    ast.expr_context,
-)  # fmt: skip
-REFUSED_SYNTAX = {  # what to say; syntax that is in neither table is refused by its name
-    ast.ClassDef: "a class is refused; use functions",
-    ast.JoinedStr: "an f-string is refused",
-    ast.FormattedValue: "an f-string is refused",
-    ast.Global: "`global` is refused: a policy keeps no state between calls",
-    ast.Delete: "`del` is refused",
-    ast.SetComp: "a set is refused except after `in`: its order differs from run to run; use a list or a dict",
-    ast.Yield: "`yield` is refused; return a list",
-    ast.YieldFrom: "`yield` is refused; return a list",
-    ast.Match: "`match` is refused; use `if` and `elif`",
-}
-CONSTANTS = (bool, int, float, str, type(None), type(...))
-BUILTINS = _names(
-    """
-    abs all any bool dict divmod enumerate filter float int isinstance iter len list map max min next pow print range
-    reversed round slice sorted str sum tuple zip
-    """
-)
-EXCEPTIONS = _names(
-    """
-    ArithmeticError AssertionError Exception FloatingPointError IndexError KeyError LookupError NotImplementedError
-    OverflowError RuntimeError StopIteration TypeError ValueError ZeroDivisionError
-    """
-)
-ALLOWED_IMPORTS = (("math", None), ("numpy", None), ("numpy", "np"))  # (module, the name after `as`)
-RESERVED = ("np", "numpy", "math", "isinstance")  # the check relies on what they mean, so nothing else may be so called
-# Not in it: what reads or writes files, makes arrays over foreign memory, calls back, or gives memory as it was left.
-NUMPY = _names(
-    """
-    abs absolute add all allclose amax amin angle any append arange arccos arccosh arcsin arcsinh arctan arctan2
-    arctanh argmax argmin argsort argwhere around array array_equal asarray atleast_1d atleast_2d average bool bool_
-    broadcast_to cbrt ceil clip column_stack concatenate convolve copy copysign cos cosh count_nonzero cov cross
-    cumprod cumsum deg2rad degrees delete diag diff digitize divide dot e einsum equal errstate exp exp2 expand_dims
-    expm1 eye fabs finfo flatnonzero flip float16 float32 float64 floor floor_divide fmax fmin fmod full full_like
-    gradient greater greater_equal heaviside histogram hstack hypot identity inf inner insert int16 int32 int64 int8
-    interp isclose isfinite isin isinf isnan isscalar kron less less_equal linspace log log10 log1p log2 logaddexp
-    logical_and logical_not logical_or logical_xor logspace matmul max maximum mean median meshgrid min minimum mod
-    moveaxis multiply nan nan_to_num nanargmax nanargmin nanmax nanmean nanmin nanstd nansum ndarray negative newaxis
-    nonzero not_equal ones ones_like outer pad percentile pi polyfit polyval positive power prod ptp quantile rad2deg
-    radians ravel ravel_multi_index reciprocal remainder repeat reshape resize rint roll rot90 round searchsorted
-    select shape sign signbit sin sinc sinh size sort split sqrt square squeeze stack std subtract sum swapaxes take
-    tan tanh tensordot tile trace transpose trapezoid tri tril triu trunc uint8 unique unravel_index unwrap var vdot
-    vstack where zeros zeros_like
-    """
-)
-NUMPY_SUBMODULES = {
-    "linalg": _names(
-        """
-        LinAlgError cholesky cond det eig eigh eigvals eigvalsh inv lstsq matrix_power matrix_rank multi_dot norm pinv
-        qr slogdet solve svd
-        """
-    ),
-    "random": _names(
-        """
-        RandomState beta binomial choice default_rng exponential gamma laplace lognormal multivariate_normal normal
-        permutation poisson rand randint randn random random_sample seed shuffle standard_normal triangular uniform
-        """
-    ),
-}
-NUMPY_TYPES = frozenset()
-DTYPE_WORDS = _names(
-    "bool int int8 int16 int32 int64 uint8 uint16 uint32 uint64 float float16 float32 float64 f4 f8 i4 i8"
-)
-GENERATOR_METHODS = _names(
-    """
-    beta binomial choice exponential gamma integers laplace lognormal multivariate_normal normal permutation poisson
-    random shuffle standard_normal triangular uniform
-    """
-)
-RANDOM_STATE_METHODS = NUMPY_SUBMODULES["random"] - {"RandomState", "default_rng"}
-MATH = frozenset(name for name in dir(math) if not name.startswith("_"))  # all of it: functions of numbers, constants
-ATTRIBUTES = _names(  # of arrays and numbers; of lists, dictionaries and strings; of random generators
-    """
-    T all any argmax argmin argsort astype clip copy cumprod cumsum diagonal dot dtype eps fill flatten imag is_integer
-    item max mean min ndim nonzero prod ptp ravel real repeat reshape round searchsorted shape size sort squeeze std sum
-    swapaxes take tiny tolist trace transpose var
-
-    append clear count extend fromkeys get index insert items join keys pop remove reverse setdefault split splitlines
-    strip update values
-
-    choice exponential integers normal permutation rand randint randn random random_sample shuffle standard_normal
-    uniform
-    """
-)
+    parents: Parents
+    bound: set[str]  # all names that it binds
+    members: set[str]  # names of sets that are only asked whether they contain something
 
 
 def check_source(source: str) -> ast.Module:
     """Refuse source that is not a plain `policy(obs, t)` in the allowed language; nothing of it is executed.
 
-    Returns its syntax tree; raises PolicyError that names the lines, one clear line for each refusal, five at most.
+    Returns:
+        The syntax tree of what is to be executed (see `executable`).
+
+    Raises:
+        PolicyError: it names all lines that are refused, causes before consequences, with what to write instead.
     """
     if len(source) > MAX_SOURCE_CHARS:
         raise PolicyError(f"the source has {len(source)} characters, more than {MAX_SOURCE_CHARS}")
@@ -133,31 +78,59 @@ def check_source(source: str) -> ast.Module:
         raise PolicyError(f"the source cannot be parsed: {str(error) or 'it is nested too deeply'}") from None
     if not tree.body:
         raise PolicyError("the source is empty")
+    try:
+        simplify(tree)
+        refusals = list(_all_refusals(tree))
+        if refusals:
+            raise PolicyError(summary(refusals))
+        return strip_annotations(tree)
+    except RecursionError:
+        raise PolicyError("the source cannot be parsed: it is nested too deeply") from None
 
-    refusals = set(_shape_refusals(tree))
+
+def executable(source: str) -> ast.Module:
+    """Return the syntax tree to be executed of a source that `check_source` accepted."""
+    with warnings.catch_warnings(action="ignore"):
+        tree = ast.parse(source, SOURCE_NAME)
+    simplify(tree)
+    return instrument(strip_annotations(tree))
+
+
+def _all_refusals(tree: ast.Module) -> Iterator[Refusal]:
+    yield from _shape_refusals(tree)
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
-    known = BUILTINS | EXCEPTIONS | set(RESERVED) | {name for node in ast.walk(tree) for name in _bound(node)}
+    bound = {name for node in ast.walk(tree) for name in _bound(node)}
+    foreign = {name for node in ast.walk(tree) if _foreign_import(node) for name in _imported(node)}
+    about = Source(parents, bound, _membership_only(tree, parents))
     for node in ast.walk(tree):
-        located = node
-        while not hasattr(located, "lineno") and located in parents:
-            located = parents[located]
-        refusals |= {(getattr(located, "lineno", 1), reason[:200]) for reason in _refusals(node, parents, known)}
-    if refusals:
-        raise PolicyError("\n".join(f"line {line}: {reason}" for line, reason in sorted(refusals)[:5]))
-    return tree
+        line, inside = 0, False
+        above: ast.AST | None = node
+        while above is not None:
+            line = line or getattr(above, "lineno", 0)
+            inside |= above is not node and not isinstance(above, SYNTAX)
+            above = parents.get(above)
+        root = node
+        while isinstance(root, ast.Attribute):
+            root = root.value
+        consequence = inside or (isinstance(node, ast.Attribute) and isinstance(root, ast.Name) and root.id in foreign)
+        for kind, reason in _refusals(node, about):
+            yield Refusal(consequence, line or 1, kind, reason[:200])
 
 
-def _shape_refusals(tree: ast.Module) -> Iterator[tuple[int, str]]:
+def _shape_refusals(tree: ast.Module) -> Iterator[Refusal]:
     """Say, with the line, why the source is not one top-level `policy` of two parameters."""
     policies = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "policy"]
     if not policies:
-        yield 1, "there is no top-level function `def policy(obs, t)`"
+        yield Refusal(False, 1, "shape", "there is no top-level function `def policy(obs, t)`")
     for node in policies[1:]:
-        yield node.lineno, f"`policy` is already defined in line {policies[0].lineno}"
+        yield Refusal(False, node.lineno, "shape", f"`policy` is already defined in line {policies[0].lineno}")
     for node in policies:
         a = node.args
-        if len(a.posonlyargs) + len(a.args) != 2 or a.vararg or a.kwonlyargs or a.kwarg:
-            yield node.lineno, "`policy` must take exactly two positional parameters, obs and t"
+        positional = len(a.posonlyargs) + len(a.args)
+        needed = positional - len(a.defaults)
+        if positional < 2 or needed > 2 or a.vararg or a.kwarg or None in a.kw_defaults:
+            reason = "`policy` must take exactly two positional parameters, obs and t; others need a default"
+            yield Refusal(False, node.lineno, "shape", reason)
 
 
 def _bound(node: ast.AST) -> list[str]:
@@ -165,80 +138,240 @@ def _bound(node: ast.AST) -> list[str]:
     match node:
         case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name) | ast.FunctionDef(name=name):
             return [name]
-        case ast.ExceptHandler(name=str(name)) | ast.alias(asname=str(name)) | ast.alias(name=name):
+        case ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):  # refused, but what uses it is no other mistake
             return [name]
+        case ast.ImportFrom(module="math", names=[ast.alias(name="*")]):
+            return list(MATH)
+        case ast.ExceptHandler(name=str(name)) | ast.alias(asname=str(name)) | ast.alias(name=name):
+            return [name.partition(".")[0]]
     return []
 
 
-def _refusals(node: ast.AST, parents: dict[ast.AST, ast.AST], known: set[str]) -> Iterator[str]:
-    """Say what is refused about one node of the syntax tree, its children apart."""
-    parent = parents.get(node)
+def _imported(node: ast.Import | ast.ImportFrom) -> set[str]:
+    return {name for alias in node.names for name in _bound(alias)}
+
+
+def _foreign_import(node: ast.AST) -> bool:
+    match node:
+        case ast.Import(names=names):
+            return any((alias.name, alias.asname) not in ALLOWED_IMPORTS for alias in names)
+        case ast.ImportFrom(module=module):
+            return module != "math"
+    return False
+
+
+def _membership_only(tree: ast.Module, parents: Parents) -> set[str]:
+    """The names of sets whose order nobody sees: each is only assigned as `name = {...}` and only read after `in`."""
+    sets, others = set(), set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()):
+                match parents[node]:
+                    case ast.Assign(targets=[target], value=ast.Set()) | ast.AnnAssign(target=target, value=ast.Set()):
+                        (sets if target is node else others).add(name)
+                    case _:
+                        others.add(name)
+            case ast.Name(id=name) if not _follows_in(node, parents[node]):
+                others.add(name)
+            case ast.arg(arg=name) | ast.FunctionDef(name=name):
+                others.add(name)
+    return sets - others
+
+
+def _refusals(node: ast.AST, about: Source) -> Iterator[tuple[str, str]]:
+    """Say what is refused about one node of the syntax tree, its children apart: the kind of refusal, the reason."""
+    parents, parent = about.parents, about.parents.get(node)
     if not isinstance(node, SYNTAX):
-        yield REFUSED_SYNTAX.get(type(node), f"{type(node).__name__} is not in the allowed language")
+        yield "syntax", REFUSED_SYNTAX.get(type(node), f"{type(node).__name__} is not in the allowed language")
     if not isinstance(node, ast.Constant):  # every other string in a tree is an identifier
         for _, value in ast.iter_fields(node):
             for name in value if isinstance(value, list) else [value]:
                 if isinstance(name, str) and name.startswith("__") and name.endswith("__"):
-                    yield f"the dunder name `{name}` is refused"
-    if not isinstance(node, ast.alias):
-        yield from (f"`{name}` is the name of something else here" for name in _bound(node) if name in RESERVED)
+                    yield "dunder", f"the dunder name `{name}` is refused"
+    if not isinstance(node, ast.alias | ast.ImportFrom | ast.ClassDef | ast.AsyncFunctionDef):
+        for name in _bound(node):
+            if name in RESERVED:
+                yield "rebound", f"`{name}` is the name of something else here"
 
-    if isinstance(node, ast.Constant) and not isinstance(node.value, CONSTANTS):
-        yield f"a constant of type {type(node.value).__name__} is refused"
-    elif isinstance(node, ast.FunctionDef) and node.decorator_list:
-        yield "a decorator is refused"
-    elif isinstance(node, ast.Set) and not _follows_in(node, parent):
-        yield REFUSED_SYNTAX[ast.SetComp]
-    elif isinstance(node, ast.Import):
+    match node:
+        case ast.Constant(value=value) if not isinstance(value, CONSTANTS):
+            yield "constant", f"a constant of type {type(value).__name__} is refused"
+        case ast.FunctionDef(decorator_list=[_, *_]):
+            yield "decorator", "a decorator is refused; call the function where it is needed"
+        case ast.Set() if not _may_be_a_set(node, parent, about.members):
+            yield "set", SET_REFUSED
+        case ast.JoinedStr() if not _in_a_message(node, parents):
+            yield "f-string", "an f-string is refused outside `raise`, `assert` and `print`; use `str` and `+`"
+        case ast.Import() | ast.ImportFrom():
+            yield from _import_refusals(node)
+        case ast.Name(id=name):
+            if name not in BUILTINS | EXCEPTIONS | about.bound | {*RESERVED, "deque"}:
+                if not _in_an_annotation(node, parents) and not (name.startswith("__") and name.endswith("__")):
+                    reason = f"the name `{name}` is neither defined here nor among the allowed builtins"
+                    yield "name", reason + _instead(INSTEAD_OF_NAMES, name)
+            elif name in ("np", "numpy", "math") and not isinstance(parent, ast.Attribute):
+                yield "module", f"`{name}` may only stand before a dot"  # so no variable ever holds a module
+        case ast.NamedExpr() if _in_an_annotation(node, parents):
+            yield "annotation", "`:=` in an annotation is refused: annotations are dropped"
+        case ast.Attribute():
+            yield from _attribute_refusals(node, about)
+        case ast.Call():
+            yield from _call_refusals(node, about)
+
+
+def _instead(table: dict[str, str], name: str) -> str:
+    return f"; {table[name]}" if name in table else ""
+
+
+def _import_refusals(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
+    if isinstance(node, ast.Import):
         for alias in node.names:
             if (alias.name, alias.asname) not in ALLOWED_IMPORTS:
                 name = alias.name + (f" as {alias.asname}" if alias.asname else "")
-                yield f"only `import math` and `import numpy as np` are allowed, not `import {name}`"
-    elif isinstance(node, ast.ImportFrom) and (node.module != "math" or node.level):
+                hint = _instead(INSTEAD_OF_MODULES, alias.name.partition(".")[0])
+                yield "import", f"only `import math` and `import numpy as np` are allowed, not `import {name}`{hint}"
+    elif node.module != "math" or node.level:
         module = "." * node.level + (node.module or "")
-        yield f"only `from math import ...` is allowed, not `from {module} import`"
-    elif isinstance(node, ast.ImportFrom):
+        hint = _instead(INSTEAD_OF_MODULES, module.partition(".")[0])
+        yield "import", f"only `from math import ...` is allowed, not `from {module} import`{hint}"
+    else:
         for alias in node.names:
+            if alias.name == "*":
+                continue
             if alias.name not in MATH or alias.asname in RESERVED:
-                yield f"`from math import {alias.name}{f' as {alias.asname}' if alias.asname else ''}` is refused"
-    elif isinstance(node, ast.Name):
-        if node.id not in known:
-            yield f"the name `{node.id}` is neither defined here nor among the allowed builtins"
-        elif node.id in ("np", "numpy", "math") and not isinstance(parent, ast.Attribute):
-            yield f"`{node.id}` may only stand before a dot"  # so no variable ever holds a module
-    elif isinstance(node, ast.Attribute):
-        yield from _attribute_refusals(node, parents)
+                name = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
+                yield "import", f"`from math import {name}` is refused"
 
 
-def _attribute_refusals(node: ast.Attribute, parents: dict[ast.AST, ast.AST]) -> Iterator[str]:
+def _attribute_refusals(node: ast.Attribute, about: Source) -> Iterator[tuple[str, str]]:
+    parents = about.parents
     if not isinstance(node.ctx, ast.Load):
-        yield f"the attribute `{node.attr}` cannot be set: a policy keeps no state between calls"
+        yield "set attribute", f"the attribute `{node.attr}` cannot be set: a policy keeps no state between calls"
+        return
+    if _in_an_annotation(node, parents):
+        return
+    instead = INSTEAD_OF_ATTRIBUTES
     match node.value:
         case ast.Name(id="math"):
-            allowed, name = MATH, f"math.{node.attr}"
+            allowed, name, instead = MATH, f"math.{node.attr}", {}
         case ast.Name(id="np" | "numpy"):
-            allowed, name = NUMPY, f"np.{node.attr}"
+            allowed, name, instead = NUMPY | NUMPY_TYPES, f"np.{node.attr}", INSTEAD_OF_NUMPY
             if node.attr in NUMPY_SUBMODULES and isinstance(parents[node], ast.Attribute):
                 return
-            if node.attr == "ndarray" and not _names_a_type(node, parents):
-                yield "`np.ndarray` may only stand in annotations and in isinstance; use np.zeros or np.array"
+            if node.attr in NUMPY_TYPES and not _names_a_type(node, parents):
+                what = "; use np.zeros or np.array" if node.attr == "ndarray" else ""
+                yield "type", f"`np.{node.attr}` may only stand in annotations and in isinstance{what}"
+            if node.attr == "errstate" and not _is_called(node, parents):
+                yield "errstate", 'np.errstate may only stand in `with np.errstate(all="ignore"):`'
         case ast.Attribute(value=ast.Name(id="np" | "numpy"), attr=submodule) if submodule in NUMPY_SUBMODULES:
             allowed, name = NUMPY_SUBMODULES[submodule], f"np.{submodule}.{node.attr}"
         case _:
             allowed, name = ATTRIBUTES, f".{node.attr}"
+            if node.attr in METHODS and not _is_called(node, parents):
+                yield "method", f"`.{node.attr}` may only be called, not passed on; use a lambda"
     if node.attr not in allowed:
-        yield f"`{name}` is not among the allowed names"
+        yield "attribute", f"`{name}` is not among the allowed names{_instead(instead, node.attr)}"
 
 
-def _follows_in(node: ast.Set, parent: ast.AST) -> bool:
-    """Tell whether a set is only asked whether it contains something: then its order is never seen."""
+def _call_refusals(node: ast.Call, about: Source) -> Iterator[tuple[str, str]]:
+    """What numpy could be led astray with: its own functions look at their arguments themselves, methods cannot."""
+    spread = any(keyword.arg is None for keyword in node.keywords)
+    match node.func:
+        case ast.Name(id=name) if name in about.bound:
+            pass
+        case _ if spread:
+            yield "spread", "`**` is refused but in calls of functions that are defined here; write the keywords out"
+    match node.func:
+        case ast.Attribute(value=ast.Name(id="np" | "numpy"), attr="errstate"):
+            context = isinstance(about.parents[node], ast.withitem) and about.parents[node].context_expr is node
+            good = all(
+                keyword.arg in ERRSTATE
+                and isinstance(keyword.value, ast.Constant)
+                and keyword.value.value in ERRSTATE_WORDS
+                for keyword in node.keywords
+            )
+            if not context or not good or node.args:
+                yield "errstate", 'np.errstate may only stand in `with np.errstate(all="ignore"):` (or "raise", "warn")'
+        case ast.Attribute(value=ast.Name(id="np" | "numpy" | "math")):
+            pass
+        case ast.Attribute(value=ast.Attribute(value=ast.Name(id="np" | "numpy"), attr=name)) if (
+            name in NUMPY_SUBMODULES
+        ):
+            pass
+        case ast.Attribute(attr=name) if name in METHODS:
+            if len(node.args) > METHODS[name] or any(isinstance(argument, ast.Starred) for argument in node.args):
+                yield "method", f"`.{name}` takes {METHODS[name]} argument(s) here; give the others by their names"
+            for keyword in node.keywords:
+                if keyword.arg == "dtype" and not _names_numbers(keyword.value, about.bound):
+                    yield "dtype", "`dtype` must name a type of numbers, as in `dtype=float` or `dtype=np.float32`"
+                if keyword.arg not in METHOD_KEYWORDS and keyword.arg is not None:
+                    yield "method", f"`{keyword.arg}` is not among the keywords that `.{name}` may be given"
+                if keyword.arg == "where" and name == "clip":
+                    yield "method", "`.clip` with `where` would show memory as it was left; use np.where"
+            if name == "astype":
+                named = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg == "dtype")]
+                if len(named) != 1 or not _names_numbers(named[0], about.bound):
+                    yield "dtype", "`.astype` must name a type of numbers, as in `.astype(float)`, `.astype(np.int64)`"
+
+
+def _names_numbers(node: ast.expr, bound: set[str]) -> bool:
+    """Tell whether an expression names a type of numbers and can be nothing else."""
+    match node:
+        case ast.Name(id=name):
+            return name in NUMBER_TYPES and name not in bound
+        case ast.Attribute(value=ast.Name(id="np" | "numpy"), attr=name):
+            return name in NUMPY_NUMBER_TYPES
+        case ast.Constant(value=str(word)):
+            return word in DTYPE_WORDS
+    return False
+
+
+def _is_called(node: ast.AST, parents: Parents) -> bool:
+    parent = parents[node]
+    return isinstance(parent, ast.Call) and parent.func is node
+
+
+def _may_be_a_set(node: ast.Set, parent: ast.AST | None, members: set[str]) -> bool:
+    if _follows_in(node, parent):
+        return True
+    match parent:
+        case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name), value=ast.Set()):
+            return name in members
+    return False
+
+
+def _follows_in(node: ast.AST, parent: ast.AST | None) -> bool:
+    """Tell whether something is only asked whether it contains something: then its order is never seen."""
     return isinstance(parent, ast.Compare) and any(
         right is node and isinstance(operator, ast.In | ast.NotIn)
         for operator, right in zip(parent.ops, parent.comparators, strict=True)
     )
 
 
-def _names_a_type(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
+def _in_a_message(node: ast.AST, parents: Parents) -> bool:
+    """Tell whether a string only says something: of an error, of an assertion, or to nobody."""
+    while node in parents and not isinstance(node, ast.stmt | ast.Lambda):
+        node = parents[node]
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+            return True
+    return isinstance(node, ast.Raise | ast.Assert)
+
+
+def _in_an_annotation(node: ast.AST, parents: Parents) -> bool:
+    """Tell whether an expression stands in an annotation, whatever is made of it there: it is not evaluated."""
+    child = node
+    while child in parents:
+        parent = parents[child]
+        match parent:
+            case ast.FunctionDef(returns=place) | ast.arg(annotation=place) | ast.AnnAssign(annotation=place):
+                return place is child
+        if isinstance(parent, ast.stmt | ast.Call | ast.Lambda):
+            return False
+        child = parent
+    return False
+
+
+def _names_a_type(node: ast.AST, parents: Parents) -> bool:
     """Tell whether an expression is (part of) an annotation or the second argument of isinstance."""
     child, parent = node, parents[node]
     while isinstance(parent, ast.BinOp | ast.Subscript | ast.Tuple):  # `np.ndarray | None`, `list[np.ndarray]`

@@ -1,4 +1,4 @@
-"""What the parent remembers of the environments that a rule guides: enough to bring another process to the same state."""
+"""What the parent remembers of the environments that a rule guides, to bring another process to the same state."""
 
 from __future__ import annotations
 

@@ -9,6 +9,9 @@ import numpy as np
 
 FIRST_CALL_TIMEOUT = 2.0  # seconds; the first call may fill caches
 PATIENCE = 2.0  # seconds beyond a deadline for a process that other processes keep from computing
+RENEW_AFTER = 1.0  # seconds for which the limit of CPU time stands before a call renews it
+CPU_BUDGET = 0.002  # seconds of CPU time a row that a model's rule may take on average
+CALLS_OF_A_BUDGET = 200  # over which that average is taken
 TRIAL_LANES = 1_000_000  # from this number on lanes are of trials, of which nothing is remembered
 MOST_LANES = 4_096  # that are kept; of more, those go that were not used for the longest time
 

@@ -5,19 +5,14 @@
     with SandboxedPolicy(source, observation=Observation("int"), action=DiscreteAction(6)) as policy:
         actions = policy(obs, t)  # obs (N, 1) int64, t (N,) -> (N,) int64
 
-The source defines `policy(obs, t)`. Two layers stand between it and the machine, the language (language.py) and the
-operating system (confinement.py); each alone keeps it from files, the network and other processes. docs/sandbox.md says
-what is promised where. The source travels as text to a process of its own and is executed only there; that process
-starts clean: `-I`, an environment of ours, no inherited descriptors, a new session, an empty folder that is unlinked at
-once. The form of the messages is in child.py.
+The source defines `policy(obs, t)`. Two layers stand between it and the machine, the language (language.py, numeric.py)
+and the operating system (confinement.py). docs/sandbox.md says what each of them promises. The source travels as text
+to a process of its own and is executed only there; that process starts clean: `-I`, an environment of ours, no
+inherited descriptors, a new session, an empty folder that is unlinked at once. The form of the messages is in child.py.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import io
-import json
 import math
 import operator
 import os
@@ -41,11 +36,21 @@ from supervision.sandbox.memory import MEMORY, Episode, Episodes
 from supervision.sandbox.messages import (
     FIRST_CALL_TIMEOUT,
     PATIENCE,
+    RENEW_AFTER,
     BoxAction,
     DiscreteAction,
     Observation,
     PolicyError,
     SandboxError,
+)
+from supervision.sandbox.process import (
+    Budget,
+    cpu_time,
+    destroy,
+    getcpu,
+    lifeline_pipe,
+    limit_cpu_time,
+    request_of,
 )
 from supervision.sandbox.state import keeps_state, uses_random
 
@@ -57,18 +62,6 @@ TOLERANCE = 1e-6  # how far outside its bounds an action may lie before it is re
 
 LAYERS = ("language", "limits", "landlock", "seccomp")
 _switched_off: tuple[str, ...] = ()  # set by tests alone, to see that each layer holds without the others
-
-# The child is killed by the kernel when the last copy of its lifeline's write end is closed; a forked copy of this
-# process (a vector environment's worker, say) must not keep it alive.
-_lifelines: weakref.WeakSet[io.FileIO] = weakref.WeakSet()
-
-
-def _drop_lifelines() -> None:
-    for lifeline in list(_lifelines):
-        lifeline.close()
-
-
-os.register_at_fork(after_in_child=_drop_lifelines)
 
 
 class SandboxedPolicy:
@@ -89,6 +82,8 @@ class SandboxedPolicy:
         memory_mb: address space of the child in MiB, Python and numpy included.
         strict: refuse to run where this machine cannot enforce all of the operating system's layer; otherwise what is
             missing is printed once.
+        cpu_budget: seconds of its own CPU time that the child may take a row, on average of 200 calls; None: any.
+        warn_when_slow: say once that the budget is exceeded, and go on.
 
     Raises:
         SandboxError: the child could not be started: no room, no numpy, no confinement. The source was not tried.
@@ -109,6 +104,8 @@ class SandboxedPolicy:
         start_timeout: float = 5.0,
         memory_mb: int = 1024,
         strict: bool = False,
+        cpu_budget: float | None = None,
+        warn_when_slow: bool = False,
     ) -> None:
         confinement.check_platform(strict)
         self.keeps_state = draws = True
@@ -137,6 +134,8 @@ class SandboxedPolicy:
             self._most = np.minimum(self._high + TOLERANCE, largest)
             expected = f"an array of real numbers of shape {self._low.shape}"
         self._call_timeout = call_timeout
+        self._budget: Budget | None = None
+        self._limit_until, self._granted = -math.inf, 0.0  # the limit of CPU time: until when it stands, for how much
         self._called = False
         self._processor = -1  # where the child was last put
         self._closed = ""  # why, once it is closed
@@ -153,11 +152,12 @@ class SandboxedPolicy:
             "call_timeout": call_timeout,
             "layers": [layer for layer in LAYERS if layer not in (*_switched_off, *confinement.missing_layers())],
         }
+        self._limited = "limits" in settings["layers"] and sys.platform == "linux"
         try:
             setup = self._start_process(settings)
         except OSError as error:
             raise SandboxError(f"a rule's process could not be started: {error}") from None
-        self._destroy = weakref.finalize(self, _destroy, self._process, self._lifeline, os.getpid())
+        self._destroy = weakref.finalize(self, destroy, self._process, self._lifeline, os.getpid())
         try:
             self._to_child, self._from_child = self._process.stdin.fileno(), self._process.stdout.fileno()
             os.set_blocking(self._to_child, False)
@@ -166,13 +166,15 @@ class SandboxedPolicy:
             self._writable.register(self._to_child, select.POLLOUT)
             self._readable.register(self._from_child, select.POLLIN)
             try:
-                self._ask(_request(SETUP, setup), 0, start_timeout, lambda: "loading Python and numpy")
+                self._ask(request_of(SETUP, setup), 0, start_timeout, lambda: "loading Python and numpy")
             except PolicyError as error:  # the rule is not there yet
                 reason = " ".join(str(error).split())[:500]
                 raise SandboxError(f"a rule's process could not be started: {reason}") from None
             load = {"source": source, "keeps_state": self.keeps_state, "draws": draws}
             started = time.monotonic()
-            self._ask(_request(LOAD, load), 0, start_timeout, lambda: "loading the policy")
+            self._ask(request_of(LOAD, load), 0, start_timeout, lambda: "loading the policy")
+            if cpu_budget is not None and sys.platform == "linux":  # elsewhere nobody tells
+                self._budget = Budget(self._process.pid, cpu_budget, warn_when_slow)
             self._load_seconds = min(time.monotonic() - started, 0.25)
         except BaseException as error:  # Ctrl-C too: no half-started child may stay
             self._close(str(error))
@@ -180,7 +182,7 @@ class SandboxedPolicy:
 
     def _start_process(self, settings: dict[str, object]) -> dict[str, object]:
         """Start the child and its lifeline; return the whole setup, which tells it where this process finds modules."""
-        lifeline, self._lifeline = _pipe()
+        lifeline, self._lifeline = lifeline_pipe()
         try:
             path = [os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)]  # "": the working folder
             self._process = subprocess.Popen(
@@ -223,23 +225,21 @@ class SandboxedPolicy:
         if obs.shape != self._obs.shape or obs.dtype.kind not in ("biuf" if floats else "iu"):
             numbers = "real numbers" if floats else "integers"
             raise ValueError(f"obs must be {numbers} of shape {self._obs.shape}, got {obs.dtype} of shape {obs.shape}")
-        if lanes is None:
-            self._lanes[...] = self._first_lanes
-        else:
+        if lanes is not None:
             lanes = np.asarray(lanes)
             if lanes.shape != t.shape or lanes.dtype.kind not in "iu" or lanes.min() < 0:
                 raise ValueError(f"lanes must be integers of shape {t.shape}, none below 0, got {lanes!r:.200}")
-            self._lanes[...] = lanes
         self._t[...] = t
         self._obs[...] = obs
         seconds = rows * self._call_timeout
-        if self.keeps_state:
+        if self.keeps_state:  # else all lanes have one copy
+            self._lanes[...] = self._first_lanes if lanes is None else lanes
             self._numbers[...], begun = self._episodes.advance(self._lanes.tolist(), self._t.tolist(), self._obs)
             seconds += begun * 2 * self._load_seconds  # the top level is executed again
         if not self._called:
             seconds = max(FIRST_CALL_TIMEOUT, seconds)
         self._called = True
-        allowed = () if _getcpu is None else os.sched_getaffinity(0)
+        allowed = () if getcpu is None else os.sched_getaffinity(0)
         several = len(allowed) > 1
         try:
             try:
@@ -254,6 +254,8 @@ class SandboxedPolicy:
                         os.sched_setaffinity(0, allowed)
                     except OSError:
                         pass
+            if self._budget is not None:
+                self._budget.count(rows)
             return self._checked(self._actions)
         except BaseException as error:  # Ctrl-C too: an answer that nobody read would be taken for the next one
             self._close(str(error))
@@ -308,7 +310,7 @@ class SandboxedPolicy:
         They take turns, so they lose nothing by it, and neither has to wake another processor from its sleep: on an
         otherwise idle virtual machine that takes several times as long as the policy.
         """
-        here = _getcpu()
+        here = getcpu()
         try:
             if several:
                 os.sched_setaffinity(0, {here})  # of this thread alone, not of the learner's others
@@ -347,7 +349,10 @@ class SandboxedPolicy:
         """
         try:
             self._deadline = time.monotonic() + seconds
-            self._cpu_deadline = _cpu_time(self._process.pid) + seconds
+            self._cpu_deadline = cpu_time(self._process.pid) + seconds
+            if self._limited and (self._deadline - seconds >= self._limit_until or seconds != self._granted):
+                self._limit_until, self._granted = self._deadline - seconds + RENEW_AFTER, seconds
+                limit_cpu_time(self._process.pid, seconds)  # not at every call: it takes a system call
             self._last_deadline = self._deadline + PATIENCE
             status, size = self._exchange(request)
         except TimeoutError:
@@ -395,7 +400,7 @@ class SandboxedPolicy:
         # Polled at least once: an answer that is there counts, however late this process itself comes to read it.
         while not poller.poll(max(0, math.ceil(1e3 * (self._deadline - time.monotonic())))):
             # A stall of a busy machine must not end a training run's guidance: what counts is the child's own time.
-            missing = self._cpu_deadline - _cpu_time(self._process.pid)
+            missing = self._cpu_deadline - cpu_time(self._process.pid)
             if missing <= 0 or self._deadline >= self._last_deadline:
                 raise TimeoutError
             self._deadline = min(time.monotonic() + missing, self._last_deadline)
@@ -422,44 +427,6 @@ class SandboxedPolicy:
                 + allowed.format(self._low[at], self._high[at])
             )
         return np.minimum(np.maximum(actions, self._low), self._high)
-
-
-# sched_getcpu(3): the number of the processor that the caller runs on; macOS has none.
-_getcpu: Callable[[], int] | None = getattr(ctypes.CDLL(None), "sched_getcpu", None)
-
-
-def _cpu_time(pid: int) -> float:
-    """Return the CPU seconds of a child process, from an arbitrary origin; wall-clock seconds where nobody tells."""
-    try:
-        return time.clock_gettime((~pid << 3) | 2)  # what clock_getcpuclockid(3) does on Linux
-    except OSError:
-        return time.monotonic()
-
-
-def _request(kind: int, content: object) -> memoryview:
-    """Return a request whose payload is JSON."""
-    payload = json.dumps(content).encode()
-    return memoryview(REQUEST.pack(kind, 0, len(payload)) + payload)
-
-
-def _pipe() -> tuple[io.FileIO, io.FileIO]:
-    """Return the two ends of a new pipe, to read and to write; forked copies of this process drop the second."""
-    read_end, write_end = (os.fdopen(end, mode, 0) for end, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
-    _lifelines.add(write_end)
-    return read_end, write_end
-
-
-def _destroy(process: subprocess.Popen, lifeline: io.FileIO, owner: int) -> None:
-    """End the child: kill its process group, close the pipes, reap it; in a forked copy of the owner close only."""
-    mine = os.getpid() == owner
-    if mine:  # not reaped before this, so its number cannot belong to anybody else
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS, where all of the group is dead already
-            os.killpg(process.pid, signal.SIGKILL)
-    process.stdin.close()
-    process.stdout.close()
-    lifeline.close()
-    if mine:
-        process.wait()
 
 
 def check_start(strict: bool = False) -> None:

@@ -32,9 +32,7 @@ from supervision.sandbox.child import (
 )
 from supervision.sandbox.lanes import Lanes
 from supervision.sandbox.language import SOURCE_NAME
-from supervision.sandbox.messages import FIRST_CALL_TIMEOUT, PATIENCE, Observation, PolicyError
-
-RENEW_AFTER = 1.0  # seconds for which the limit of CPU time stands before a call renews it
+from supervision.sandbox.messages import FIRST_CALL_TIMEOUT, PATIENCE, RENEW_AFTER, Observation, PolicyError
 
 
 def confine(setup: dict[str, Any], requests: int, answers: int) -> None:
@@ -46,7 +44,8 @@ def confine(setup: dict[str, Any], requests: int, answers: int) -> None:
     np.random.seed(setup["seed"])
     # Where numpy's generators take their entropy from when the policy gives them no seed.
     np.random.bit_generator.randbits = random.Random(setup["seed"]).getrandbits
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the parent may have left it ignored or blocked
+    for number in (signal.SIGPROF, signal.SIGXCPU):  # the parent may have left them ignored or blocked
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
         if sys.platform == "linux":
@@ -60,17 +59,16 @@ def confine(setup: dict[str, Any], requests: int, answers: int) -> None:
 def serve(setup: dict[str, Any], requests: int, answers: int) -> None:
     """Load the policy and answer step requests for ever; EOFError when the parent has closed the pipe."""
     layers = setup["layers"]
-    renewal, granted = -math.inf, 0.0
+    renewal, granted, timer = -math.inf, 0.0, "limits" in layers and sys.platform != "linux"
 
     def cpu_limit(seconds: float) -> None:
         """Have the kernel end this process when it computes for this long, and some more, without an answer.
 
-        The parent's deadline comes first; this one holds where the parent is gone. RLIMIT_CPU counts the CPU time of
-        the whole life, which in an honest long run reaches any value.
+        The parent's deadline comes first; this one holds where the parent is gone. On Linux the parent sees to it.
         """
         nonlocal renewal, granted
         now = time.monotonic()
-        if "limits" in layers and (now >= renewal or seconds != granted):  # not at every call: it takes a system call
+        if timer and (now >= renewal or seconds != granted):  # not at every call: it takes a system call
             renewal, granted = now + RENEW_AFTER, seconds
             signal.setitimer(signal.ITIMER_PROF, seconds + RENEW_AFTER + PATIENCE)
 

@@ -9,19 +9,21 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-MUTATING = frozenset(
+from supervision.sandbox.vocabulary import words
+
+MUTATING = words(
     "append appendleft clear extend extendleft fill insert pop popitem popleft remove reverse rotate setdefault sort "
-    "update".split()
+    "update"
 )
-LAZY = frozenset("enumerate filter map reversed zip".split())  # what they return is used up by whoever looks at it
-CONSUMING = frozenset("all any dict enumerate filter list map max min reversed sorted sum tuple zip".split())
-NEW_BUILTINS = frozenset("bool dict float int len list sorted str".split())  # they return nothing that existed before
-NEW_NUMPY = frozenset(
+LAZY = words("enumerate filter map reversed zip")  # what they return is used up by whoever looks at it
+CONSUMING = words("all any dict enumerate filter list map max min reversed sorted sum tuple zip")
+NEW_BUILTINS = words("bool dict float int len list sorted str")  # they return nothing that existed before
+NEW_NUMPY = words(
     "abs absolute add append arange array clip concatenate copy cos cumsum divide dot exp eye full full_like hstack "
     "identity linspace log maximum minimum multiply negative ones ones_like outer power sign sin sqrt square stack "
-    "subtract sum tan tanh vstack where zeros zeros_like".split()
+    "subtract sum tan tanh vstack where zeros zeros_like"
 )
-IN_PLACE = frozenset("copy overwrite_input".split())  # keywords by which numpy changes or shares what it was given
+IN_PLACE = words("copy overwrite_input")  # keywords by which numpy changes or shares what it was given
 FUNCTIONS = (ast.FunctionDef, ast.Lambda)
 
 

@@ -1,7 +1,9 @@
 """The operating system's layer, and what is said and refused where a machine lacks it."""
 
 import os
+import resource
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -46,6 +48,68 @@ def test_every_other_system_call_is_refused(monkeypatch):
         assert "NoNewPrivs:\t1" in status
         assert "Seccomp:\t2" in status
         assert "Threads:\t1" in status
+
+
+@pytest.mark.skipif("seccomp" in confinement.missing_layers(), reason="no seccomp here")
+def test_memory_is_advised_of_nothing_but_what_malloc_asks(monkeypatch):
+    calls = confinement.SYSTEM_CALLS[os.uname().machine]
+    madvise, mmap = calls["allowed with some advice"]["madvise"], calls["allowed unless executable"]["mmap"]
+    source = "import ctypes, errno\n" + body(
+        f"""
+        call = ctypes.CDLL(None, use_errno=True).syscall
+        call.restype = ctypes.c_long
+        address = call(*map(ctypes.c_long, ({mmap}, 0, 4096, 3, 0x22, -1, 0)))
+        def refused(advice):
+            ctypes.set_errno(0)
+            arguments = map(ctypes.c_long, ({madvise}, address, 4096, advice))
+            return call(*arguments) == -1 and ctypes.get_errno() == errno.EPERM
+        assert [advice for advice in range(130) if not refused(advice)] == {list(confinement.ADVICE)}
+        return [0.0, 0.0]
+        """
+    )
+    monkeypatch.setattr(sandbox, "_switched_off", ("language",))
+    with make(source) as policy:
+        assert call(policy, 0).tolist() == [[0.0, 0.0]]
+
+
+def test_the_child_has_no_capabilities_and_is_the_first_to_go_when_memory_runs_out():
+    with make(HARMLESS) as policy:
+        call(policy, 0)
+        status = Path(f"/proc/{pid_of(policy)}/status").read_text().splitlines()
+        sets = dict(line.split(":\t") for line in status if line.startswith("Cap"))
+        for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+            assert int(sets[name], 16) == 0
+        if os.geteuid() == 0:  # only who has a right can shrink what may be won back
+            assert int(sets["CapBnd"], 16) == 0
+        assert Path(f"/proc/{pid_of(policy)}/oom_score_adj").read_text() == "1000\n"
+
+
+def test_the_limit_of_cpu_time_is_the_parent_s_and_moves_on(monkeypatch):
+    """The kernel ends a child that computes on while nobody asks; the child has no call to change that."""
+    for calls in confinement.SYSTEM_CALLS.values():
+        assert not {"setitimer", "setrlimit", "prlimit64"} & {*calls["allowed"]}
+    monkeypatch.setattr(sandbox, "RENEW_AFTER", 0.05)
+    with make(body("x = 0.0\nfor i in range(400_000):\n    x += i\nreturn [0.0, 0.0]"), call_timeout=0.5) as policy:
+        limits = set()
+        for t in range(30):
+            call(policy, t)
+            limits.add(resource.prlimit(pid_of(policy), resource.RLIMIT_CPU)[0])
+            time.sleep(0.06)
+        used = time.clock_gettime((~pid_of(policy) << 3) | 2)
+        assert len(limits) > 1 and used < max(limits) < used + 7
+
+
+MISSING = {"seccomp": "for a test"}
+
+
+def test_without_a_filter_a_model_s_rule_is_refused_unless_the_flag_accepts_it(monkeypatch):
+    monkeypatch.setattr(confinement, "missing_layers", lambda: MISSING)
+    with pytest.raises(ValueError, match=r"seccomp: for a test.*--sandbox weak accepts that risk") as caught:
+        confinement.check_model_rules("auto")
+    assert "\n" not in str(caught.value)
+    confinement.check_model_rules("weak")
+    monkeypatch.setattr(confinement, "missing_layers", lambda: {"landlock": "for a test"})
+    confinement.check_model_rules("auto")  # the filter alone carries the layer
 
 
 def test_what_is_missing_is_said_once_and_refused_when_strict(monkeypatch, capsys):

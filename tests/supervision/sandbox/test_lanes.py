@@ -230,8 +230,10 @@ STATEFUL = {
     "in place": "d = np.zeros(2)\n" + body("x = d\nx += 1\nreturn x"),
     "a view": "d = np.zeros(2)\n" + body("x = d[:1]\nx[0] += 1\nreturn d"),
     "out": "d = np.zeros(2)\n" + body("np.add(d, 1, out=d)\nreturn d"),
-    "out by spreading": "d = np.zeros(2)\n" + body("np.add(d, 1, **{'out': d})\nreturn d"),
+    "out by spreading": "d = np.zeros(2)\ndef f(x, out):\n    np.add(x, 1, out=out)\n"
+    + body("f(1.0, **{'out': d})\nreturn d"),
     "nan_to_num": "d = np.zeros(2)\n" + body("np.nan_to_num(d, copy=False)\nreturn d"),
+    "conj": "d = np.zeros(2)\n" + body("np.ones(2).conj(out=d)\nreturn d"),
     "median": "d = np.zeros(2)\n" + body("np.median(d, overwrite_input=True)\nreturn d"),
     "a default": "def f(x=[]):\n    x.append(1)\n    return x\n" + body("return [len(f()), 0]"),
     "a closure": "def make():\n    n = 0\n    def f():\n        nonlocal n\n        n += 1\n        return n\n"

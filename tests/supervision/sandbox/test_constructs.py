@@ -1,0 +1,107 @@
+"""Ordinary code passes the check and runs; what does not pass is told what to write instead."""
+
+import numpy as np
+import pytest
+from constructs import EXPRESSIONS, HEAD, REPLACED, WHOLE, body, expressions
+from sandboxed import call, make, needs_linux, nothing_left  # noqa: F401
+
+from supervision.sandbox.language import check_source
+from supervision.sandbox.messages import PolicyError
+from supervision.sandbox.refusals import MOST_CHARS
+
+pytestmark = needs_linux
+
+FREE = {"low": (-1.0, -1.0), "high": (1.0, 1.0)}
+
+
+def test_the_bank_is_large():
+    assert len(expressions()) + len(WHOLE) >= 200 and EXPRESSIONS
+
+
+def test_the_bank_s_expressions_run_as_they_would_in_process():
+    """All in one rule; each one's value, as text, is that of plain Python (what is random has a shape and no more)."""
+    names = expressions()
+    lines = "".join(f"def e{i}(v, x, n, a):\n    return {text}\n" for i, text in enumerate(names))
+    functions = ", ".join(f"e{i}" for i in range(len(names)))
+    source = HEAD + "WANTED = None\n" + lines + f"ALL = [{functions}]\n" + body(
+        """
+        values = []
+        for e in ALL:
+            y = e(obs, 0.5, 3, np.arange(6.0).reshape(2, 3))
+            y = np.abs(np.sum(np.array(y) * 1.0)) if isinstance(y, (int, float, np.ndarray, np.number)) else len(str(y))
+            values.append(float(np.nan_to_num(y, posinf=7.0)))
+        return values
+        """
+    )  # fmt: skip
+    bound = np.full(len(names), 1e9)
+    obs = np.array([0.25, -0.5, 2.0])
+    scope: dict = {}
+    exec(source, scope)
+    expected = np.array(scope["policy"](obs.copy(), 0))
+    with make(source, (3,), -bound, bound, call_timeout=5.0) as policy:
+        actions = policy(obs[None], np.array([0]))[0]
+    fixed = ["random" not in name for name in names]
+    assert [name for name, ok in zip(names, (actions == expected) | ~np.array(fixed), strict=True) if not ok] == []
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_bank_s_constructs_run(name):
+    check_source(WHOLE[name])
+    with make(WHOLE[name], **FREE) as policy:
+        assert np.abs(call(policy, 0)).max() <= 1.0
+        call(policy, 1)
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_a_refusal_names_what_to_write_instead(name):
+    source, instead = REPLACED[name]
+    with pytest.raises(PolicyError, match=f"^line .*{instead}"):
+        check_source(source)
+
+
+def test_a_dictionary_s_keys_make_no_set():
+    """A set of strings has another order in each process."""
+    for text in ("{'a': 1}.keys() | {'b': 2}.keys()", "{'a': 1}.items() & [('a', 1)]", "dict.keys({'a': 1}) ^ 'ab'"):
+        with (
+            make(body(f"return [len({text}), 0.0]")) as policy,
+            pytest.raises(PolicyError, match="unsupported operand"),
+        ):
+            call(policy, 0)
+    with pytest.raises(PolicyError, match=r"line 2: `\.keys` may only be called"):
+        check_source(body("keys = {'a': 1}.keys\nreturn [len(keys()), 0.0]"))
+    rule = body("d = {'b': 0.5, 'a': 0.25}\nfor k, v in d.items(): pass\nreturn [v, d[list(d.keys())[0]]]")
+    with make(rule) as policy:
+        assert call(policy, 0).tolist() == [[0.25, 0.5]]
+
+
+def test_a_refusal_names_every_line():
+    lines = ["import os", "x = eval('1')", "@print", "def f(): return f'{x}'"]
+    lines += [f"y{i} = undefined_{i}" for i in range(9)] + ["z = np.empty(2)"] * 3
+    with pytest.raises(PolicyError) as caught:
+        check_source("\n".join(lines) + "\n")
+    text = str(caught.value)
+    for line in (1, 2, 4, 14):
+        assert f"line {line}: " in text
+    assert "(also in lines 15, 16)" in text  # one reason once, with all its lines
+    assert all(f"`undefined_{i}`" in text for i in range(9)) and "more of the same kind" in text
+
+
+def test_causes_come_before_consequences():
+    source = (
+        "x = 1\n"
+        + body("import random\nreturn [random.gauss(0, 1), __name__]")
+        + "class A:\n    def f(self): eval(1)\n"
+    )
+    with pytest.raises(PolicyError) as caught:
+        check_source(source)
+    lines = str(caught.value).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["line 3", "line 4", "line 5", "line 4", "line 6"]
+    assert [line.endswith("(may follow from the above)") for line in lines] == [False] * 3 + [True] * 2
+
+
+def test_a_refusal_of_very_many_lines_is_bounded():
+    source = body("\n".join(f"obs.attribute_{i} = name_{i}(lambda: np.thing_{i})" for i in range(1_000)))
+    with pytest.raises(PolicyError) as caught:
+        check_source(source)
+    text = str(caught.value)
+    assert len(text) <= MOST_CHARS and "more of the same kind" in text and "and 984 more" in text
