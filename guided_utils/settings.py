@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import io
 import itertools
 import json
 import os
@@ -82,7 +83,8 @@ def one_line_errors() -> Iterator[None]:
     except (ValueError, OSError, ImportError, gym.error.Error) as error:
         interrupts.put_back()
         leave_nothing()
-        message = "; ".join(line.strip() for line in str(error).splitlines())
+        text = "; ".join(line.strip() for line in str(error).splitlines())
+        message = "".join(c if c.isprintable() else "?" for c in text)  # a foreign package's words may steer a terminal
         raise SystemExit(f"{os.path.basename(sys.argv[0])}: error: {message}") from None
 
 
@@ -103,6 +105,12 @@ def parse_args(
     Raises:
         ValueError: a number is out of its range, a flag contradicts `--paper`, or a run cannot go on.
     """
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # ours, and an environment's words, may be in any script, a terminal's may not
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     flags = [flag for flag in sys.argv[1:] if flag not in ("-h", "--help")]  # help is to show that environment's values
     first = _command_line(Args, Args(), flags)
     resumed = find_run(first.resume) if first.resume else None

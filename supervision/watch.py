@@ -23,7 +23,7 @@ from gymnasium import spaces
 from supervision.answers import parse_code
 from supervision.bundled import read_rule
 from supervision.chat import recorded
-from supervision.pictures import gif_bytes, thumbnail
+from supervision.pictures import as_picture, frame_rate, gif_bytes, thumbnail
 from supervision.prompts import PromptFolder, rule_spaces
 from supervision.replay import GL_SECONDS, open_rendered
 from supervision.sandbox.messages import PolicyError, SandboxError
@@ -169,11 +169,11 @@ class Video:
 
     def __init__(self, path: str, env: gym.Env):
         self.path, self.env, self.gif = path, env, path.endswith(".gif")
-        fps, most = float(env.metadata.get("render_fps", LARGEST_FPS)), LARGEST_FPS / 2 if self.gif else LARGEST_FPS
+        fps, most = frame_rate(env), LARGEST_FPS / 2 if self.gif else LARGEST_FPS
         self.stride = max(1, round(fps / most))
         self.fps = fps / self.stride
         env.reset(seed=0)  # what was never reset cannot be drawn
-        self.height, self.width = (n - n % 2 for n in env.render().shape[:2])  # H.264 wants even sizes
+        self.height, self.width = (n - n % 2 for n in as_picture(env.render()).shape[:2])  # H.264 wants even sizes
         self.pictures: list[np.ndarray] = []  # of a GIF
         if not self.gif:
             from moviepy.video.io.ffmpeg_writer import FFMPEG_VideoWriter  # a second of import
@@ -184,7 +184,7 @@ class Video:
         """Draw the environment at this step of its episode, if its turn has come."""
         if t % self.stride:
             return
-        picture = np.ascontiguousarray(self.env.render()[: self.height, : self.width])
+        picture = np.ascontiguousarray(as_picture(self.env.render())[: self.height, : self.width])
         if self.gif:
             self.pictures.append(thumbnail(picture, GIF_SIZE))
         else:

@@ -11,11 +11,13 @@ Docs: docs/resume.md
 
 import os
 import random
+import re
 import shlex
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +48,7 @@ RUNS = {
     "compiled": "guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor bundled --compile "
     "--audition-episodes 0 --replay-max-steps 200",
 }
+THROUGH = re.compile(r"^step ([\d,]+)/\1 ", flags=re.MULTILINE)  # the last line of progress
 FLAGS = "--seed 5 --eval-frequency 400 --eval-episodes 2 --save-model"
 
 
@@ -89,9 +92,9 @@ def killed_and_resumed(folder: Path, command: list[str], kills: int, moments: ra
         resume = [*command[:2], "--resume", str(runs[0].parent.relative_to(folder))] if runs else command
         process = start(folder, resume)
         if killed < kills:
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(moments.uniform(2.0, 2.0 + seconds / 2))
-            except subprocess.TimeoutExpired:
+            if not THROUGH.search((folder / "log").read_text()):  # a finished run cannot be resumed
                 process.kill()
                 killed += 1
         if process.wait() == 0:

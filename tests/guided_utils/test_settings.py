@@ -1,0 +1,53 @@
+"""The command line: groups of --help, terminals that cannot show every character, and where a value came from."""
+
+import os
+import re
+import subprocess
+import sys
+
+import gymnasium as gym
+import pytest
+from conftest import ROOT, run_process
+
+
+class Steering(gym.Env):
+    def __init__(self):
+        raise ValueError("\x1b[2Jstep 5: fine")
+
+
+gym.register("Steering-v0", entry_point=Steering)
+SCRIPTS = ["guided_sac_continuous.py", "guided_sac_discrete.py", "rnd_sac.py"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_has_groups_with_the_environment_and_the_algorithm_first(script):
+    process = run_process("--help", script=script, COLUMNS="200", NO_COLOR="1")
+    assert process.returncode == 0
+    groups = re.findall(r"╭─ ([\w-]+) options ─", process.stdout)
+    assert groups == ["environment-and-algorithm", "experiment", *["supervision"] * ("guided" in script)]
+    parts = re.split(r"╭─ [\w-]+ options ─", process.stdout)[1:]
+    for flag, group in (("--env-id", 0), ("--gamma", 0), ("--seed", 1), ("--exp-name", 1), ("--resume", 1),
+                        *((("--supervisor", 2), ("--guide-window", 2)) if "guided" in script else ())):  # fmt: skip
+        assert [i for i, part in enumerate(parts) if re.search(rf"^│ {flag}\b", part, flags=re.MULTILINE)] == [group], (
+            flag
+        )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_terminal_of_few_characters_ends_no_run(script, encoding):
+    short = ["--total-timesteps", "20", "--learning-starts", "5", "--batch-size", "4", "--eval-frequency", "10",
+             "--eval-episodes", "1", "--max-episode-steps", "20"]  # fmt: skip
+    for words in (["--help"], [*short, *(["--supervisor", "none"] if "guided" in script else [])]):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "LC_ALL": "C"}
+        command = [sys.executable, str(ROOT / script), *words]
+        process = subprocess.run(command, env=environment, capture_output=True, encoding=encoding)
+        assert process.returncode == 0, process.stderr[-500:]
+    assert "greedy return" in process.stdout
+
+
+def test_a_foreign_error_cannot_steer_the_terminal(run_here):
+    """What an environment's constructor says is one line of printable characters."""
+    with pytest.raises(SystemExit) as ended:
+        run_here("--env-id", "Steering-v0", "--supervisor", "none")
+    assert str(ended.value.code).isprintable() and "ValueError: ?[2Jstep 5: fine" in str(ended.value.code)
