@@ -21,7 +21,7 @@ SCRIPTS = ["guided_sac_continuous.py", "guided_sac_discrete.py", "rnd_sac.py"]
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_has_groups_with_the_environment_and_the_algorithm_first(script):
-    process = run_process("--help", script=script, COLUMNS="200", NO_COLOR="1")
+    process = run_process("--help", script=script, COLUMNS="100", NO_COLOR="1")
     assert process.returncode == 0
     groups = re.findall(r"╭─ ([\w-]+) options ─", process.stdout)
     assert groups == ["environment-and-algorithm", "experiment", *["supervision"] * ("guided" in script)]
