@@ -11,6 +11,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 FPS = 30.0  # where an environment does not say
 
+SMALLEST_MP4 = 500  # bytes: its boxes alone take more
+
 
 def as_picture(frame: Any, size: tuple[int, int] | None = None) -> np.ndarray:
     """A copy of what a renderer returned as (height, width, 3) uint8.
@@ -73,8 +75,18 @@ def write_mp4(frames: Sequence[np.ndarray], path: Path, fps: float) -> None:
     from moviepy import ImageSequenceClip  # 1.5 s of import, only where there is a video
 
     height, width = (n - n % 2 for n in frames[0].shape[:2])
+    if min(height, width) < 2:
+        raise ValueError(f"pictures of {frames[0].shape[:2]} pixels are too small for a video")
     clip = ImageSequenceClip([np.ascontiguousarray(frame[:height, :width]) for frame in frames], fps=fps)
     clip.write_videofile(str(path), codec="libx264", audio=False, logger=None, preset="ultrafast", threads=1)
+    check_written(path)
+
+
+def check_written(path: Path) -> None:
+    """Raise OSError where the encoder, which may fail without a word, left no whole video."""
+    if path.stat().st_size < SMALLEST_MP4:
+        path.unlink()
+        raise OSError(f"the encoder wrote nothing of use to {path}: is the disk full?")
 
 
 def _pictures(frames: Sequence[np.ndarray], largest: int):

@@ -1,6 +1,7 @@
 """The replay of the unguided policy, the pictures of it, and what it takes to draw them without a screen."""
 
 import functools
+import logging
 import os
 import subprocess
 import sys
@@ -15,8 +16,10 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from supervision.key import KEPT_FROM_CHILDREN
-from supervision.pictures import add_gif, as_picture, frame_rate, gif_bytes, write_mp4
+from supervision.pictures import add_gif, as_picture, check_written, frame_rate, gif_bytes, write_mp4
 from supervision.texts import for_console, say
+
+UNWRITTEN = logging.getLogger("guided_sac.unwritten")  # told of what a disk or an encoder did not take
 
 
 @dataclass
@@ -347,9 +350,13 @@ class Videos(gym.wrappers.RecordVideo):
         """Write the video of an episode."""
         if self.ended:
             return
+        path = Path(self.video_folder, f"{self._video_name}.mp4")
         try:
             super().stop_recording()
+            check_written(path)
         except Exception as error:  # a full disk, a missing encoder: moviepy raises many things, many lines long
+            if isinstance(error, OSError):
+                UNWRITTEN.error("videos", in_one_line(error))
             self._end(in_one_line(error))
 
 
@@ -404,4 +411,8 @@ def save_video(replay: Replay, env: gym.Env, run_dir: str | Path, tag: str, step
         write_mp4(replay.frames, path, fps)
     except Exception as error:  # a full disk, a broken or missing encoder: moviepy raises many things, many lines long
         say(f"replay: {path} could not be written: {in_one_line(error)}")
+        if isinstance(error, OSError):
+            UNWRITTEN.error("replay videos", in_one_line(error))
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
     add_gif(writer, tag, gif_bytes(replay.frames, fps), step)

@@ -10,7 +10,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import ROOT, run_process, scalars
+from conftest import ROOT, Endpoint, run_process, scalars
 from processes import GUIDED, PLAIN, only_run, start, wait_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -180,3 +180,38 @@ def test_waiting_for_a_model_is_no_training_time():
 
 def test_a_full_run_ends_with_status_0():
     assert run_process(*PLAIN, "--total-timesteps", "20").returncode == 0
+
+
+def test_videos_and_exchanges_that_cannot_be_written_end_no_run(tmp_path):
+    """Videos of training, of replays, and records of questions, on a disk without room for any of them."""
+
+    def answer(body, number):
+        return '{"analysis": "", "intervene": false, "advice": "", "keep_current_policy": false}'
+
+    with Endpoint(answer) as server:
+        flags = [
+            *PLAIN,
+            "--total-timesteps",
+            "900",
+            "--supervisor",
+            "llm",
+            "--llm-base-url",
+            server.url,
+            "--capture-video",
+            "--guide-window",
+            "300",
+            "--replay-max-steps",
+            "40",
+            "--max-episode-steps",
+            "100",
+        ]
+        process = start(*flags)
+        said = wait_for(process, "supervisor:")
+        limit(process.pid, resource.RLIMIT_FSIZE, 100)
+        rest, _ = process.communicate(timeout=200)
+    said += rest
+    assert process.returncode == 1 and "Traceback" not in said, said
+    assert "step 900/900" in said
+    for what in ("videos", "replay videos", "exchanges with models"):
+        assert said.count(f"not written: {what}: ") == 1 and f"missing: {what} could not be written" in said
+    assert not list(Path("runs").rglob("*.part"))
