@@ -15,6 +15,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.writer import FileWriter
 
+from guided_utils.interrupts import put_back
+
 _files = count()
 
 
@@ -171,4 +173,5 @@ class RunLog(SummaryWriter):
     def fail(self, message: str) -> None:
         """End the run with one line and exit status 1, its log written."""
         self.close()
+        put_back()
         raise SystemExit(f"error: {message}")
