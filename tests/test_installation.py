@@ -18,7 +18,8 @@ FLAGS = ["--env-id=MountainCarContinuous-v0", "--total-timesteps=30", "--supervi
 
 
 def call(*command: str | Path, **options) -> subprocess.CompletedProcess:
-    clean = {k: v for k, v in os.environ.items() if k not in (*SECRETS, "PYTHONPATH")}
+    make = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")  # a make inside of make says more than one line
+    clean = {k: v for k, v in os.environ.items() if k not in (*SECRETS, *make, "PYTHONPATH")}
     return subprocess.run([str(word) for word in command], env=clean, capture_output=True, text=True, **options)
 
 
