@@ -33,7 +33,7 @@ def test_killed_at_random_moments_runs_end_as_if_they_had_not_been(capsys):
     """The short form of `python -m benchmark.probes.kill_points`."""
     args = kill_points.Args(kills=4, only=("guided, three cars", "blackjack"), steps=700, checkpoint_frequency=100)
     assert kill_points.main(args) == 0, capsys.readouterr().out
-    assert "4 kills, all runs are the same" in capsys.readouterr().out
+    assert re.search(r"\b[1-4] kills, all runs are the same", capsys.readouterr().out)  # it may be through before one
 
 
 def stop_at(monkeypatch, step: int) -> None:
