@@ -293,6 +293,26 @@ def test_answers_behind_the_checkpoint_are_not_asked_for_again(run_here, monkeyp
         ]
 
 
+def test_a_repeated_run_goes_on_in_its_record(run_here, monkeypatch):
+    """--supervisor replay, interrupted within the second window and resumed: no question twice, none left out."""
+    answers = [json.dumps({"analysis": "", "intervene": True, "advice": "push", "keep_current_policy": False}), RULE]
+    flags = [*CAR, *BRIEF, "--guide-window", "80", "--audition-episodes", "0"]
+    with Endpoint(lambda body, number: answers[number % 2]) as server:
+        first = run_here(*flags, "--supervisor", "llm", "--llm-base-url", server.url)
+    flags += ["--supervisor", "replay", "--llm-log", f"runs/{first.run_name}/llm"]
+    whole = run_here(*flags)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 130)
+        with pytest.raises(SystemExit):
+            run_here(*flags)
+    (cut,) = [path.name for path in Path("runs").iterdir() if path.name not in (first.run_name, whole.run_name)]
+    again = run_here("--resume", f"runs/{cut}")
+    assert comparable(cut) == comparable(whole.run_name)
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
+    records = [sorted(path.name for path in Path(f"runs/{run}/llm").glob("*.json")) for run in (cut, first.run_name)]
+    assert records[0] == records[1] and len(records[0]) == 8
+
+
 def test_a_record_that_was_cut_off_gives_what_is_there(run_here, capsys):
     answers = [json.dumps({"analysis": "", "intervene": True, "advice": "push", "keep_current_policy": False}), RULE]
     with Endpoint(lambda body, number: answers[number % 2]) as server:
