@@ -31,7 +31,7 @@ from guided_utils.log import RunLog
 FORMAT = 1
 SETTINGS = "settings.json"
 # what may differ when a run goes on: none of it changes what is computed up to a step
-FREE = ("resume", "total_timesteps", "checkpoint_frequency", "checkpoint_keep", "save_model")
+FREE = ("resume", "total_timesteps", "checkpoint_frequency", "checkpoint_keep", "save_model", "llm_base_url")
 PACKAGES = ("torch", "gymnasium", "mujoco", "numpy")
 
 torch.serialization.set_crc32_options(False)  # takes four times as long as writing; the file system has its own
@@ -164,8 +164,11 @@ def machine() -> dict[str, Any]:
 def settings_of(args: Any, sources: dict[str, str], resumed: Resumed | None) -> dict[str, Any]:
     """What lies in a run's folder from the first moment, and lets it be started again."""
     parent = {"run": resumed.run_name, "step": resumed.step} if resumed and resumed.changed else None
+    saved = vars(args) | {"resume": None}
+    if "llm_base_url" in saved:
+        saved["llm_base_url"] = None  # a secret may be in it; `open_log` notes what of it may be shown
     return {
-        "format": FORMAT, "script": Path(sys.argv[0]).name, "args": vars(args) | {"resume": None}, "sources": sources,
+        "format": FORMAT, "script": Path(sys.argv[0]).name, "args": saved, "sources": sources,
         "parent": parent, "code": code_hash(sys.argv[0]), **machine(),
     }  # fmt: skip
 

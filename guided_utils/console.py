@@ -36,6 +36,8 @@ def open_log(
             name=run_name, save_code=True, id=known, resume="allow" if known else None,
         )  # fmt: skip
         note_setting(run_name, "wandb_id", wandb.run.id)
+    if getattr(args, "llm_base_url", None) and not goes_on:
+        note_setting(run_name, "args", vars(args) | {"resume": None})  # its secrets are masked by now
     # of a run that goes on, what was logged behind its checkpoint is logged again
     writer = RunLog(f"runs/{run_name}", purge_step=(resumed.step + bool(resumed.state)) if goes_on else None)
     settings = {**vars(args), "torch_num_threads": torch.get_num_threads(), "device": str(device)}

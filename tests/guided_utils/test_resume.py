@@ -388,6 +388,20 @@ def test_the_key_is_in_no_checkpoint(run_here, monkeypatch):
     assert not any(b"sk-secret" in path.read_bytes() for path in files)
 
 
+def test_a_secret_in_the_servers_address_is_in_no_file_and_is_asked_for_again(run_here, capsys):
+    answer = json.dumps({"analysis": "", "intervene": False, "advice": "", "keep_current_policy": False})
+    with Endpoint(lambda body, number: answer) as server:
+        url = server.url.replace("/v1", "/key-of-a-test-123/v1")
+        run = run_here(*CAR, *BRIEF, "--supervisor", "llm", "--llm-base-url", url, "--total-timesteps", "110")
+        files = [path for path in Path(f"runs/{run.run_name}").rglob("*") if path.is_file()]
+        assert not any(b"key-of-a-test" in path.read_bytes() for path in files)
+        assert "key-of-a-test" not in capsys.readouterr().out
+        with pytest.raises(SystemExit, match="is masked: give the whole address"):
+            run_here("--resume", f"runs/{run.run_name}", "--total-timesteps", "120")
+        again = run_here("--resume", f"runs/{run.run_name}", "--total-timesteps", "120", "--llm-base-url", url)
+        assert again.run_name == run.run_name and again.global_step == 120
+
+
 def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path):
     processes = [start(*PLAIN, "--total-timesteps", "30", "--save-model") for _ in range(6)]
     assert [process.wait(timeout=120) for process in processes] == [0] * 6
