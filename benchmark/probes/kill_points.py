@@ -49,6 +49,7 @@ RUNS = {
     "--audition-episodes 0 --replay-max-steps 200",
 }
 THROUGH = re.compile(r"^step ([\d,]+)/\1 ", flags=re.MULTILINE)  # the last line of progress
+START = 4.0  # seconds, about, before a process trains
 FLAGS = "--seed 5 --eval-frequency 400 --eval-episodes 2 --save-model"
 
 
@@ -84,7 +85,7 @@ def killed_and_resumed(folder: Path, command: list[str], kills: int, moments: ra
     """Make a run that is killed at random moments until it is through; returns how often it was killed.
 
     Args:
-        seconds: how long it takes without; a moment is within the first half of that.
+        seconds: how long it takes without; on average a process lives for so much of it that the kills come to pass.
     """
     killed = 0
     while True:
@@ -93,7 +94,7 @@ def killed_and_resumed(folder: Path, command: list[str], kills: int, moments: ra
         process = start(folder, resume)
         if killed < kills:
             with suppress(subprocess.TimeoutExpired):
-                process.wait(moments.uniform(2.0, 2.0 + seconds / 2))
+                process.wait(moments.uniform(2.0, START + 2 * max(0.5, seconds - START) / (kills + 1)))
             if not THROUGH.search((folder / "log").read_text()):  # a finished run cannot be resumed
                 process.kill()
                 killed += 1
