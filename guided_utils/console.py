@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.utils.tensorboard.writer
 
 from guided_utils.checkpoint import Resumed, code_hash, keep_folder, machine, note_setting
 from guided_utils.interrupts import Interrupts
@@ -36,6 +37,8 @@ def open_log(
             name=run_name, save_code=True, id=known, resume="allow" if known else None,
         )  # fmt: skip
         note_setting(run_name, "wandb_id", wandb.run.id)
+        # wandb has put a class of its own in the place of this one: making one tells it which folder to follow
+        torch.utils.tensorboard.writer.EventFileWriter(f"runs/{run_name}").close()
     if getattr(args, "llm_base_url", None) and not goes_on:
         note_setting(run_name, "args", vars(args) | {"resume": None})  # its secrets are masked by now
     # of a run that goes on, what was logged behind its checkpoint is logged again

@@ -75,6 +75,8 @@ class EventFile:
 
     def add_event(self, event: Event, write: bool = True) -> None:
         """Take in an event; now and then all that wait are written."""
+        if len(self.waiting) == self.WAITING:
+            self.report.error("the oldest points of TensorBoard's log", "too many waited for the disk")
         self.waiting.append(event.SerializeToString())
         if write and time.monotonic() - self.written_at > self.SECONDS:
             self.flush()
