@@ -1,42 +1,25 @@
-"""What a rule must go through before it may guide: a dry run on states, and the audition."""
+"""Whether a rule may go on: a dry run on states that training has seen, and the trial while it acts."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
 
-from supervision.chat import IN_AUDITION
+from supervision.episodes import Stretch, packed, unpacked
 from supervision.sandbox.messages import TRIAL_LANES, PolicyError
 from supervision.sandbox.policy import SandboxedPolicy
 
-RANDOM_STATES = 200  # on which a fixed rule is tried before training
+LOOKS = (3, 5, 8, 12, 20)  # pairs of episodes at which a trial is looked at; after these at every tenth
+ERRORS = 2.5  # Welch's standard errors by which a rule must be worse to be ended
+LISTS = ("predecessor", "guided", "probes")  # of a trial
+WINDOWS = 10  # whose episodes a trial compares, the last ones: learner and rule were others before
 
 
-class AuditionFailed(PolicyError):
-    """The guided behaviour did worse than the unguided one."""
-
-
-def random_states(env: gym.Env, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """States (T, *obs) of random episodes and their steps (T,), T = `RANDOM_STATES`."""
-    env.action_space.seed(seed)
-    obs_list, steps = [], []
-    obs, _ = env.reset(seed=seed)
-    t = 0
-    for _ in range(RANDOM_STATES):
-        obs_list.append(obs)
-        steps.append(t)
-        obs, _, terminated, truncated, _ = env.step(env.action_space.sample())
-        t += 1
-        if terminated or truncated:
-            obs, t = env.reset()[0], 0
-    return np.array(obs_list), np.array(steps)
-
-
-def dry_run(policy: SandboxedPolicy, obs: np.ndarray, t: np.ndarray) -> SandboxedPolicy:
-    """Call a rule on states (T, *obs) at steps (T,), one by one, as in training, so that its deadline is tested too.
+def dry_run(policy: SandboxedPolicy, obs: Sequence[np.ndarray], t: Sequence[int]) -> SandboxedPolicy:
+    """Call a rule on states (*obs) at steps t of an episode, one by one, as in training, which tests its deadline too.
 
     Returns:
         The rule.
@@ -45,122 +28,104 @@ def dry_run(policy: SandboxedPolicy, obs: np.ndarray, t: np.ndarray) -> Sandboxe
         PolicyError: it failed, and is closed.
     """
     try:
-        for i in range(len(t)):
-            policy(obs[i : i + 1], t[i : i + 1], np.array([TRIAL_LANES]))  # a lane that training does not use
+        for row, step in zip(obs, t, strict=True):
+            policy(row[None], np.array([step]), np.array([TRIAL_LANES]))  # a lane that training does not use
     except PolicyError:
         policy.close()
         raise
     return policy
 
 
-@dataclass
-class Audition:
-    """Returns of the guided and of the unguided behaviour, pair by pair from equal seeds and over equal horizons."""
+def worse(these: Sequence[float], those: Sequence[float]) -> bool:
+    """Whether the mean of these returns is below that of those by more than `ERRORS` of Welch's standard errors.
 
-    guided: list[float]
-    unguided: list[float]
-    steps: int  # environment steps that it took
+    Without any variance: whether it is below at all.
+    """
+    difference = np.mean(these) - np.mean(those)
+    error = np.sqrt(np.var(these, ddof=1) / len(these) + np.var(those, ddof=1) / len(those))
+    rounding = 1e-9 * max(np.abs(these).max(), np.abs(those).max())
+    return bool(difference < -max(ERRORS * error, rounding))
+
+
+@dataclass
+class Verdict:
+    """What a look at a trial saw: mean returns of the episodes' first `horizon` steps, and of how many."""
+
+    against: str  # "unguided", or "the rule before"
+    guided: float
+    other: float
+    counts: tuple[int, int]
+    horizon: int
+    passed: bool
+
+    def __str__(self) -> str:
+        return (
+            f"return {self.guided:.4g} guided ({self.counts[0]} episodes), {self.other:.4g} {self.against} "
+            f"({self.counts[1]}), over their first {self.horizon:,} steps"
+        )
+
+
+@dataclass
+class Trial:
+    """Episodes that a rule guided from their reset to their end, against probes, which the learner acted alone.
+
+    Returns are compared over the first H steps, H = the longest guided episode: shorter horizons would refuse good rules
+    of sparse tasks, whose reward comes at the end, and miss those that fell a robot late.
+    """
+
+    pairs: int  # before the first look
+    predecessor: deque[Stretch] = field(default_factory=deque)  # guided by the last good rule
+    guided: deque[Stretch] = field(default_factory=deque)
+    probes: deque[Stretch] = field(default_factory=deque)
+    looked: int = 0  # pairs at the last look
+    good: bool = False  # whether the last look saw the rule do at least as well as no guidance
 
     @property
-    def passed(self) -> bool:
-        """Whether the guided behaviour did at least as well."""
-        return float(np.mean(self.guided)) >= float(np.mean(self.unguided))
+    def horizon(self) -> int:
+        """H, in steps; 0 before a guided episode is over."""
+        return max(map(len, self.guided), default=0)
 
+    def comparable(self) -> list[float]:
+        """Returns of the probes that were followed for H steps or to their end."""
+        returns = (probe.return_until(self.horizon) for probe in self.probes)
+        return [r for r in returns if r is not None]
 
-def run_audition(
-    envs: Sequence[gym.Env],
-    act: Callable[[np.ndarray, bool], np.ndarray],
-    intervene: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    policy: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
-    *,
-    max_steps: int,
-    seed: int,
-) -> Audition:
-    """Compare the two behaviours as they would act in training (sampled actions), in rounds of len(envs) / 2 pairs.
+    def add(self, stretch: Stretch, since: int) -> None:
+        """An episode is over, or a probe was cut; what began before step `since` of the run is forgotten."""
+        kept = self.guided if stretch.guided else self.probes
+        kept.append(stretch.bare())
+        while kept[0].global_step < since and len(kept) > 1:
+            kept.popleft()
 
-    All lanes of a round advance together, so that where the budget ends a round early, every return is over the same
-    horizon. Rounds go on until the mean paired difference is two standard errors from zero or the budget is spent.
+    def look(self) -> Verdict | None:
+        """The verdict, when it is time for one: at 3, 5, 8, 12, 20 pairs, then at every tenth."""
+        due = next(n for n in chain(LOOKS, count(30, 10)) if n > self.looked and n >= self.pairs)
+        others = self.comparable() if min(len(self.guided), len(self.probes)) >= due else []
+        if len(others) < due:
+            return None
+        self.looked = due
+        returns = [s.return_until(self.horizon) for s in self.guided]
+        verdict = self._compare(returns, others, "unguided")
+        if verdict.passed and self.predecessor:  # a new rule must not be worse than the last good one either
+            before = [r for s in self.predecessor if (r := s.return_until(self.horizon)) is not None]
+            if len(before) > 1:
+                against = self._compare(returns, before, "under the rule before")
+                verdict = verdict if against.passed else against
+        self.good = verdict.passed and verdict.guided >= verdict.other
+        return verdict
 
-    Args:
-        envs: 2K environments; the first K go unguided, the others guided, and pair i starts from one seed.
-    """
-    pairs = len(envs) // 2
-    guided, unguided, steps, last_round = [], [], 0, 0
-    while steps + last_round < max_steps:
-        seeds = [seed + len(guided) + i for i in range(pairs)] * 2
-        obs = [env.reset(seed=s)[0] for env, s in zip(envs, seeds, strict=True)]
-        returns, running, t, before = np.zeros(2 * pairs), list(range(2 * pairs)), 0, steps
-        while running and steps + len(running) <= max_steps:
-            batch = np.stack([obs[i] for i in running])
-            actions = act(batch, False)
-            rule = np.array([i >= pairs for i in running])
-            if rule.any():
-                lanes = TRIAL_LANES + np.array(running)[rule]
-                actions[rule] = intervene(actions[rule], policy(batch[rule], np.full(rule.sum(), t), lanes))
-            for i, action in zip(running.copy(), actions, strict=True):
-                obs[i], reward, terminated, truncated, _ = envs[i].step(action)
-                returns[i] += float(reward)
-                if terminated or truncated:
-                    running.remove(i)
-            steps += len(actions)
-            t += 1
-        unguided += returns[:pairs].tolist()
-        guided += returns[pairs:].tolist()
-        last_round = steps - before
-        difference = np.subtract(guided, unguided)
-        if len(difference) > 1 and abs(difference.mean()) > 2 * difference.std(ddof=1) / len(difference) ** 0.5:
-            break
-    return Audition(guided, unguided, steps)
+    def _compare(self, returns: list[float], others: list[float], against: str) -> Verdict:
+        counts = (len(returns), len(others))
+        means = float(np.mean(returns)), float(np.mean(others))
+        return Verdict(against, *means, counts, self.horizon, not worse(returns, others))
 
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data for a checkpoint."""
+        lists = {name: [packed(s) for s in getattr(self, name)] for name in LISTS}
+        return lists | {"pairs": self.pairs, "looked": self.looked, "good": self.good}
 
-class Auditions:
-    """Lets rules through whose guided behaviour does at least as well, in environments of their own.
-
-    Args:
-        args: the flags of SupervisorArgs, and seed.
-        env_fn: makes an environment; called at the first audition.
-        act, intervene: as for `run_audition`.
-    """
-
-    def __init__(
-        self,
-        args: Any,
-        env_fn: Callable[[str | None], gym.Env],
-        act: Callable[[np.ndarray, bool], np.ndarray],
-        intervene: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    ):
-        self.args, self.env_fn, self.act, self.intervene = args, env_fn, act, intervene
-        self.envs: list[gym.Env] = []
-        self.steps = 0  # environment steps so far
-
-    def hold(self, policy: SandboxedPolicy, global_step: int, writer: SummaryWriter) -> str:
-        """Let a rule through, and say how it did.
-
-        Raises:
-            AuditionFailed: the guided behaviour did worse.
-            PolicyError: the rule failed on the way.
-        """
-        if not self.args.audition_episodes:
-            return "guiding, without audition"
-        while len(self.envs) < 2 * self.args.audition_episodes:
-            self.envs.append(self.env_fn(None))
-        try:
-            result = run_audition(
-                self.envs, self.act, self.intervene, policy, max_steps=self.args.audition_max_steps,
-                seed=self.args.seed + global_step + 1_000,
-            )  # fmt: skip
-        except PolicyError as error:
-            raise PolicyError(f"{IN_AUDITION}{error}") from None
-        self.steps += result.steps
-        guided, unguided = float(np.mean(result.guided)), float(np.mean(result.unguided))
-        writer.add_scalar("supervisor/audition_guided_return", guided, global_step)
-        writer.add_scalar("supervisor/audition_unguided_return", unguided, global_step)
-        verdict = f"return {guided:.4g} guided, {unguided:.4g} unguided ({len(result.guided)} pairs of episodes)"
-        if not result.passed:
-            raise AuditionFailed(f"audition failed: {verdict}; the rule makes the behaviour worse")
-        return f"guiding, audition passed: {verdict}"
-
-    def close(self) -> None:
-        """Close the environments, as many as were needed."""
-        for env in self.envs:
-            env.close()
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Trial":
+        """The trial that gave this state."""
+        lists = {name: deque(unpacked(s) for s in state[name]) for name in LISTS}
+        return cls(**state | lists)

@@ -1,0 +1,159 @@
+"""Where the rule acts: episodes are marked as probes, which the learner acts alone, or as guided ones."""
+
+from typing import Any
+
+import numpy as np
+
+from supervision.episodes import Episodes, Stretch
+from supervision.sandbox.messages import BoxAction, DiscreteAction, PolicyError
+from supervision.sandbox.policy import SandboxedPolicy
+from supervision.trial import WINDOWS, Trial, Verdict
+
+
+class Guidance:
+    """The rule, in the environments whose present episode it guides.
+
+        a_g, mask = guidance(obs, t)
+
+    The unit is the episode. A rule's first episodes are a guided one and a probe in turn; later an episode is a probe
+    whenever unguided steps are fewer than their share. A probe that is longer than P = max(a tenth of a window, the
+    longest guided episode) goes on with the rule, which so learns to come out of where the learner got stuck; what is
+    left of that episode is neither a probe nor a guided episode. No episode is reset early.
+
+    Args:
+        num_envs: environments that are stepped side by side.
+        action: what the rule returns.
+        window: environment steps of a guided window.
+        pairs: episodes of each kind before a trial is looked at; 0: no trial.
+        share: of all steps since guidance began that are unguided at least, in [0, 1).
+    """
+
+    def __init__(self, num_envs: int, action: BoxAction | DiscreteAction, window: int, pairs: int, share: float):
+        self.num_envs, self.window, self.pairs, self.share = num_envs, window, pairs, share
+        discrete = isinstance(action, DiscreteAction)
+        self.nothing = np.zeros(num_envs, np.int64) if discrete else np.zeros((num_envs, *action.low.shape))
+        self.mask = np.zeros(num_envs, dtype=bool)  # where the rule acts
+        self.episodes = Episodes(num_envs)
+        self.policy: SandboxedPolicy | None = None
+        self.trial = Trial(pairs)
+        self.failure: PolicyError | None = None  # of the rule, in the last call
+        self.steps, self.unguided_steps = 0, 0  # since guidance began, across windows
+
+    def __call__(self, obs: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the rule does, and where.
+
+        Args:
+            obs: (N, *obs).
+            t: (N,) int64, steps of the environments' episodes.
+
+        Returns:
+            Its actions (N, *action), zeros where it does not act, and where it does, (N,) bool. A rule that fails acts
+            nowhere any more; whoever holds the guidance finds the reason in `failure`.
+        """
+        actions, mask = self.nothing.copy(), self.mask.copy()
+        if self.policy is not None and mask.any():
+            try:
+                actions[mask] = self.policy(obs[mask], t[mask], np.flatnonzero(mask))
+            except PolicyError as error:
+                self.failure = error
+                self.mask[:] = mask[:] = False
+        return actions, mask
+
+    def begin(self, policy: SandboxedPolicy, trial: Trial) -> None:
+        """From here on this rule acts; one that acts already goes on."""
+        if policy is self.policy:
+            return
+        self.stop()
+        self.policy, self.trial = policy, trial
+        for env in range(self.num_envs):
+            present = self.episodes.present[env]
+            if present is not None and len(present):
+                self._hand_over(env)
+            else:
+                self.episodes.present[env] = None
+                self.mask[env] = self._next_is_guided()
+
+    def stop(self) -> None:
+        """No rule acts any more; what is left of the guided episodes goes unguided and counts for neither side."""
+        for env in np.flatnonzero(self.mask):
+            self.episodes.end(env, "cut")
+        self.mask[:] = False
+        self.policy = None
+
+    def follow(
+        self,
+        global_step: int,
+        uniform: bool,
+        obs: np.ndarray,
+        t: np.ndarray,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        next_obs: np.ndarray,
+        terminations: np.ndarray,
+        truncations: np.ndarray,
+    ) -> Verdict | None:
+        """Take in a step of all environments, mark the episodes that begin, and judge the rule when it is time.
+
+        Args:
+            global_step: of the run, before the step.
+            uniform: whether the learner's actions are uniformly random ones.
+            obs, t, actions, rewards, next_obs, terminations, truncations: (N, …), of the step; next_obs are the true
+                successors.
+        """
+        verdict = None
+        for env in range(self.num_envs):
+            present = self.episodes.present[env]
+            if present is None or (t[env] == 0 and len(present)):  # also where a resumed run begins an episode anew
+                present = self.episodes.begin(env, global_step, int(t[env]), bool(self.mask[env]), uniform)
+            present.add(obs[env], actions[env], rewards[env], next_obs[env])
+            self.steps += 1
+            self.unguided_steps += not present.guided
+            if terminations[env] or truncations[env]:
+                self.episodes.end(env, "terminated" if terminations[env] else "truncated")
+                verdict = self._compare(present, global_step) or verdict
+                self.mask[env] = self._next_is_guided()
+            elif self.policy is not None and not present.guided and not present.start and (
+                len(present) >= max(self.window // 10, self.trial.horizon)
+            ):  # fmt: skip
+                self._hand_over(env)
+                verdict = self._compare(present, global_step) or verdict
+        return verdict
+
+    def _hand_over(self, env: int) -> None:
+        """The rule takes an episode over in the middle."""
+        present = self.episodes.end(env, "cut")
+        if present is not None and not present.start and len(self.trial.probes) == len(self.trial.guided) == 0:
+            self.trial.add(present, 0)  # the probe before the rule's first episode
+        self.policy.forget([env])
+        self.mask[env] = True
+
+    def _compare(self, stretch: Stretch, global_step: int) -> Verdict | None:
+        if self.policy is None or stretch.start or (stretch.guided and not stretch.whole):
+            return None
+        self.trial.add(stretch, global_step - WINDOWS * self.window)
+        return self.trial.look() if self.pairs else None
+
+    def _next_is_guided(self) -> bool:
+        """The mark of the episode that begins now."""
+        if self.policy is None:
+            return False
+        trial = self.trial
+        probes = len(trial.comparable()) if trial.guided else len(trial.probes)
+        if self.share and min(len(trial.guided), probes) < self.pairs:
+            running = [s.guided for s in self.episodes.present if s is not None and s.start == 0]
+            return len(trial.guided) + sum(running) <= probes + len(running) - sum(running)
+        return self.unguided_steps >= self.share * self.steps
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data for a checkpoint; the rule itself is no part of it."""
+        return {
+            "mask": self.mask.copy(), "episodes": self.episodes.state_dict(), "trial": self.trial.state_dict(),
+            "steps": self.steps, "unguided_steps": self.unguided_steps,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any], policy: SandboxedPolicy | None) -> None:
+        """Go on from there with the rule that acted."""
+        self.policy, self.mask[:] = policy, state["mask"] if policy is not None else False
+        self.episodes.load_state_dict(state["episodes"])
+        self.trial = Trial.from_state(state["trial"])
+        self.steps, self.unguided_steps = state["steps"], state["unguided_steps"]
