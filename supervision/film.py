@@ -168,7 +168,7 @@ def factor_text(factor: float) -> str:
     """ "×4", "×1/3", or nothing in real time."""
     if factor == 1:
         return ""
-    return f" ×{factor:g}" if factor > 1 else f" ×1/{round(1 / factor)}"
+    return f" x{factor:g}" if factor > 1 else f" x1/{round(1 / factor)}"  # the font has no ×
 
 
 def save_video(
