@@ -28,7 +28,7 @@ from guided_utils.evaluation import Evaluator
 from guided_utils.interrupts import Interrupts
 from guided_utils.optimisation import Gradients, parameters_of, take_step
 from guided_utils.settings import ExperimentArgs, one_line_errors, parse_args, parse_env_kwargs
-from llm_supervisor import PolicyError, Supervisor, SupervisorArgs
+from llm_supervisor import Supervisor, SupervisorArgs
 
 
 @dataclass
@@ -83,12 +83,10 @@ class Args(ExperimentArgs, SupervisorArgs):
 ENV_DEFAULTS = {
     "MountainCarContinuous-v0": dict(
         guide_window=1_000, guide_end=3_000, batch_size=256, gamma=0.99, tau=0.005, autotune=True, learning_starts=0,
-        audition_max_steps=3_000,  # not the paper's: time for three cars to reach the goal
     ),
     "Humanoid-v5": dict(
         guide_window=1_000, guide_end=900_000, batch_size=256, gamma=0.99, tau=0.005, autotune=True,
         learning_starts=100,
-        audition_max_steps=500,  # not the paper's: physics is slow, and a consultation must stay cheap beside a window
         # 24 positions and 23 velocities: the paper's "47-dimensional state space"
         env_kwargs='{"exclude_current_positions_from_observation": false, "include_cinert_in_observation": false, '
         '"include_cvel_in_observation": false, "include_qfrc_actuator_in_observation": false, '
@@ -388,7 +386,6 @@ if __name__ == "__main__":
         return torch.autograd.grad(loss, actor_parameters), logs
 
     rb = ReplayBuffer(args.buffer_size, envs, device)
-    obs, _ = envs.reset(seed=seeds)
     episode_steps = np.zeros(args.num_envs, dtype=np.int64)
     recent_returns, actor_logs = deque(maxlen=20), {}
     global_step, iteration, next_consultation = 0, 0, args.guide_start
@@ -400,14 +397,14 @@ if __name__ == "__main__":
     with one_line_errors():
         supervisor = Supervisor(
             args,
+            envs,
             env_fn=lambda mode: make_run_env(args.env_id, args.seed, 0, False, run_name, render_mode=mode)(),
-            act=act,
-            intervene=partial(intervene, space=envs.single_action_space),
             run_dir=f"runs/{run_name}",
             env_kwargs_given=sources["env_kwargs"] == "command line",
             interrupted=lambda: interrupts.received is not None,
         )
         supervisor.prepare()
+        obs, _ = envs.reset(seed=seeds)
         parts = dict(envs=envs, rb=rb, qf=qf, qf_target=qf_target, q_optimizer=q_optimizer, log_alpha=log_alpha)
         parts |= dict(actor=actor, actor_optimizer=actor_optimizer)
         parts |= dict(vf=vf, vf_target=vf_target) if args.value_network else {}
@@ -423,13 +420,13 @@ if __name__ == "__main__":
 
     if args.eval_frequency and global_step == 0:
         evaluator.run(act, global_step, writer)
-    guidance, progress = supervisor.guidance, Progress(args.total_timesteps, global_step)
+    guidance, progress = supervisor.guiding, Progress(args.total_timesteps, global_step)
     while global_step < args.total_timesteps and not interrupts.received:
         if global_step >= next_consultation or supervisor.waiting:
             # the advisor's decision holds for a whole window, w = 1 (guidance) or w = 0 (None); after guide_end w = 0
             if global_step < args.guide_end:
                 with progress.paused():
-                    guidance = supervisor.consult(global_step, list(recent_returns), writer)
+                    guidance = supervisor.consult(global_step, writer)
                 if interrupts.received:
                     break
                 next_consultation = min(global_step + args.guide_window, args.guide_end)
@@ -441,12 +438,11 @@ if __name__ == "__main__":
         random_phase = global_step < args.learning_starts
         actions = envs.action_space.sample() if random_phase else act(obs, deterministic=False)  # (N, *action)
         if guidance is not None:
-            try:
+            guidance_actions, guided = guidance(obs, episode_steps)  # (N, *action), (N,)
+            if guided.any():
                 # a = clip(a_rl + a_g, low, high): the executed action is the one that enters the buffer
-                actions = intervene(actions, guidance(obs, episode_steps), envs.single_action_space)
-            except PolicyError as error:  # a failing rule ends the guidance, never the run
-                supervisor.report_failure(error, global_step, writer)
-                guidance = None
+                learned = act(obs, deterministic=False) if random_phase else actions
+                actions[guided] = intervene(learned, guidance_actions, envs.single_action_space)[guided]
 
         next_obs, rewards, terminations, truncations, infos = envs.step(actions)
         dones = terminations | truncations
@@ -462,6 +458,8 @@ if __name__ == "__main__":
         if problem := not_finite(real_next_obs, rewards):
             writer.fail(f"step {global_step:,}: {problem}")
         rb.add(obs, real_next_obs, actions, rewards, terminations)
+        transitions = obs, episode_steps, actions, rewards, real_next_obs, terminations, truncations
+        supervisor.observe(global_step, *transitions, writer)
         obs = next_obs
         episode_steps = np.where(dones, 0, episode_steps + 1)
 

@@ -68,6 +68,8 @@ class Episodes:
         self.present: list[Stretch | None] = [None] * num_envs
         self.unguided: deque[Stretch] = deque(maxlen=SHOWN_EPISODES)  # over, the latest last
         self.guided: deque[Stretch] = deque(maxlen=1)
+        self.over = 0  # unguided stretches that are over
+        self.whole_returns: deque[float] = deque(maxlen=1_000)  # of unguided episodes from reset to end
 
     def begin(self, env: int, global_step: int, start: int, guided: bool, uniform: bool) -> Stretch:
         """A stretch begins here."""
@@ -80,6 +82,9 @@ class Episodes:
         if stretch is None or not len(stretch):
             return None
         stretch.end = how
+        self.over += not stretch.guided
+        if stretch.whole and not stretch.guided:
+            self.whole_returns.append(float(sum(stretch.rewards)))
         (self.guided if stretch.guided else self.unguided).append(stretch)
         return stretch
 
@@ -93,6 +98,7 @@ class Episodes:
         return {
             "present": [None if s is None else packed(s) for s in self.present],
             "unguided": [packed(s) for s in self.unguided], "guided": [packed(s) for s in self.guided],
+            "over": self.over, "whole_returns": self.whole_returns,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -100,6 +106,8 @@ class Episodes:
         self.present = [None if s is None else unpacked(s) for s in state["present"]]
         self.unguided.extend(map(unpacked, state["unguided"]))
         self.guided.extend(map(unpacked, state["guided"]))
+        self.over = state["over"]
+        self.whole_returns.extend(state["whole_returns"])
 
 
 ARRAYS = ("obs", "actions", "next_obs", "rewards")
