@@ -4,7 +4,7 @@ A training script knows four things about it:
 
     supervisor = Supervisor(args, ...)               # once
     guidance = supervisor.consult(step, writer)      # when a guided window is over; None: do not intervene
-    a_g, mask = guidance(obs, t)                     # inside the window; t = steps of the episodes, mask = who is guided
+    a_g, mask = guidance(obs, t)                     # inside the window; t = steps of the episodes, mask = where
     supervisor.observe(step, ..., writer)            # after each step: what advisor and trial see
 
 It takes no step of its own: all that it learns from are training's own steps (docs/supervisor.md). What it is made of
@@ -17,9 +17,7 @@ Paper: "Efficient Soft Actor-Critic with LLM-Based Action-Level Guidance for Con
 import runpy
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,12 +27,12 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from supervision.answers import Advice, SupervisionError, gist
+from supervision.answers import gist
 from supervision.arguments import SupervisorArgs, check_args, warn_of_late_learning
 from supervision.bundled import Bundled, read_rule
-from supervision.chat import NOT_TRIED, REFUSED, Chat, Exchange, Question, RecordedChat
+from supervision.chat import Chat, Exchange, RecordedChat
+from supervision.consultation import Consultations, Decision
 from supervision.endpoint import ChatModel, a_server_is_named
-from supervision.episodes import Stretch
 from supervision.guidance import Guidance
 from supervision.prompts import PromptFolder, describe_env, rule_spaces
 from supervision.questions import Questions
@@ -42,24 +40,12 @@ from supervision.replay import GreedyVideos, record_video
 from supervision.sandbox.confinement import check_model_rules, check_platform
 from supervision.sandbox.messages import CPU_BUDGET, PolicyError, SandboxError
 from supervision.sandbox.policy import SandboxedPolicy, check_start
-from supervision.state import Deferred, Known, Interrupted, load_state, state_of
-from supervision.texts import code_block, for_console, for_tensorboard, say, tolerate_any_terminal
-from supervision.trial import Trial, Verdict, dry_run
+from supervision.state import Deferred, Interrupted, load_state, state_of
+from supervision.texts import for_console, for_tensorboard, say, tolerate_any_terminal
+from supervision.trial import dry_run
 from supervision.workbench import run_command
 
 __all__ = ["GreedyVideos", "PolicyError", "Supervisor", "SupervisorArgs", "record_video"]  # what scripts import
-
-SEEN = 1_000  # states of training on which a rule is tried before it acts
-MEMORY = 8  # past consultations that the advisor is told of, each in at most 900 characters
-
-
-@dataclass
-class Decision:
-    """What a consultation ended with."""
-
-    policy: SandboxedPolicy | None
-    verdict: str
-    advice: str = ""
 
 
 class Supervisor:
@@ -93,18 +79,10 @@ class Supervisor:
         self.folder = PromptFolder(args.env_id, args.prompt_dir, env_kwargs_given)
         self.seconds = 0.0  # wall time that supervision took
         self.ended = False
-        self.failures = 0  # windows that went unguided because of a failure
-        self.policy: SandboxedPolicy | None = None  # the last rule that was accepted
-        self.good: Known | None = None  # the last rule that a trial found good
-        self.ends = 0  # how often a trial ended the rule that no model writes
+        self.questions: Questions | None = None
         self.begin_again = False  # whether `consult` is to be called before the window is over
         self.unseen = False  # whether an unguided stretch is over since the last consultation
-        self.asked: Question | None = None  # to the coder, with its answer: the rule that is on trial
-        self.mend = ""  # why the coder's rule was ended, of which the coder is still to be told
         self.saved: dict[str, Any] | None = None  # the state before a consultation that was interrupted
-        self.advice: Advice | None = None  # the last one
-        self.consultations = 0
-        self.history: deque[str] = deque(maxlen=MEMORY)  # what was tried lately, for the advisor
         self.chat: Chat | None = None  # where models are asked
         self.consultation: Generator[Exchange, None, Decision] | None = None  # the one that is going on
         self.exchange: Exchange | None = None  # for which it waits
@@ -134,14 +112,14 @@ class Supervisor:
         env = self.env_fn(None)
         try:
             self.observation, self.action = rule_spaces(env)
-            self.bundled: Bundled | None = None  # the judge where no model is asked; None: guidance in every window
+            bundled: Bundled | None = None
             if self.mode in ("llm", "replay"):
                 self.load_questions(env)
                 self.description += f"; {self.folder.taken}"
                 log_dir = self.run_dir / "llm"
                 self.chat = RecordedChat(Path(args.llm_log), log_dir) if args.llm_log else ChatModel(args, log_dir)
             elif not args.guide_policy and not args.advisor_always:
-                self.bundled = Bundled.read(self.folder.bundled("bundled.toml"))
+                bundled = Bundled.read(self.folder.bundled("bundled.toml"))
             fixed = args.guide_policy or (self.folder.bundled("bundled_policy.py") if self.mode == "bundled" else None)
             self.fixed_source = None if fixed is None else read_rule(Path(fixed))
             check_start(strict=args.sandbox == "strict")
@@ -153,9 +131,12 @@ class Supervisor:
             raise ValueError(str(error)) from None
         finally:
             env.close()
-        always = args.advisor_always
-        pairs, share = (0, 0.0) if always else (args.trial_pairs, args.probe_share)
+        pairs, share = (0, 0.0) if args.advisor_always else (args.trial_pairs, args.probe_share)
         self.guidance = Guidance(self.envs.num_envs, self.action, args.guide_window, pairs, share)
+        self.consultations = Consultations(
+            args, self.guidance, self.start, self.tell, chat=self.chat, questions=self.questions, bundled=bundled,
+            fixed_source=self.fixed_source,
+        )  # fmt: skip
         warn_of_late_learning(args)
 
     def load_questions(self, env: gym.Env) -> None:
@@ -237,15 +218,14 @@ class Supervisor:
             self.begin_again = False
             self.guidance.stop()
             return None
-        if not (self.consultation or self.mend or self._has_seen_enough()):
+        if not (self.consultation or self.consultations.mend or self._has_seen_enough()):
             # nothing new can be said: the decision stands; before the first one the learner goes on alone
-            self.begin_again = self.consultations == 0
+            self.begin_again = self.consultations.count == 0
             return self.guiding
         started, before, log = time.time(), state_of(self), Deferred()
         self.begin_again = False
         if self.consultation is None:
-            self.consultation = self._consultation(global_step)
-        self.now, self.log = global_step, log
+            self.consultation = self.consultations.hold(global_step, log)
         try:
             with torch.random.fork_rng():
                 torch.manual_seed(self.args.seed + global_step)
@@ -255,7 +235,7 @@ class Supervisor:
             return None
         self.seconds += time.time() - started
         if decision is not None:
-            self._report(decision, log)
+            self._report(decision, global_step, log)
         else:
             self.guidance.stop()  # the window begins when the answer is there
         log.add_scalar("charts/guidance_active", float(self.guiding is not None), global_step)
@@ -270,7 +250,7 @@ class Supervisor:
     def _has_seen_enough(self) -> bool:
         """Whether the learner's own behaviour was seen since the last consultation; a fixed rule that nobody judges
         needs none of it."""
-        if self.args.advisor_always and (self.fixed_source is not None or self.policy is not None):
+        if self.args.advisor_always and (self.fixed_source is not None or self.consultations.count):
             return True
         going_on = self.guidance.episodes.present
         long = any(s is not None and not s.guided and len(s) >= self.args.guide_window // 10 for s in going_on)
@@ -289,22 +269,20 @@ class Supervisor:
             self.consultation = self.exchange = None
             return finished.value
 
-    def _report(self, decision: Decision, writer: SummaryWriter) -> None:
-        episodes = self.guidance.episodes
-        returns = [f"{sum(s.rewards):.4g}" for s in episodes.latest(guided=False) if s.whole][-3:]
+    def _report(self, decision: Decision, global_step: int, writer: SummaryWriter) -> None:
+        returns = [f"{r:.4g}" for r in list(self.guidance.episodes.whole_returns)[-3:]]
         seen = f"unguided returns {', '.join(returns)}" if returns else "no unguided episode is over yet"
         verdict, advice = decision.verdict, f"; advice: {gist(decision.advice)}" if decision.advice else ""
-        self.history.append(f"step {self.now}: {seen}{advice}; {gist(verdict)}")
-        self.consultations += 1
-        say(f"step {self.now:,}: supervisor: {seen}; {verdict}")
-        writer.add_text("supervisor/verdict", for_tensorboard(verdict), self.now)
-        scalars = {"supervisor/failures": self.failures, "supervisor/seconds": self.seconds}
+        self.consultations.history.append(f"step {global_step}: {seen}{advice}; {gist(verdict)}")
+        say(f"step {global_step:,}: supervisor: {seen}; {verdict}")
+        writer.add_text("supervisor/verdict", for_tensorboard(verdict), global_step)
+        scalars = {"supervisor/failures": self.consultations.failures, "supervisor/seconds": self.seconds}
         if self.chat is not None:
             scalars |= self.chat.scalars()
             if self.chat.closed:
                 say(f"supervisor: no model is asked any more in this run: {self.chat.closed}")
         for tag, value in scalars.items():
-            writer.add_scalar(tag, value, self.now)
+            writer.add_scalar(tag, value, global_step)
         self.unseen = False
 
     def observe(
@@ -329,69 +307,28 @@ class Supervisor:
         """
         if self.mode == "none" or self.ended:
             return
-        before = global_step - self.envs.num_envs
-        if self.guidance.failure is not None:
-            self._report_failure(before, writer)
-        seen = self.guidance.episodes.over
-        verdict = self.guidance.follow(
-            before, before < self.args.learning_starts, obs, t, actions, rewards, next_obs, terminations, truncations
-        )
-        self.unseen |= self.guidance.episodes.over > seen
+        guidance, before = self.guidance, global_step - self.envs.num_envs
+        if guidance.failure is not None:
+            error, guidance.failure = guidance.failure, None
+            self.consultations.failed(error, before)
+            writer.add_scalar("supervisor/failures", self.consultations.failures, before)
+            self._say(f"the rule failed, unguided until the next window: {error}", before, writer)
+        over = guidance.episodes.over
+        uniform = before < self.args.learning_starts
+        verdict = guidance.follow(before, uniform, obs, t, actions, rewards, next_obs, terminations, truncations)
+        self.unseen |= guidance.episodes.over > over
         if verdict is not None:
-            self._judge(verdict, global_step, writer)
+            writer.add_scalar("supervisor/trial_guided_return", verdict.guided, global_step)
+            writer.add_scalar("supervisor/trial_unguided_return", verdict.other, global_step)
+            if text := self.consultations.judged(verdict, global_step):
+                self._say(text, global_step, writer)
+                self.begin_again |= bool(self.consultations.mend)
 
-    def _judge(self, verdict: Verdict, global_step: int, writer: SummaryWriter) -> None:
-        """Act on a look at the trial: the rule goes on, or it ends and the last good one takes its place."""
-        writer.add_scalar("supervisor/trial_guided_return", verdict.guided, global_step)
-        writer.add_scalar("supervisor/trial_unguided_return", verdict.other, global_step)
-        rule, trial = self.policy, self.guidance.trial
-        if verdict.passed:
-            if trial.good:
-                self.good = Known(rule.source, trial.guided)
-            return
-        text = f"the rule made the behaviour worse: {verdict}"
-        self.history[-1] += f"; ended at step {global_step}: {text}"
-        self._drop_rule(global_step, writer)
-        self.ends += self.fixed_source is not None
-        known, self.good = self.good, None
-        if self.chat is not None and self.asked is not None:
-            self.chat.note("trial", text)
-        if known is not None and known.source != rule.source:
-            try:
-                self._begin(self.start(known.source), Trial(self.args.trial_pairs))
-                text += "; the last good rule guides again"
-            except (PolicyError, SandboxError) as error:
-                text += f"; the last good rule cannot be started again: {error}"
-        elif self.asked is not None and global_step < self.args.guide_end:
-            self.mend, self.begin_again = text, True
+    def _say(self, text: str, global_step: int, writer: SummaryWriter) -> None:
+        """What became of the rule in the middle of a window."""
         say(f"step {global_step:,}: supervisor: {text}")
         writer.add_text("supervisor/verdict", for_tensorboard(text), global_step)
-
-    def _begin(self, policy: SandboxedPolicy, trial: Trial) -> None:
-        """A rule guides from here on; the one before it is closed."""
-        if self.policy is not None and self.policy is not policy:
-            self.policy.close()
-        self.policy = policy
-        self.guidance.begin(policy, trial)
-
-    def _drop_rule(self, global_step: int, writer: SummaryWriter) -> None:
-        """The rule ends in the middle of a window."""
-        self.guidance.stop()
-        if self.policy is not None:
-            self.policy.close()
-        self.policy = None
-        writer.add_scalar("charts/guidance_active", 0.0, global_step)
-
-    def _report_failure(self, global_step: int, writer: SummaryWriter) -> None:
-        """Say that the rule failed while training; the rest of the window goes unguided."""
-        error, self.guidance.failure = self.guidance.failure, None
-        self.failures += 1
-        self.history[-1] += f"; at step {global_step} the rule failed: {gist(str(error))}"
-        self._note_failure(None, f"at step {global_step}: {error}")
-        say(f"step {global_step:,}: supervisor: the rule failed, unguided until the next window: {error}")
-        writer.add_text("supervisor/verdict", for_tensorboard(f"the rule failed: {error}"), global_step)
-        writer.add_scalar("supervisor/failures", self.failures, global_step)
-        self._drop_rule(global_step, writer)
+        writer.add_scalar("charts/guidance_active", float(self.guiding is not None), global_step)
 
     def end(self, global_step: int, writer: SummaryWriter) -> None:
         """The guided time is over: say what it took, stop the rule's process and close the environments.
@@ -402,7 +339,7 @@ class Supervisor:
             return
         self.ended = True
         guided, steps = self.guidance.steps - self.guidance.unguided_steps, self.guidance.steps
-        self.guidance.stop()
+        self.consultations.close_rule()
         if not self.interrupted():
             writer.add_scalar("charts/guidance_active", 0.0, global_step)
             say(
@@ -412,119 +349,6 @@ class Supervisor:
             if self.chat is not None:
                 self.chat.close(self.exchange, global_step, writer)
         self.consultation = self.exchange = None
-        if self.policy is not None:
-            self.policy.close()
-
-    # The parts of a consultation that ask a model are generators: they yield the exchange that must be over before
-    # they can go on, and whoever drives them blocks until then or trains.
-
-    def _consultation(self, step: int) -> Generator[Exchange, None, Decision]:
-        decision = Decision(None, "not intervening")
-        try:
-            if self.mend:
-                advice, decision.verdict = self.advice, ""
-            else:
-                self.asked = None
-                self.advice = advice = yield from self._advise(step)
-                said = "intervene" if advice.intervene else "do not intervene"
-                text = f"{advice.analysis}\n\n{advice.advice}"
-                self.tell(f"advice: {said}", text)
-                self.log.add_text("supervisor/advice", f"**{said}**\n\n{for_tensorboard(text)}", self.now)
-            decision.advice = advice.advice
-            if advice.intervene:
-                decision.policy, decision.verdict = yield from self._provide(step, advice)
-        except (SupervisionError, SandboxError) as error:
-            self.failures += 1
-            decision.verdict = f"unguided: {error}"
-        if decision.policy is None:
-            self.guidance.stop()
-        return decision
-
-    def _ask(self, question: Question) -> Generator[Exchange, None, str]:
-        if len(question.messages) > 2:
-            self.tell(f"to the {question.role}", question.messages[-1]["content"])
-        exchange = self.chat.ask(question)
-        yield exchange
-        answer = self.chat.finish(exchange)
-        self.tell(f"the {question.role} answers", answer)
-        return answer
-
-    def _advise(self, step: int) -> Generator[Exchange, None, Advice]:
-        has_rule = self.policy is not None
-        if self.args.advisor_always:
-            return Advice("No judgement (--advisor-always).", True, keep_current_policy=has_rule)
-        if self.chat is None:
-            if self.bundled is None:
-                return Advice("Guidance in every window (--guide-policy).", True, keep_current_policy=has_rule)
-            return self.bundled.advise(self.guidance.episodes.whole_returns, has_rule)
-        rule = self.policy.source if has_rule else None
-        question = self.questions.advisor(step, self.seen(), self.history, self.consultations, rule)
-        for may_repair in (True, False):
-            answer = yield from self._ask(question)
-            try:
-                advice = self.chat.advice_in(answer, has_rule)
-                break
-            except SupervisionError as error:
-                self.chat.note("verdict", f"{REFUSED}{error}")
-                if not may_repair:
-                    raise
-                reply = f"{error}. Answer again, with one JSON object as described and nothing else."
-                question = question.answered(answer, reply)
-        self.chat.note("verdict", "intervene" if advice.intervene else "do not intervene")
-        advice.analysis, advice.advice = self.chat.clean(advice.analysis), self.chat.clean(advice.advice)
-        advice.keep_current_policy &= has_rule
-        return advice
-
-    def _provide(
-        self, step: int, advice: Advice
-    ) -> Generator[Exchange, None, tuple[SandboxedPolicy | None, str]]:
-        """The rule for the window: the current one, a fixed one, or a coder's; None and why where there is none."""
-        if advice.keep_current_policy and self.policy is not None:
-            self.guidance.begin(self.policy, self.guidance.trial)
-            return self.policy, "guiding, with the rule as before"
-        if self.ends > 1:
-            return None, "unguided: two trials ended the rule"
-        question = None
-        if self.fixed_source is None and self.mend:
-            reply = f"Your rule acted in training and was ended: {self.mend}. Write a better one, or one that does less."
-            question, self.mend = self.asked.answered("", reply), ""
-        elif self.fixed_source is None:
-            question = self.questions.coder(step, advice.advice, self.seen(), self.policy and self.policy.source)
-        self.asked, feedback = None, ""
-        shown = [s for s in self.guidance.episodes.latest(guided=False)]
-        obs = [row for s in shown for row in s.obs][-SEEN:]
-        t = [s.start + i for s in shown for i in range(len(s.obs))][-SEEN:]
-        for _ in range(self.args.coder_attempts if question else 1):
-            answer = (yield from self._ask(question)) if question else ""
-            try:
-                source = self.chat.code_in(answer) if question else self.fixed_source
-                policy = dry_run(self.start(source), obs, t)
-            except SandboxError as error:  # no business of the coder's: it costs the window and no attempt
-                self._note_failure(question, f"{NOT_TRIED}{error}")
-                raise
-            except PolicyError as error:
-                feedback = str(error)
-                self._note_failure(question, f"{REFUSED}{feedback}" if question else feedback)
-                if question:
-                    reply = f"This answer was refused. Mend it. The reason:\n{feedback}"
-                    question = question.answered(answer, reply)
-                continue
-            self.tell("code that passed its check", policy.source)
-            if question:
-                self.chat.note("verdict", "guiding")
-                self.asked = question.answered(answer, "")
-            self.log.add_text("supervisor/code", code_block(policy.source), self.now)
-            self._begin(policy, Trial(self.args.trial_pairs, self.good.guided if self.good else deque()))
-            return policy, "guiding"
-        self.failures += 1
-        return None, f"unguided: {feedback}"
-
-    def _note_failure(self, question: Question | None, text: str) -> None:
-        """Put down that a rule failed: beside the coder's answer, a fixed or kept one beside the last exchange."""
-        if question:
-            self.chat.note("verdict", text)
-        elif self.chat is not None and self.chat.record:
-            self.chat.note("rule_failed", text)
 
 
 def training_script(name: str) -> SimpleNamespace:

@@ -25,7 +25,8 @@ class SupervisorArgs:
     guide_policy: str | None = None
     """file with a rule `policy(obs, t)` of your own, instead of a coder's"""
     advisor_always: bool = False
-    """the paper's ablation: no judgement (no advisor, no trial, no unguided episodes), guidance from `guide_start` to `guide_end`"""
+    """the paper's ablation: no judgement (no advisor, no trial, no unguided episodes), guidance from
+    `guide_start` to `guide_end`"""
     prompt_dir: str | None = None
     """folder of the prompt files and the bundled rule; None: `prompts/<env-id>` where it exists and `--env-kwargs` is
     the environment's default, which it describes, else `prompts/default` (discrete actions: `prompts/default-discrete`)
@@ -98,10 +99,10 @@ def warn_of_late_learning(args: Any) -> None:
     Args:
         args: the flags of SupervisorArgs, and a script's `learning_starts`.
     """
-    unused = min(args.learning_starts, args.guide_end) - args.guide_start
-    if unused > (args.guide_end - args.guide_start) / 2:
+    steps, unused = args.guide_end - args.guide_start, min(args.learning_starts, args.guide_end) - args.guide_start
+    if unused > steps / 2:
         say(
-            f"supervisor: WARNING: {unused:,} of the {args.guide_end - args.guide_start:,} steps of guidance come before "
-            f"the first update (--learning-starts {args.learning_starts:,}): the agent cannot learn while it is helped. "
+            f"supervisor: WARNING: {unused:,} of {steps:,} steps of guidance come before the first update "
+            f"(--learning-starts {args.learning_starts:,}): the agent cannot learn while it is helped. "
             "Lower --learning-starts, or raise --guide-end"
         )

@@ -45,7 +45,9 @@ class Bundled:
             because = f"{len(latest)} unguided episodes are over so far, {self.episodes} decide."
             return Advice(f"{because} {self.analysis}", True, self.advice, has_rule)
         mean = float(np.mean(latest))
-        because = f"Return {mean:.4g} of the last {self.episodes} unguided episodes, threshold {self.intervene_below:g}."
+        because = (
+            f"Return {mean:.4g} in the last {self.episodes} unguided episodes; threshold {self.intervene_below:g}."
+        )
         if mean >= self.intervene_below:
             return Advice(because, False)
         return Advice(f"{because} {self.analysis}", True, self.advice, has_rule)

@@ -1,21 +1,14 @@
 """What a checkpoint holds of the supervision: plain data, from which a run goes on to the bit."""
 
 from collections import deque
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from supervision.chat import Question
-from supervision.episodes import Stretch, packed, unpacked
+from supervision.consultation import Known
+from supervision.episodes import packed, unpacked
 from supervision.sandbox.messages import PolicyError, SandboxError
 from supervision.texts import say
-
-
-@dataclass
-class Known:
-    """A rule that a trial found good, to which the supervisor may return."""
-
-    source: str
-    guided: deque[Stretch]  # the episodes that it guided last
 
 
 class Interrupted(Exception):
@@ -45,16 +38,16 @@ def state_of(supervisor: Any) -> dict[str, Any]:
     """The state of a `Supervisor` between two consultations; one that goes on is begun again."""
     if supervisor.mode == "none":
         return {"mode": "none"}
-    policy, chat, good, asked = supervisor.policy, supervisor.chat, supervisor.good, supervisor.asked
+    chat, held = supervisor.chat, supervisor.consultations
+    rule, good, asked = held.rule, held.good, held.asked
     return {
-        "mode": supervisor.mode, "ended": supervisor.ended, "failures": supervisor.failures,
-        "seconds": supervisor.seconds, "consultations": supervisor.consultations, "history": list(supervisor.history),
-        "rule": None if policy is None else {"source": policy.source, "memory": policy.memory()},
+        "mode": supervisor.mode, "ended": supervisor.ended, "seconds": supervisor.seconds, "count": held.count,
+        "failures": held.failures, "ends": held.ends, "mend": held.mend, "history": list(held.history),
+        "rule": None if rule is None else {"source": rule.source, "memory": rule.memory()},
         "good": None if good is None else {"source": good.source, "guided": [packed(s) for s in good.guided]},
         "asked": None if asked is None else asdict(replace(asked, pictures=[])),
-        "mend": supervisor.mend, "ends": supervisor.ends, "unseen": supervisor.unseen,
         "guiding": supervisor.guiding is not None, "guidance": supervisor.guidance.state_dict(),
-        "waiting": supervisor.waiting, "chat": None if chat is None else chat.state_dict(),
+        "waiting": supervisor.waiting, "unseen": supervisor.unseen, "chat": None if chat is None else chat.state_dict(),
     }  # fmt: skip
 
 
@@ -63,22 +56,21 @@ def load_state(supervisor: Any, state: dict[str, Any]) -> None:
     if state["mode"] != supervisor.mode or supervisor.mode == "none":
         supervisor.begin_again = supervisor.mode != "none"
         return
-    supervisor.failures, supervisor.seconds = state["failures"], state["seconds"]
-    supervisor.consultations, supervisor.ended = state["consultations"], state["ended"]
-    supervisor.history.extend(state["history"])
-    supervisor.mend, supervisor.ends, supervisor.unseen = state["mend"], state["ends"], state["unseen"]
+    held = supervisor.consultations
+    supervisor.seconds, supervisor.ended = state["seconds"], state["ended"]
+    supervisor.begin_again, supervisor.unseen = state["waiting"], state["unseen"]
+    held.count, held.failures, held.ends, held.mend = (state[name] for name in ("count", "failures", "ends", "mend"))
+    held.history.extend(state["history"])
     if state["good"] is not None:
-        supervisor.good = Known(state["good"]["source"], deque(map(unpacked, state["good"]["guided"])))
-    if state["asked"] is not None:
-        supervisor.asked = Question(**state["asked"])
-    supervisor.begin_again = state["waiting"]
+        held.good = Known(state["good"]["source"], deque(map(unpacked, state["good"]["guided"])))
+    held.asked = Question(**state["asked"]) if state["asked"] else None
     if supervisor.chat is not None and state["chat"] is not None:
         supervisor.chat.load_state_dict(state["chat"])
     if state["rule"] is not None and not state["ended"]:
         try:
-            supervisor.policy = supervisor.start(state["rule"]["source"])
-            supervisor.policy.restore(state["rule"]["memory"])
+            held.rule = supervisor.start(state["rule"]["source"])
+            held.rule.restore(state["rule"]["memory"])
         except (PolicyError, SandboxError) as error:
-            supervisor.policy = None
+            held.rule = None
             say(f"supervisor: the rule could not be started again, unguided until the next window: {error}")
-    supervisor.guidance.load_state_dict(state["guidance"], supervisor.policy if state["guiding"] else None)
+    supervisor.guidance.load_state_dict(state["guidance"], held.rule if state["guiding"] else None)

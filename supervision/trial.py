@@ -69,8 +69,8 @@ class Verdict:
 class Trial:
     """Episodes that a rule guided from their reset to their end, against probes, which the learner acted alone.
 
-    Returns are compared over the first H steps, H = the longest guided episode: shorter horizons would refuse good rules
-    of sparse tasks, whose reward comes at the end, and miss those that fell a robot late.
+    Returns are compared over the first H steps, H = the longest guided episode: shorter horizons would refuse good
+    rules of sparse tasks, whose reward comes at the end, and miss those that fell a robot late.
     """
 
     pairs: int  # before the first look
