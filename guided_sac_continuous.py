@@ -55,8 +55,9 @@ class Args(ExperimentArgs, SupervisorArgs):
     """soft-update rate τ of the target networks, in (0, 1]"""
     batch_size: int = 256
     """transitions of an update"""
-    learning_starts: int = 5_000
-    """environment steps of uniformly random actions before the first update"""
+    learning_starts: int = 100
+    """environment steps of uniformly random actions before the first update; 100 as in Stable-Baselines3, on which the
+    paper is built, CleanRL has 5,000"""
     policy_lr: float = 3e-4
     """learning rate of the actor"""
     q_lr: float = 3e-4

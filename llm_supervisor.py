@@ -131,13 +131,29 @@ class Supervisor:
             raise ValueError(str(error)) from None
         finally:
             env.close()
+        self._watch(bundled)
+        warn_of_late_learning(args)
+
+    def prepare_to_ask(self) -> None:
+        """For `show-prompt`, which asks nobody: what questions are made of; raises ValueError as `prepare`."""
+        self.mode, self.fixed_source = "llm", None
+        env = self.env_fn(None)
+        try:
+            self.observation, self.action = rule_spaces(env)
+            self.load_questions(env)
+        finally:
+            env.close()
+        self._watch(None)
+
+    def _watch(self, bundled: Bundled | None) -> None:
+        """Make ready for what training shows."""
+        args = self.args
         pairs, share = (0, 0.0) if args.advisor_always else (args.trial_pairs, args.probe_share)
         self.guidance = Guidance(self.envs.num_envs, self.action, args.guide_window, pairs, share)
         self.consultations = Consultations(
             args, self.guidance, self.start, self.tell, chat=self.chat, questions=self.questions, bundled=bundled,
             fixed_source=self.fixed_source,
         )  # fmt: skip
-        warn_of_late_learning(args)
 
     def load_questions(self, env: gym.Env) -> None:
         """Read the prompt files and fill them with the environment's facts; raises ValueError as `prepare`."""
