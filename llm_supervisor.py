@@ -264,9 +264,9 @@ class Supervisor:
         return self.guidance if self.mode != "none" and self.guidance.policy is not None else None
 
     def _has_seen_enough(self) -> bool:
-        """Whether the learner's own behaviour was seen since the last consultation; a fixed rule that nobody judges
-        needs none of it."""
-        if self.args.advisor_always and (self.fixed_source is not None or self.consultations.count):
+        """Whether there is something new to decide on: an unguided stretch of the learner's. A rule that is there
+        already begins without one, for its trial follows."""
+        if self.fixed_source is not None and (self.args.advisor_always or not self.consultations.count):
             return True
         going_on = self.guidance.episodes.present
         long = any(s is not None and not s.guided and len(s) >= self.args.guide_window // 10 for s in going_on)
