@@ -79,6 +79,7 @@ class Supervisor:
         self.folder = PromptFolder(args.env_id, args.prompt_dir, env_kwargs_given)
         self.seconds = 0.0  # wall time that supervision took
         self.ended = False
+        self.active = 0.0, -1  # the last `charts/guidance_active`, and its step
         self.questions: Questions | None = None
         self.begin_again = False  # whether `consult` is to be called before the window is over
         self.unseen = False  # whether an unguided stretch is over since the last consultation
@@ -254,7 +255,7 @@ class Supervisor:
             self._report(decision, global_step, log)
         else:
             self.guidance.stop()  # the window begins when the answer is there
-        log.add_scalar("charts/guidance_active", float(self.guiding is not None), global_step)
+        self._log_guidance(global_step, log)
         log.write_to(writer)
         return self.guiding
 
@@ -344,7 +345,16 @@ class Supervisor:
         """What became of the rule in the middle of a window."""
         say(f"step {global_step:,}: supervisor: {text}")
         writer.add_text("supervisor/verdict", for_tensorboard(text), global_step)
-        writer.add_scalar("charts/guidance_active", float(self.guiding is not None), global_step)
+        self._log_guidance(global_step, writer)
+
+    def _log_guidance(self, global_step: int, writer: SummaryWriter) -> None:
+        """Whether a rule guides, as a step: TensorBoard joins points by straight lines."""
+        active, (before, since) = float(self.guiding is not None), self.active
+        if active != before and since < global_step - 1:
+            writer.add_scalar("charts/guidance_active", before, global_step - 1)
+        self.active = active, global_step
+        writer.add_scalar("charts/guidance_active", active, global_step)
+        writer.add_scalar("supervisor/guided_steps", self.guidance.steps - self.guidance.unguided_steps, global_step)
 
     def end(self, global_step: int, writer: SummaryWriter) -> None:
         """The guided time is over: say what it took, stop the rule's process and close the environments.
@@ -357,7 +367,7 @@ class Supervisor:
         guided, steps = self.guidance.steps - self.guidance.unguided_steps, self.guidance.steps
         self.consultations.close_rule()
         if not self.interrupted():
-            writer.add_scalar("charts/guidance_active", 0.0, global_step)
+            self._log_guidance(global_step, writer)
             say(
                 f"step {global_step:,}: supervisor: the guided time is over; the rule acted in {guided:,} of "
                 f"{steps:,} steps; supervision took {self.seconds:.1f} s; videos and logs are in {self.run_dir}"

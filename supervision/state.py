@@ -47,7 +47,8 @@ def state_of(supervisor: Any) -> dict[str, Any]:
         "good": None if good is None else {"source": good.source, "guided": [packed(s) for s in good.guided]},
         "asked": None if asked is None else asdict(replace(asked, pictures=[])),
         "guiding": supervisor.guiding is not None, "guidance": supervisor.guidance.state_dict(),
-        "waiting": supervisor.waiting, "unseen": supervisor.unseen, "chat": None if chat is None else chat.state_dict(),
+        "waiting": supervisor.waiting, "active": supervisor.active, "unseen": supervisor.unseen,
+        "chat": None if chat is None else chat.state_dict(),
     }  # fmt: skip
 
 
@@ -59,6 +60,7 @@ def load_state(supervisor: Any, state: dict[str, Any]) -> None:
     held = supervisor.consultations
     supervisor.seconds, supervisor.ended = state["seconds"], state["ended"]
     supervisor.begin_again, supervisor.unseen = state["waiting"], state["unseen"]
+    supervisor.active = tuple(state["active"])
     held.count, held.failures, held.ends, held.mend = (state[name] for name in ("count", "failures", "ends", "mend"))
     held.history.extend(state["history"])
     if state["good"] is not None:
