@@ -574,7 +574,7 @@ if __name__ == "__main__":
         last_step = global_step >= args.total_timesteps
         if args.eval_frequency and (global_step % args.eval_frequency < args.num_envs or last_step):
             evaluator.run(act, global_step, writer)
-        progress.report(global_step, recent_returns)
+        progress.report(global_step, recent_returns, "guided" if supervisor.guiding else "")
 
     checkpoints.finish(global_step, loop, interrupts.received is not None, writer)
     supervisor.end(global_step, writer)

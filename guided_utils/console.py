@@ -128,8 +128,13 @@ class Progress:
         """Since the run began, or went on."""
         return int((global_step - self.first) / max(self.seconds, 1e-9))
 
-    def report(self, global_step: int, recent_returns: Sequence[float]) -> None:
-        """Print a line if it is time for one, and at the last step."""
+    def report(self, global_step: int, recent_returns: Sequence[float], behaviour: str = "") -> None:
+        """Print a line if it is time for one, and at the last step.
+
+        Args:
+            recent_returns: of the last training episodes.
+            behaviour: whose they are, where that is not the learner alone.
+        """
         last = global_step >= self.total_timesteps
         before, step_before = self.marks[-1]
         if self.seconds - before < self.SECONDS and not last:
@@ -142,5 +147,5 @@ class Progress:
             if not last:
                 line += f"  {timedelta(seconds=int((self.total_timesteps - global_step) / rate))} left"
         mean = f"{np.mean(recent_returns):.1f}" if recent_returns else "-"
-        print(f"{line}  return {mean}", flush=True)
+        print(f"{line}  return {mean}{behaviour and f' ({behaviour})'}", flush=True)
         self.marks.append((self.seconds, global_step))
