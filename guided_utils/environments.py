@@ -1,5 +1,6 @@
 """Environments: making one with errors that say what was wrong, and the spaces in which the scripts train."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -123,6 +124,8 @@ class EpisodeTape(gym.Wrapper):
     changed in place, also as an episode's last observation.
     """
 
+    on_step: Callable[[bool], None] | None = None  # told after each step whether the episode is over; not in `play`
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         self.seed, self.actions = seed, []
         # a reset without a seed goes on with the environment's random numbers as they are now
@@ -131,6 +134,12 @@ class EpisodeTape(gym.Wrapper):
         return np.array(obs), info
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        obs, reward, terminated, truncated, info = self._step(action)
+        if self.on_step is not None:
+            self.on_step(terminated or truncated)
+        return obs, reward, terminated, truncated, info
+
+    def _step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
         self.actions.append(np.array(action))
         obs, reward, terminated, truncated, info = self.env.step(action)
         return np.array(obs), reward, terminated, truncated, info
@@ -149,7 +158,7 @@ class EpisodeTape(gym.Wrapper):
             self.unwrapped.np_random.bit_generator.state = state["generator"]
         obs, _ = self.reset(seed=state["seed"])
         for action in state["actions"] if state["actions"] is not None else ():
-            obs, *_ = self.step(action)
+            obs, *_ = self._step(action)
         return obs
 
 

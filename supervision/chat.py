@@ -5,6 +5,7 @@ import difflib
 import json
 import logging
 import math
+import re
 import threading
 import time
 from collections import deque
@@ -39,7 +40,7 @@ class Question:
     step: int  # global step of the consultation
     prompt_sha256: str  # of the prompt file
     messages: list[dict[str, str]]  # text turns: system, user, then assistant and user in turn
-    pictures: list[tuple[int, bytes]] = field(default_factory=list)  # (step of the replay, JPEG), for the first turn
+    pictures: list[tuple[str, bytes]] = field(default_factory=list)  # (what it shows, JPEG), for the first turn
 
     def answered(self, answer: str, reply: str) -> "Question":
         """The conversation after an answer that was not usable and our reply to it."""
@@ -62,8 +63,8 @@ class Question:
             head, turn = messages[:2]
             messages[:2], first = [{"role": "user", "content": f"{head['content']}\n\n{turn['content']}"}], 0
         if pictures and self.pictures:
-            steps = [step for step, _ in self.pictures]
-            text = f"{messages[first]['content']}\n\nFrames of the replay at steps {steps}:"
+            shown = ", ".join(what for what, _ in self.pictures)
+            text = f"{messages[first]['content']}\n\nPictures of steps that are in the tables above, in order: {shown}."
             urls = [f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" for _, jpeg in self.pictures]
             messages[first] = {"role": "user", "content": [{"type": "text", "text": text}]
                                + [{"type": "image_url", "image_url": {"url": url}} for url in urls]}  # fmt: skip
@@ -267,7 +268,7 @@ class Chat:
     def _log(self, question: Question, result: Result) -> None:
         name = f"{self.number:04d}-{question.role}"
         self.number += 1
-        names = [f"{name}-frame-{step:06d}.jpg" for step, _ in question.pictures]
+        names = [f"{name}-frame-{re.sub('[^a-z0-9]+', '-', what)}.jpg" for what, _ in question.pictures]
         for image_name, (_, jpeg) in zip(names, question.pictures, strict=True):
             self._keep(self.log_dir / image_name, jpeg)
         self.path = self.log_dir / f"{name}.json"
