@@ -32,12 +32,13 @@ from supervision.arguments import SupervisorArgs, check_args
 from supervision.bundled import Bundled, read_rule
 from supervision.chat import NOT_TRIED, REFUSED, Chat, Exchange, Question, RecordedChat
 from supervision.endpoint import ChatModel, a_server_is_named
+from supervision.guidance import Guidance
 from supervision.prompts import RANDOM_STEPS, PromptFolder, describe_env, rule_spaces
 from supervision.questions import Questions
 from supervision.replay import GreedyVideos, Recorder, Replay, record_video
 from supervision.sandbox.confinement import check_model_rules, check_platform
-from supervision.sandbox.messages import CPU_BUDGET, PolicyError, SandboxError
-from supervision.sandbox.policy import SandboxedPolicy, check_start
+from supervision.sandbox.messages import PolicyError, SandboxError
+from supervision.sandbox.policy import check_start
 from supervision.state import Deferred, Interrupted, load_state, state_of
 from supervision.texts import code_block, for_console, for_tensorboard, say, tolerate_any_terminal
 from supervision.trial import AuditionFailed, Auditions, dry_run, random_states
@@ -53,7 +54,7 @@ class Decision:
     """What a consultation ended with."""
 
     replay: Replay
-    policy: SandboxedPolicy | None
+    policy: Guidance | None
     verdict: str
     advice: str = ""
 
@@ -96,8 +97,8 @@ class Supervisor:
         self.seconds = 0.0  # wall time that supervision took
         self.ended = False
         self.failures = 0  # windows that went unguided because of a failure
-        self.policy: SandboxedPolicy | None = None  # the last rule that was accepted
-        self.guidance: SandboxedPolicy | None = None  # the rule that guides now
+        self.policy: Guidance | None = None  # the last rule that was accepted
+        self.guidance: Guidance | None = None  # the rule that guides now
         self.begin_again = False  # of a run that goes on: whether a consultation was cut off
         self.saved: dict[str, Any] | None = None  # the state before a consultation that was interrupted
         self.advice: Advice | None = None  # the last one
@@ -186,19 +187,16 @@ class Supervisor:
             name = self.args.guide_policy or self.folder.path / "bundled_policy.py"
             raise ValueError(f"the guidance policy {name} fails: {error}") from None
 
-    def start(self, source: str) -> SandboxedPolicy:
+    def start(self, source: str) -> Guidance:
         """Check a rule statically and start its process.
 
         Raises:
             PolicyError: the rule is at fault.
             SandboxError: its process could not be started.
         """
-        # a rule that was in time in the recorded run may take longer on this machine
-        repeated = {"call_timeout": 10.0, "start_timeout": 60.0}
-        deadlines = repeated if self.mode == "replay" else {"cpu_budget": CPU_BUDGET}
-        return SandboxedPolicy(
-            source, observation=self.observation, action=self.action, seed=self.args.seed,
-            strict=self.args.sandbox == "strict", warn_when_slow=self.fixed_source is not None, **deadlines,
+        return Guidance(
+            source, repeated=self.mode == "replay", observation=self.observation, action=self.action,
+            seed=self.args.seed, strict=self.args.sandbox == "strict", warn_when_slow=self.fixed_source is not None,
         )  # fmt: skip
 
     @property
@@ -219,9 +217,7 @@ class Supervisor:
         """Go on from there, after `prepare`."""
         load_state(self, state)
 
-    def consult(
-        self, global_step: int, recent_returns: Sequence[float], writer: SummaryWriter
-    ) -> SandboxedPolicy | None:
+    def consult(self, global_step: int, recent_returns: Sequence[float], writer: SummaryWriter) -> Guidance | None:
         """Decide about the next window.
 
         Uses environments and random numbers of its own: the training's are left as they were.
@@ -256,6 +252,8 @@ class Supervisor:
         if decision is not None:
             self._report(decision, log)
             self.guidance = decision.policy
+            if self.guidance is not None:
+                self.guidance.guide(global_step, self.chat.failure if self.chat else None)
         log.add_scalar("charts/guidance_active", float(self.guidance is not None), global_step)
         log.write_to(writer)
         return self.guidance
@@ -380,7 +378,7 @@ class Supervisor:
 
     def _provide(
         self, step: int, advice: Advice, replay: Replay
-    ) -> Generator[Exchange, None, tuple[SandboxedPolicy | None, str]]:
+    ) -> Generator[Exchange, None, tuple[Guidance | None, str]]:
         """The rule for the window: the current one, a fixed one, or a coder's; None and why where there is none."""
         kept = self.policy if advice.keep_current_policy else None
         question = None

@@ -1,6 +1,10 @@
 """What a checkpoint holds of the supervision: plain data, from which a run goes on to the bit."""
 
+import math
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from supervision.sandbox.messages import PolicyError, SandboxError
 from supervision.texts import say
@@ -38,7 +42,9 @@ def state_of(supervisor: Any) -> dict[str, Any]:
         "mode": supervisor.mode, "ended": supervisor.ended, "failures": supervisor.failures,
         "seconds": supervisor.seconds, "consultations": supervisor.consultations, "history": list(supervisor.history),
         "steps": [supervisor.preparing_steps, supervisor.recorder.steps, supervisor.auditions.steps],
-        "rule": None if policy is None else {"source": policy.source, "memory": policy.memory()},
+        "rule": None if policy is None else {
+            "source": policy.source, "memory": policy.memory(), "step": policy.step,
+        },
         "guiding": supervisor.guidance is not None, "waiting": supervisor.waiting,
         "chat": None if chat is None else chat.state_dict(),
     }  # fmt: skip
@@ -58,10 +64,26 @@ def load_state(supervisor: Any, state: dict[str, Any]) -> None:
         supervisor.chat.load_state_dict(state["chat"])
     if state["rule"] is None or state["ended"]:
         return
+    rule, guiding = state["rule"], state["guiding"]
     try:
-        supervisor.policy = supervisor.start(state["rule"]["source"])
-        supervisor.policy.restore(state["rule"]["memory"])
+        supervisor.policy = supervisor.start(rule["source"])
+        supervisor.policy.restore(rule["memory"])
+        step = rule.get("step", -math.inf)  # which the first checkpoints lack
+        supervisor.policy.guide(step, supervisor.chat.failure if supervisor.chat else None)
+        supervisor.guidance = supervisor.policy if guiding else None
     except (PolicyError, SandboxError) as error:
+        lost = f"it could not be started again: {error}"
         supervisor.policy = None
-        say(f"supervisor: the rule could not be started again, unguided until the next window: {error}")
-    supervisor.guidance = supervisor.policy if state["guiding"] else None
+        if guiding:
+            supervisor.guidance = _failing(lost)
+        else:
+            say(f"supervisor: the last rule is gone: {lost}")
+
+
+def _failing(why: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """A rule that fails at its first call, where training reports and records it as of any other rule."""
+
+    def fail(obs: np.ndarray, t: np.ndarray) -> np.ndarray:
+        raise PolicyError(why)
+
+    return fail
