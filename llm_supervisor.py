@@ -30,6 +30,7 @@ from torch.utils.tensorboard import SummaryWriter
 from supervision.answers import gist
 from supervision.arguments import SupervisorArgs, check_args, warn_of_late_learning
 from supervision.bundled import Bundled, read_rule
+from supervision.camera import Camera
 from supervision.chat import Chat, Exchange, RecordedChat
 from supervision.consultation import Consultations, Decision
 from supervision.endpoint import ChatModel, a_server_is_named
@@ -150,7 +151,10 @@ class Supervisor:
         """Make ready for what training shows."""
         args = self.args
         pairs, share = (0, 0.0) if args.advisor_always else (args.trial_pairs, args.probe_share)
-        self.guidance = Guidance(self.envs.num_envs, self.action, args.guide_window, pairs, share)
+        self.camera = Camera(args, self.envs, self.env_fn, self.run_dir)
+        self.guidance = Guidance(
+            self.envs.num_envs, self.action, args.guide_window, pairs, share, args.learning_starts, self.camera.follow
+        )
         self.consultations = Consultations(
             args, self.guidance, self.start, self.tell, chat=self.chat, questions=self.questions, bundled=bundled,
             fixed_source=self.fixed_source,
@@ -195,9 +199,9 @@ class Supervisor:
             PolicyError: the rule is at fault.
             SandboxError: its process could not be started.
         """
-        # a rule that was in time in the recorded run may take longer on this machine
-        repeated = {"call_timeout": 10.0, "start_timeout": 60.0}
-        deadlines = repeated if self.mode == "replay" else {"cpu_budget": CPU_BUDGET}
+        # whether a rule was in time is the recorded machine's word, and this one may be slower
+        patient = {"call_timeout": 60.0, "start_timeout": 60.0}
+        deadlines = patient if self.mode == "replay" else {"cpu_budget": CPU_BUDGET}
         return SandboxedPolicy(
             source, observation=self.observation, action=self.action, seed=self.args.seed,
             strict=self.args.sandbox == "strict", warn_when_slow=self.fixed_source is not None, **deadlines,
@@ -235,12 +239,16 @@ class Supervisor:
             self.begin_again = False
             self.guidance.stop()
             return None
+        self.guidance.open()
         if not (self.consultation or self.consultations.mend or self._has_seen_enough()):
             # nothing new can be said: the decision stands; before the first one the learner goes on alone
             self.begin_again = self.consultations.count == 0
             return self.guiding
         started, before, log = time.time(), state_of(self), Deferred()
         self.begin_again = False
+        if self.chat is not None:
+            for stretch in (*self.guidance.episodes.latest(guided=False), *self.guidance.episodes.latest(guided=True)):
+                self.camera.develop(stretch)
         if self.consultation is None:
             self.consultation = self.consultations.hold(global_step, log)
         try:
@@ -252,7 +260,10 @@ class Supervisor:
             return None
         self.seconds += time.time() - started
         if decision is not None:
+            self.guidance.recorded = self.chat.failure if self.chat is not None else None
             self._report(decision, global_step, log)
+            self.camera.save(global_step, log)
+            self.camera.window(self.consultations.count, asked=self.chat is not None)
         else:
             self.guidance.stop()  # the window begins when the answer is there
         self._log_guidance(global_step, log)
@@ -322,7 +333,7 @@ class Supervisor:
             actions: as executed.
             next_obs: the true successors.
         """
-        if self.mode == "none" or self.ended:
+        if self.mode == "none":
             return
         guidance, before = self.guidance, global_step - self.envs.num_envs
         if guidance.failure is not None:
@@ -331,8 +342,7 @@ class Supervisor:
             writer.add_scalar("supervisor/failures", self.consultations.failures, before)
             self._say(f"the rule failed, unguided until the next window: {error}", before, writer)
         over = guidance.episodes.over
-        uniform = before < self.args.learning_starts
-        verdict = guidance.follow(before, uniform, obs, t, actions, rewards, next_obs, terminations, truncations)
+        verdict = guidance.follow(before, obs, t, actions, rewards, next_obs, terminations, truncations)
         self.unseen |= guidance.episodes.over > over
         if verdict is not None:
             writer.add_scalar("supervisor/trial_guided_return", verdict.guided, global_step)
@@ -361,7 +371,11 @@ class Supervisor:
 
         A run that was interrupted says nothing: it goes on.
         """
-        if self.mode == "none" or self.ended:
+        if self.mode == "none":
+            return
+        if global_step >= self.args.total_timesteps or self.interrupted():
+            self.camera.finish(global_step, writer)
+        if self.ended:
             return
         self.ended = True
         guided, steps = self.guidance.steps - self.guidance.unguided_steps, self.guidance.steps

@@ -73,6 +73,10 @@ def load_state(supervisor: Any, state: dict[str, Any]) -> None:
             held.rule = supervisor.start(state["rule"]["source"])
             held.rule.restore(state["rule"]["memory"])
         except (PolicyError, SandboxError) as error:
-            held.rule = None
-            say(f"supervisor: the rule could not be started again, unguided until the next window: {error}")
+            held.rule, lost = None, f"it could not be started again: {error}"
+            if state["guiding"]:  # reported and recorded behind the first step, as of any other rule
+                supervisor.guidance.failure = PolicyError(lost)
+            else:
+                say(f"supervisor: the last rule is gone: {lost}")
     supervisor.guidance.load_state_dict(state["guidance"], held.rule if state["guiding"] else None)
+    supervisor.guidance.recorded = supervisor.chat.failure if supervisor.chat is not None else None
