@@ -35,6 +35,7 @@ from guided_utils.environments import (
 from guided_utils.evaluation import Evaluator
 from guided_utils.interrupts import Interrupts
 from guided_utils.optimisation import Gradients, minimise, parameters_of, take_step
+from guided_utils.memory import check_memory
 from guided_utils.settings import ExperimentArgs, one_line_errors, parse_args, parse_env_kwargs
 from guided_utils.statistics import RunningMeanStd
 
@@ -517,6 +518,7 @@ if __name__ == "__main__":
         evaluator = Evaluator(args, lambda i: make_run_env(args.env_id, args.seed, i, False, run_name)())
         discrete = isinstance(envs.single_action_space, gym.spaces.Discrete)
         if discrete and args.alpha == 0:
+        check_memory(ReplayBuffer(args.buffer_size, envs, torch.device("meta")).transitions, args, device)
             raise ValueError("--alpha is the temperature of the policy softmax(min Q / α): it must be above 0")
         if discrete and (args.compile or args.precision != "fp32"):
             raise ValueError("--compile and --precision bf16 are for continuous actions only")

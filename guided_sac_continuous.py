@@ -26,6 +26,7 @@ from guided_utils.environments import EpisodeTape, clip_action, make, not_finite
 from guided_utils.environments import check_continuous_spaces as check_spaces
 from guided_utils.evaluation import Evaluator
 from guided_utils.interrupts import Interrupts
+from guided_utils.memory import check_memory
 from guided_utils.optimisation import Gradients, parameters_of, take_step
 from guided_utils.settings import ExperimentArgs, one_line_errors, parse_args, parse_env_kwargs
 from llm_supervisor import PolicyError, Supervisor, SupervisorArgs
@@ -316,6 +317,7 @@ if __name__ == "__main__":
         check_spaces(envs.envs[0])
         evaluator = Evaluator(args, lambda i: make_run_env(args.env_id, args.seed, i, False, run_name)())
 
+        check_memory(ReplayBuffer(args.buffer_size, envs, torch.device("meta")).transitions, args, device)
     actor = Actor(envs).to(device)
     qf, qf_target = SoftQNetwork(envs).to(device), SoftQNetwork(envs).to(device)
     qf_target.load_state_dict(qf.state_dict())

@@ -26,6 +26,7 @@ from guided_utils.environments import EpisodeTape, integer_observations, make, n
 from guided_utils.environments import check_discrete_spaces as check_spaces
 from guided_utils.evaluation import Evaluator
 from guided_utils.interrupts import Interrupts
+from guided_utils.memory import check_memory
 from guided_utils.optimisation import minimise
 from guided_utils.settings import ExperimentArgs, one_line_errors, parse_args, parse_env_kwargs
 from llm_supervisor import PolicyError, Supervisor, SupervisorArgs
@@ -376,6 +377,7 @@ if __name__ == "__main__":
         check_spaces(envs.envs[0])
         evaluator = Evaluator(args, lambda i: make_run_env(args.env_id, args.seed, i, False, run_name)())
 
+        check_memory(ReplayBuffer(args.buffer_size, envs, torch.device("meta")).transitions, args, device)
     qf, qf_target = DiscreteSoftQNetwork(envs).to(device), DiscreteSoftQNetwork(envs).to(device)
     qf_target.load_state_dict(qf.state_dict())
     modules = [qf]  # saved; the first one holds the policy
