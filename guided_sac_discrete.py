@@ -22,7 +22,7 @@ import torch.optim as optim
 
 from guided_utils.checkpoint import Checkpoints, claim_run
 from guided_utils.console import Progress, end_run, open_log
-from guided_utils.environments import EpisodeTape, integer_observations, make, not_finite, seeds_of, tensor_dtype
+from guided_utils.environments import EpisodeTape, flat, integer_observations, make, not_finite, seeds_of, tensor_dtype
 from guided_utils.environments import check_discrete_spaces as check_spaces
 from guided_utils.evaluation import Evaluator
 from guided_utils.interrupts import Interrupts
@@ -139,6 +139,8 @@ def make_env(
         else:
             env = make_with(render_mode)
         env = integer_observations(env)  # (k,) int64 where they are discrete
+        if not flat(env):
+            env = gym.wrappers.FlattenObservation(env)  # of a Dict, a Tuple, …: one vector
         env = EpisodeTape(gym.wrappers.RecordEpisodeStatistics(env))
         env.action_space.seed(seed)
         return env
@@ -375,9 +377,9 @@ if __name__ == "__main__":
         )
         envs.action_space.seed(args.seed)
         check_spaces(envs.envs[0])
+        check_memory(ReplayBuffer(args.buffer_size, envs, torch.device("meta")).transitions, args, device)
         evaluator = Evaluator(args, lambda i: make_run_env(args.env_id, args.seed, i, False, run_name)())
 
-        check_memory(ReplayBuffer(args.buffer_size, envs, torch.device("meta")).transitions, args, device)
     qf, qf_target = DiscreteSoftQNetwork(envs).to(device), DiscreteSoftQNetwork(envs).to(device)
     qf_target.load_state_dict(qf.state_dict())
     modules = [qf]  # saved; the first one holds the policy

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -139,6 +139,20 @@ class PatientFileWriter(FileWriter):
         self.event_writer = EventFile(log_dir)
 
 
+_open: list["RunLog"] = []  # the log of the run that goes on in this process
+
+
+def end_run_with(message: str) -> NoReturn:
+    """End the run with one line and exit status 1 from where its log is not at hand, or before there is one."""
+    from guided_utils.checkpoint import leave_nothing  # here: it imports this module
+
+    for log in _open:
+        log.fail(message)
+    leave_nothing()
+    put_back()
+    raise SystemExit(f"error: {message}")
+
+
 class RunLog(SummaryWriter):
     """SummaryWriter whose file survives a failing disk, and which stops a run whose losses are no numbers any more.
 
@@ -149,6 +163,7 @@ class RunLog(SummaryWriter):
     def __init__(self, log_dir: str, purge_step: int | None = None):
         self.unwritten = Unwritten()
         super().__init__(log_dir, purge_step=purge_step)
+        _open[:] = [self]
 
     def _get_file_writer(self) -> FileWriter:
         if self.file_writer is None:
@@ -172,8 +187,14 @@ class RunLog(SummaryWriter):
         """Return when all that was logged is on the disk, or reported as unwritten."""
         self._get_file_writer().event_writer.flush(sync=True)
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str) -> NoReturn:
         """End the run with one line and exit status 1, its log written."""
         self.close()
         put_back()
         raise SystemExit(f"error: {message}")
+
+    def close(self) -> None:
+        """As SummaryWriter's."""
+        super().close()
+        if self in _open:
+            _open.remove(self)
