@@ -198,3 +198,52 @@ class RunLog(SummaryWriter):
         super().close()
         if self in _open:
             _open.remove(self)
+
+
+class Written(logging.Handler):
+    """Paths of the videos that were written and not yet logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paths: deque[str] = deque()
+        logger = logging.getLogger("guided_sac.videos")
+        logger.handlers, logger.propagate = [self], False
+        logger.setLevel(logging.INFO)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.paths.append(str(record.msg))
+
+
+class TrackedLog(RunLog):
+    """RunLog of a run that wandb follows: wandb reads the event file by itself, videos of training are logged here.
+
+    Whoever writes one reports its path to `logging.getLogger("guided_sac.videos")`. (wandb's own way, `monitor_gym`,
+    fails when an environment is closed, since Gymnasium 1.0.)
+    """
+
+    def __init__(self, log_dir: str, purge_step: int | None = None):
+        self.videos, self.step = Written(), 0
+        super().__init__(log_dir, purge_step)
+
+    def add_scalar(self, tag: str, scalar_value: Any, global_step: int | None = None, **options: Any) -> None:
+        """As RunLog's; a video that was written since the last point belongs to this step."""
+        super().add_scalar(tag, scalar_value, global_step, **options)
+        self.step = self.step if global_step is None else global_step
+        self._log_videos()
+
+    def _log_videos(self) -> None:
+        import wandb
+
+        while self.videos.paths:
+            path = self.videos.paths.popleft()
+            try:
+                wandb.log({"videos/training": wandb.Video(path, format="mp4"), "global_step": self.step})
+                self.unwritten.logger.info("videos for wandb")
+            except Exception as error:  # a full disk, a server that is away: wandb raises many things
+                reason = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
+                self.unwritten.logger.error("videos for wandb", reason)
+
+    def close(self) -> None:
+        """As RunLog's; the last episode's video is written when the environments are closed."""
+        self._log_videos()
+        super().close()

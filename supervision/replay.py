@@ -20,6 +20,7 @@ from supervision.pictures import add_gif, as_picture, check_written, frame_rate,
 from supervision.texts import for_console, say
 
 UNWRITTEN = logging.getLogger("guided_sac.unwritten")  # told of what a disk or an encoder did not take
+VIDEOS = logging.getLogger("guided_sac.videos")  # told of each video of training
 
 
 @dataclass
@@ -354,6 +355,7 @@ class Videos(gym.wrappers.RecordVideo):
         try:
             super().stop_recording()
             check_written(path)
+            VIDEOS.info(path)
         except Exception as error:  # a full disk, a missing encoder: moviepy raises many things, many lines long
             if isinstance(error, OSError):
                 UNWRITTEN.error("videos", in_one_line(error))
