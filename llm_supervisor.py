@@ -334,6 +334,8 @@ class Supervisor:
         verdict = guidance.follow(before, uniform, obs, t, actions, rewards, next_obs, terminations, truncations)
         self.unseen |= guidance.episodes.over > over
         if verdict is not None:
+            writer.add_scalar("supervisor/guided_steps", guidance.steps - guidance.unguided_steps, global_step)
+            writer.add_scalar("supervisor/trial_passed", float(verdict.passed), global_step)
             writer.add_scalar("supervisor/trial_guided_return", verdict.guided, global_step)
             writer.add_scalar("supervisor/trial_unguided_return", verdict.other, global_step)
             if text := self.consultations.judged(verdict, global_step):
@@ -358,6 +360,7 @@ class Supervisor:
         self.consultations.close_rule()
         if not self.interrupted():
             writer.add_scalar("charts/guidance_active", 0.0, global_step)
+            writer.add_scalar("supervisor/guided_steps", guided, global_step)
             say(
                 f"step {global_step:,}: supervisor: the guided time is over; the rule acted in {guided:,} of "
                 f"{steps:,} steps; supervision took {self.seconds:.1f} s; videos and logs are in {self.run_dir}"
