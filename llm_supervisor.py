@@ -345,6 +345,7 @@ class Supervisor:
         verdict = guidance.follow(before, obs, t, actions, rewards, next_obs, terminations, truncations)
         self.unseen |= guidance.episodes.over > over
         if verdict is not None:
+            writer.add_scalar("supervisor/trial_passed", float(verdict.passed), global_step)
             writer.add_scalar("supervisor/trial_guided_return", verdict.guided, global_step)
             writer.add_scalar("supervisor/trial_unguided_return", verdict.other, global_step)
             if text := self.consultations.judged(verdict, global_step):

@@ -12,7 +12,7 @@ from supervision.chat import Question
 from supervision.effects import measured_effects
 from supervision.episodes import Finished, Stretch
 from supervision.pictures import jpeg_bytes
-from supervision.prompts import ADVISOR_HEADINGS, CODER_HEADINGS, facts_of, fill, read_prompt
+from supervision.prompts import ADVISOR_HEADINGS, CODER_HEADINGS, FACTS, facts_of, fill, read_prompt
 from supervision.sandbox.messages import Observation
 from supervision.tables import ROW_CHARS, Columns, comparison, heading, mean_text, picture_steps, rows_that_fit, table
 from supervision.trial import Verdict
@@ -87,8 +87,8 @@ class Questions:
         return self._question("coder", step, seen, [*parts, *self._steps(seen), self._effects(seen)])
 
     def _question(self, role: Literal["advisor", "coder"], step: int, seen: Seen, parts: list[str]) -> Question:
-        if not self.facts:
-            self.facts = facts_of([*seen.unguided, *seen.guided], self.observation)
+        if FACTS[0] not in self.facts:
+            self.facts |= facts_of([*seen.unguided, *seen.guided], self.observation)
         model = self.args.advisor_model if role == "advisor" else self.args.coder_model
         system = fill(self.prompts[role], self.values | self.facts)
         text = "\n\n".join(part for part in parts if part)

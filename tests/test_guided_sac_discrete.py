@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from test_theory import Mdp, optimal_q
 
 from guided_utils.environments import integer_space
-from guided_utils.evaluation import evaluate, greedy_returns
+from guided_utils.evaluation import episode_returns, evaluate
 
 SCRIPT = ROOT / "guided_sac_discrete.py"
 script = SimpleNamespace(**runpy.run_path(str(SCRIPT), run_name="imported"))
@@ -713,7 +713,7 @@ def test_cleanrl_tools_can_drive_the_script(run, exact):
         assert all(torch.equal(part[k], v) for k, v in module.state_dict().items())
     returns = evaluate(path, script.make_env, "Taxi-v4", 3, "eval", model)
     envs = [script.make_env("Taxi-v4", 0, i, False, "x")() for i in range(3)]
-    assert returns == pytest.approx(greedy_returns(envs, lambda obs: run.act(obs, True), seeds=range(3)))
+    assert returns == pytest.approx(episode_returns(envs, lambda obs: run.act(obs, True), seeds=range(3)))
 
 
 def test_evaluate_plays_the_best_action_with_an_offset(tmp_path):
