@@ -22,13 +22,14 @@ import torch.optim as optim
 
 from guided_utils.checkpoint import Checkpoints, claim_run
 from guided_utils.console import Progress, end_run, open_log
-from guided_utils.environments import EpisodeTape, clip_action, make, not_finite, seeds_of, tensor_dtype
+from guided_utils.environments import EpisodeTape, clip_action, flat, make, not_finite, seeds_of, tensor_dtype
 from guided_utils.environments import check_continuous_spaces as check_spaces
 from guided_utils.evaluation import Evaluator
 from guided_utils.interrupts import Interrupts
+from guided_utils.memory import check_memory
 from guided_utils.optimisation import Gradients, parameters_of, take_step
 from guided_utils.settings import ExperimentArgs, one_line_errors, parse_args, parse_env_kwargs
-from llm_supervisor import PolicyError, Supervisor, SupervisorArgs
+from llm_supervisor import Supervisor, SupervisorArgs
 
 
 @dataclass
@@ -55,8 +56,9 @@ class Args(ExperimentArgs, SupervisorArgs):
     """soft-update rate τ of the target networks, in (0, 1]"""
     batch_size: int = 256
     """transitions of an update"""
-    learning_starts: int = 5_000
-    """environment steps of uniformly random actions before the first update"""
+    learning_starts: int = 100
+    """environment steps of uniformly random actions before the first update; 100 as in Stable-Baselines3, on which the
+    paper is built, CleanRL has 5,000"""
     policy_lr: float = 3e-4
     """learning rate of the actor"""
     q_lr: float = 3e-4
@@ -83,12 +85,10 @@ class Args(ExperimentArgs, SupervisorArgs):
 ENV_DEFAULTS = {
     "MountainCarContinuous-v0": dict(
         guide_window=1_000, guide_end=3_000, batch_size=256, gamma=0.99, tau=0.005, autotune=True, learning_starts=0,
-        audition_max_steps=3_000,  # not the paper's: time for three cars to reach the goal
     ),
     "Humanoid-v5": dict(
         guide_window=1_000, guide_end=900_000, batch_size=256, gamma=0.99, tau=0.005, autotune=True,
         learning_starts=100,
-        audition_max_steps=500,  # not the paper's: physics is slow, and a consultation must stay cheap beside a window
         # 24 positions and 23 velocities: the paper's "47-dimensional state space"
         env_kwargs='{"exclude_current_positions_from_observation": false, "include_cinert_in_observation": false, '
         '"include_cvel_in_observation": false, "include_qfrc_actuator_in_observation": false, '
@@ -117,6 +117,8 @@ def make_env(
             env = record_video(make_with, f"videos/{run_name}")
         else:
             env = make_with(render_mode)
+        if not flat(env):
+            env = gym.wrappers.FlattenObservation(env)  # of a Dict, a Tuple, …: one vector
         env = EpisodeTape(gym.wrappers.RecordEpisodeStatistics(env))
         env.action_space.seed(seed)
         return env
@@ -314,6 +316,7 @@ if __name__ == "__main__":
         )
         envs.action_space.seed(args.seed)
         check_spaces(envs.envs[0])
+        check_memory(ReplayBuffer(args.buffer_size, envs, torch.device("meta")).transitions, args, device)
         evaluator = Evaluator(args, lambda i: make_run_env(args.env_id, args.seed, i, False, run_name)())
 
     actor = Actor(envs).to(device)
@@ -388,7 +391,6 @@ if __name__ == "__main__":
         return torch.autograd.grad(loss, actor_parameters), logs
 
     rb = ReplayBuffer(args.buffer_size, envs, device)
-    obs, _ = envs.reset(seed=seeds)
     episode_steps = np.zeros(args.num_envs, dtype=np.int64)
     recent_returns, actor_logs = deque(maxlen=20), {}
     global_step, iteration, next_consultation = 0, 0, args.guide_start
@@ -400,14 +402,14 @@ if __name__ == "__main__":
     with one_line_errors():
         supervisor = Supervisor(
             args,
+            envs,
             env_fn=lambda mode: make_run_env(args.env_id, args.seed, 0, False, run_name, render_mode=mode)(),
-            act=act,
-            intervene=partial(intervene, space=envs.single_action_space),
             run_dir=f"runs/{run_name}",
             env_kwargs_given=sources["env_kwargs"] == "command line",
             interrupted=lambda: interrupts.received is not None,
         )
         supervisor.prepare()
+        obs, _ = envs.reset(seed=seeds)
         parts = dict(envs=envs, rb=rb, qf=qf, qf_target=qf_target, q_optimizer=q_optimizer, log_alpha=log_alpha)
         parts |= dict(actor=actor, actor_optimizer=actor_optimizer)
         parts |= dict(vf=vf, vf_target=vf_target) if args.value_network else {}
@@ -423,13 +425,13 @@ if __name__ == "__main__":
 
     if args.eval_frequency and global_step == 0:
         evaluator.run(act, global_step, writer)
-    guidance, progress = supervisor.guidance, Progress(args.total_timesteps, global_step)
+    guidance, progress = supervisor.guiding, Progress(args.total_timesteps, global_step)
     while global_step < args.total_timesteps and not interrupts.received:
         if global_step >= next_consultation or supervisor.waiting:
             # the advisor's decision holds for a whole window, w = 1 (guidance) or w = 0 (None); after guide_end w = 0
             if global_step < args.guide_end:
                 with progress.paused():
-                    guidance = supervisor.consult(global_step, list(recent_returns), writer)
+                    guidance = supervisor.consult(global_step, writer)
                 if interrupts.received:
                     break
                 next_consultation = min(global_step + args.guide_window, args.guide_end)
@@ -441,12 +443,11 @@ if __name__ == "__main__":
         random_phase = global_step < args.learning_starts
         actions = envs.action_space.sample() if random_phase else act(obs, deterministic=False)  # (N, *action)
         if guidance is not None:
-            try:
+            guidance_actions, guided = guidance(obs, episode_steps)  # (N, *action), (N,)
+            if guided.any():
                 # a = clip(a_rl + a_g, low, high): the executed action is the one that enters the buffer
-                actions = intervene(actions, guidance(obs, episode_steps), envs.single_action_space)
-            except PolicyError as error:  # a failing rule ends the guidance, never the run
-                supervisor.report_failure(error, global_step, writer)
-                guidance = None
+                learned = act(obs, deterministic=False) if random_phase else actions
+                actions[guided] = intervene(learned, guidance_actions, envs.single_action_space)[guided]
 
         next_obs, rewards, terminations, truncations, infos = envs.step(actions)
         dones = terminations | truncations
@@ -462,6 +463,8 @@ if __name__ == "__main__":
         if problem := not_finite(real_next_obs, rewards):
             writer.fail(f"step {global_step:,}: {problem}")
         rb.add(obs, real_next_obs, actions, rewards, terminations)
+        transitions = obs, episode_steps, actions, rewards, real_next_obs, terminations, truncations
+        supervisor.observe(global_step, *transitions, writer)
         obs = next_obs
         episode_steps = np.where(dones, 0, episode_steps + 1)
 
@@ -495,7 +498,7 @@ if __name__ == "__main__":
         last_step = global_step >= args.total_timesteps
         if args.eval_frequency and (global_step % args.eval_frequency < args.num_envs or last_step):
             evaluator.run(act, global_step, writer)
-        progress.report(global_step, recent_returns)
+        progress.report(global_step, recent_returns, "guided" if supervisor.guiding else "")
 
     checkpoints.finish(global_step, loop, interrupts.received is not None, writer)
     supervisor.end(global_step, writer)

@@ -22,13 +22,14 @@ import torch.optim as optim
 
 from guided_utils.checkpoint import Checkpoints, claim_run
 from guided_utils.console import Progress, end_run, open_log
-from guided_utils.environments import EpisodeTape, integer_observations, make, not_finite, seeds_of, tensor_dtype
+from guided_utils.environments import EpisodeTape, flat, integer_observations, make, not_finite, seeds_of, tensor_dtype
 from guided_utils.environments import check_discrete_spaces as check_spaces
 from guided_utils.evaluation import Evaluator
 from guided_utils.interrupts import Interrupts
+from guided_utils.memory import check_memory
 from guided_utils.optimisation import minimise
 from guided_utils.settings import ExperimentArgs, one_line_errors, parse_args, parse_env_kwargs
-from llm_supervisor import PolicyError, Supervisor, SupervisorArgs
+from llm_supervisor import Supervisor, SupervisorArgs
 
 
 @dataclass
@@ -55,8 +56,9 @@ class Args(ExperimentArgs, SupervisorArgs):
     """soft-update rate τ of the target networks, in (0, 1]"""
     batch_size: int = 256
     """transitions of an update"""
-    learning_starts: int = 5_000
-    """environment steps of uniformly random actions before the first update"""
+    learning_starts: int = 100
+    """environment steps of uniformly random actions before the first update; 100 as in Stable-Baselines3, on which the
+    paper is built, CleanRL has 5,000"""
     policy_lr: float = 3e-4
     """learning rate of the actor network (the exact improvement has none)"""
     q_lr: float = 3e-4
@@ -91,7 +93,6 @@ ENV_DEFAULTS = {
     "Blackjack-v1": dict(
         guide_window=2_000, guide_end=5_000, batch_size=256, gamma=0.5, tau=0.005, autotune=True, learning_starts=1_000,
         max_episode_steps=100,  # never reached: a hand ends before
-        replay_episodes=500, replay_max_steps=2_000, audition_episodes=50, audition_max_steps=3_000,
     ),
     "CliffWalking-v1": dict(
         guide_window=2_000, guide_end=10_000, batch_size=1_024, gamma=0.99, tau=0.005, autotune=False, alpha=0.01,
@@ -101,19 +102,17 @@ ENV_DEFAULTS = {
     "FrozenLake-v1": dict(
         guide_window=100, guide_end=5_000, batch_size=64, gamma=0.99, tau=0.005, autotune=False, alpha=0.01,
         learning_starts=0,
-        replay_episodes=10, replay_max_steps=1_000, audition_episodes=5, audition_max_steps=1_000,
     ),
     "Taxi-v4": dict(
         guide_window=2_000, guide_end=5_000, batch_size=256, gamma=0.99, tau=0.005, autotune=False, alpha=0.01,
         learning_starts=0,
-        replay_episodes=50, replay_max_steps=10_000,
     ),
 }  # fmt: skip
 
 # Eq. 6-9 as printed: a state-value network, an actor trained by gradient, direct substitution at every guided step, by
 # the coder's rule as it comes.
 PAPER_SETTINGS = dict(
-    value_network=True, exact_improvement=False, guide_probability=1.0, guide_conservatism=0.0, audition_episodes=0
+    value_network=True, exact_improvement=False, guide_probability=1.0, guide_conservatism=0.0, trial_pairs=0
 )
 
 
@@ -138,6 +137,8 @@ def make_env(
         else:
             env = make_with(render_mode)
         env = integer_observations(env)  # (k,) int64 where they are discrete
+        if not flat(env):
+            env = gym.wrappers.FlattenObservation(env)  # of a Dict, a Tuple, …: one vector
         env = EpisodeTape(gym.wrappers.RecordEpisodeStatistics(env))
         env.action_space.seed(seed)
         return env
@@ -374,6 +375,7 @@ if __name__ == "__main__":
         )
         envs.action_space.seed(args.seed)
         check_spaces(envs.envs[0])
+        check_memory(ReplayBuffer(args.buffer_size, envs, torch.device("meta")).transitions, args, device)
         evaluator = Evaluator(args, lambda i: make_run_env(args.env_id, args.seed, i, False, run_name)())
 
     qf, qf_target = DiscreteSoftQNetwork(envs).to(device), DiscreteSoftQNetwork(envs).to(device)
@@ -463,7 +465,6 @@ if __name__ == "__main__":
 
     rb = ReplayBuffer(args.buffer_size, envs, device)
     guided_rows = torch.zeros(rb.size, dtype=torch.bool, device=device)  # transitions on which the rule acted
-    obs, _ = envs.reset(seed=seeds)
     episode_steps = np.zeros(args.num_envs, dtype=np.int64)
     recent_returns, actor_logs = deque(maxlen=20), {}
     global_step, iteration, next_consultation = 0, 0, args.guide_start
@@ -475,14 +476,14 @@ if __name__ == "__main__":
     with one_line_errors():
         supervisor = Supervisor(
             args,
+            envs,
             env_fn=lambda mode: make_run_env(args.env_id, args.seed, 0, False, run_name, render_mode=mode)(),
-            act=act,
-            intervene=lambda actions, guidance: intervene(actions, guidance, args.guide_probability)[0],
             run_dir=f"runs/{run_name}",
             env_kwargs_given=sources["env_kwargs"] == "command line",
             interrupted=lambda: interrupts.received is not None,
         )
         supervisor.prepare()
+        obs, _ = envs.reset(seed=seeds)
         parts = dict(envs=envs, rb=rb, qf=qf, qf_target=qf_target, q_optimizer=q_optimizer, log_alpha=log_alpha)
         parts |= dict(guided_rows=guided_rows)
         parts |= dict(actor=actor) if not args.exact_improvement else {}
@@ -500,13 +501,13 @@ if __name__ == "__main__":
 
     if args.eval_frequency and global_step == 0:
         evaluator.run(act, global_step, writer)
-    guidance, progress = supervisor.guidance, Progress(args.total_timesteps, global_step)
+    guidance, progress = supervisor.guiding, Progress(args.total_timesteps, global_step)
     while global_step < args.total_timesteps and not interrupts.received:
         if global_step >= next_consultation or supervisor.waiting:
             # the advisor's decision holds for a whole window, w = 1 (guidance) or w = 0 (None); after guide_end w = 0
             if global_step < args.guide_end:
                 with progress.paused():
-                    guidance = supervisor.consult(global_step, list(recent_returns), writer)
+                    guidance = supervisor.consult(global_step, writer)
                 if interrupts.received:
                     break
                 next_consultation = min(global_step + args.guide_window, args.guide_end)
@@ -517,14 +518,13 @@ if __name__ == "__main__":
 
         random_phase = global_step < args.learning_starts
         actions = envs.action_space.sample() if random_phase else act(obs, deterministic=False)  # (N, *action)
-        guided = np.zeros(args.num_envs, dtype=bool)
+        guided = np.zeros(args.num_envs, dtype=bool)  # where the rule's action was executed
         if guidance is not None:
-            try:
-                # the executed action is the one that enters the buffer
-                actions, guided = intervene(actions, guidance(obs, episode_steps), args.guide_probability)
-            except PolicyError as error:  # a failing rule ends the guidance, never the run
-                supervisor.report_failure(error, global_step, writer)
-                guidance = None
+            guidance_actions, mask = guidance(obs, episode_steps)  # (N,) int64, (N,)
+            if mask.any():
+                learned = act(obs, deterministic=False) if random_phase else actions
+                mixed, substituted = intervene(learned, guidance_actions, args.guide_probability)
+                actions, guided = np.where(mask, mixed, actions), mask & substituted
 
         next_obs, rewards, terminations, truncations, infos = envs.step(actions)
         dones = terminations | truncations
@@ -541,6 +541,8 @@ if __name__ == "__main__":
             writer.fail(f"step {global_step:,}: {problem}")
         rows = rb.add(obs, real_next_obs, actions, rewards, terminations)
         guided_rows[rows] = torch.as_tensor(guided, device=device)
+        transitions = obs, episode_steps, actions, rewards, real_next_obs, terminations, truncations
+        supervisor.observe(global_step, *transitions, writer)
         obs = next_obs
         episode_steps = np.where(dones, 0, episode_steps + 1)
 
@@ -576,7 +578,7 @@ if __name__ == "__main__":
         last_step = global_step >= args.total_timesteps
         if args.eval_frequency and (global_step % args.eval_frequency < args.num_envs or last_step):
             evaluator.run(act, global_step, writer)
-        progress.report(global_step, recent_returns)
+        progress.report(global_step, recent_returns, "guided" if supervisor.guiding else "")
 
     checkpoints.finish(global_step, loop, interrupts.received is not None, writer)
     supervisor.end(global_step, writer)

@@ -1,13 +1,15 @@
-"""The supervisor of GuidedSAC: replay → advisor → coder → check → audition → guidance policy.
+"""The supervisor of GuidedSAC: what training shows → advisor → coder → check → guidance policy → trial.
 
-A training script knows three things about it:
+A training script knows four things about it:
 
-    supervisor = Supervisor(args, ...)                      # once
-    guidance = supervisor.consult(step, returns, writer)    # when a guided window is over; None: do not intervene
-    a_g = guidance(obs, t)                                  # inside the window; t = step of the current episode
+    supervisor = Supervisor(args, ...)               # once
+    guidance = supervisor.consult(step, writer)      # when a guided window is over; None: do not intervene
+    a_g, mask = guidance(obs, t)                     # inside the window; t = steps of the episodes, mask = where
+    supervisor.observe(step, ..., writer)            # after each step: what advisor and trial see
 
-What it is made of is in supervision/, one subject a file. As a program this is the tools for writing prompts
-and for watching a run (`python llm_supervisor.py --help`, docs/supervisor.md).
+It takes no step of its own: all that it learns from are training's own steps (docs/supervisor.md). What it is made of
+is in supervision/, one subject a file. As a program this is the tools for writing prompts and for watching a run
+(`python llm_supervisor.py --help`).
 
 Paper: "Efficient Soft Actor-Critic with LLM-Based Action-Level Guidance for Continuous Control", section 3.3 and C.
 """
@@ -15,59 +17,46 @@ Paper: "Efficient Soft Actor-Critic with LLM-Based Action-Level Guidance for Con
 import runpy
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from supervision.answers import Advice, SupervisionError, gist
-from supervision.arguments import SupervisorArgs, check_args
+from supervision.answers import gist
+from supervision.arguments import SupervisorArgs, check_args, warn_of_late_learning
 from supervision.bundled import Bundled, read_rule
-from supervision.chat import NOT_TRIED, REFUSED, Chat, Exchange, Question, RecordedChat
+from supervision.camera import Camera
+from supervision.chat import Chat, Exchange, Question, RecordedChat
+from supervision.consultation import Consultations, Decision
 from supervision.endpoint import ChatModel, a_server_is_named
-from supervision.prompts import RANDOM_STEPS, PromptFolder, describe_env, rule_spaces
+from supervision.guidance import Guidance
+from supervision.prompts import PromptFolder, describe_env, rule_spaces
 from supervision.questions import Questions
-from supervision.replay import GreedyVideos, Recorder, Replay, record_video
+from supervision.replay import GreedyVideos, record_video
 from supervision.sandbox.confinement import check_model_rules, check_platform
 from supervision.sandbox.messages import CPU_BUDGET, PolicyError, SandboxError
 from supervision.sandbox.policy import SandboxedPolicy, check_start
 from supervision.state import Deferred, Interrupted, load_state, state_of
-from supervision.texts import code_block, for_console, for_tensorboard, say, tolerate_any_terminal
-from supervision.trial import AuditionFailed, Auditions, dry_run, random_states
+from supervision.texts import for_console, for_tensorboard, say, tolerate_any_terminal
+from supervision.trial import dry_run
 from supervision.workbench import run_command
 
 __all__ = ["GreedyVideos", "PolicyError", "Supervisor", "SupervisorArgs", "record_video"]  # what scripts import
-
-MEMORY = 8  # past consultations that the advisor is told of, each in at most 900 characters
-
-
-@dataclass
-class Decision:
-    """What a consultation ended with."""
-
-    replay: Replay
-    policy: SandboxedPolicy | None
-    verdict: str
-    advice: str = ""
 
 
 class Supervisor:
     """Decides, window by window, whether a rule guides the agent, and provides the rule.
 
     Args:
-        args: a script's arguments (SupervisorArgs and env_id, seed).
-        env_fn: makes an environment like the training one, of the given render mode ("rgb_array" or None). Its
-            observations are arrays: a Box's, or the integers (k,) of which a discrete observation consists.
-        act: the unguided policy: observations (N, *obs) and `deterministic` to actions (N, *action); discrete ones
-            are int64 (N,).
-        intervene: combines the learner's actions and the rule's (N, *action), as in training.
+        args: a script's arguments (SupervisorArgs and env_id, seed, learning_starts, total_timesteps).
+        envs: the training environments, before their first reset. Observations are arrays: a Box's, or the integers
+            (k,) of which a discrete observation consists. The first one may be replaced by one that can be drawn.
+        env_fn: makes an environment like the first training one, of the given render mode ("rgb_array" or None).
         run_dir: the run's folder; `replays/` and `llm/` are made in it.
         env_kwargs_given: whether `--env-kwargs` differs from the environment's default. `prompts/<env-id>`, rule and
             threshold included, then describes another task and is used only where `--prompt-dir` names it.
@@ -78,31 +67,24 @@ class Supervisor:
     def __init__(
         self,
         args: Any,
+        envs: gym.vector.SyncVectorEnv,
         *,
         env_fn: Callable[[str | None], gym.Env],
-        act: Callable[[np.ndarray, bool], np.ndarray],
-        intervene: Callable[[np.ndarray, np.ndarray], np.ndarray],
         run_dir: str | Path,
         env_kwargs_given: bool = False,
         tell: Callable[[str, str], None] = lambda heading, text: None,
         interrupted: Callable[[], bool] = lambda: False,
     ):
-        self.args, self.env_fn, self.act, self.intervene, self.tell = args, env_fn, act, intervene, tell
+        self.args, self.envs, self.env_fn, self.tell = args, envs, env_fn, tell
         self.run_dir, self.interrupted = Path(run_dir), interrupted
-        self.recorder = Recorder(args, env_fn, act, self.run_dir)
-        self.auditions = Auditions(args, env_fn, act, intervene)
         self.folder = PromptFolder(args.env_id, args.prompt_dir, env_kwargs_given)
-        self.preparing_steps = 0  # environment steps before training
         self.seconds = 0.0  # wall time that supervision took
         self.ended = False
-        self.failures = 0  # windows that went unguided because of a failure
-        self.policy: SandboxedPolicy | None = None  # the last rule that was accepted
-        self.guidance: SandboxedPolicy | None = None  # the rule that guides now
-        self.begin_again = False  # of a run that goes on: whether a consultation was cut off
+        self.active = 0.0, -1  # the last `charts/guidance_active`, and its step
+        self.questions: Questions | None = None
+        self.begin_again = False  # whether `consult` is to be called before the window is over
+        self.unseen = False  # whether an unguided stretch is over since the last consultation
         self.saved: dict[str, Any] | None = None  # the state before a consultation that was interrupted
-        self.advice: Advice | None = None  # the last one
-        self.consultations = 0
-        self.history: deque[str] = deque(maxlen=MEMORY)  # what was tried lately, for the advisor
         self.chat: Chat | None = None  # where models are asked
         self.consultation: Generator[Exchange, None, Decision] | None = None  # the one that is going on
         self.exchange: Exchange | None = None  # for which it waits
@@ -112,7 +94,7 @@ class Supervisor:
 
         Raises:
             ValueError: a setting is out of range, a key or file is missing or malformed, or a fixed rule (bundled or
-                `--guide-policy`) fails its check on states of a random rollout.
+                `--guide-policy`) fails its check or a call on an observation of a reset.
         """
         args = self.args
         check_args(args)
@@ -129,17 +111,17 @@ class Supervisor:
         if self.mode in ("llm", "replay") and not args.guide_policy:
             check_model_rules(args.sandbox)
         tolerate_any_terminal()  # a server's words may be in any script, a terminal's may not
-        self.judged = not args.advisor_always
         env = self.env_fn(None)
         try:
             self.observation, self.action = rule_spaces(env)
+            bundled: Bundled | None = None
             if self.mode in ("llm", "replay"):
                 self.load_questions(env)
                 self.description += f"; {self.folder.taken}"
                 log_dir = self.run_dir / "llm"
                 self.chat = RecordedChat(Path(args.llm_log), log_dir) if args.llm_log else ChatModel(args, log_dir)
-            elif self.judged:
-                self.bundled = Bundled.read(self.folder.bundled("bundled.toml"))
+            elif not args.guide_policy and not args.advisor_always:
+                bundled = Bundled.read(self.folder.bundled("bundled.toml"))
             fixed = args.guide_policy or (self.folder.bundled("bundled_policy.py") if self.mode == "bundled" else None)
             self.fixed_source = None if fixed is None else read_rule(Path(fixed))
             check_start(strict=args.sandbox == "strict")
@@ -151,13 +133,46 @@ class Supervisor:
             raise ValueError(str(error)) from None
         finally:
             env.close()
+        self._watch(bundled)
+        warn_of_late_learning(args)
+
+    def prepare_to_ask(self) -> None:
+        """For `show-prompt`, which asks nobody: what questions are made of; raises ValueError as `prepare`."""
+        self.mode, self.fixed_source = "llm", None
+        env = self.env_fn(None)
+        try:
+            self.observation, self.action = rule_spaces(env)
+            self.load_questions(env)
+        finally:
+            env.close()
+        self._watch(None)
+
+    def first_question(self, global_step: int, role: Literal["advisor", "coder"], advice: str) -> Question:
+        """What a role is asked first, the coder about this advice."""
+        held = self.consultations
+        self._develop()
+        if role == "coder":
+            return held.questions.coder(global_step, advice, held.seen(global_step), None)
+        return held.questions.advisor(global_step, held.seen(global_step), [], 0, None)
+
+    def _watch(self, bundled: Bundled | None) -> None:
+        """Make ready for what training shows."""
+        args = self.args
+        pairs, share = (0, 0.0) if args.advisor_always else (args.trial_pairs, args.probe_share)
+        self.camera = Camera(args, self.envs, self.env_fn, self.run_dir)
+        self.guidance = Guidance(
+            self.envs.num_envs, self.action, args.guide_window, pairs, share, args.learning_starts, self.camera.follow
+        )
+        self.consultations = Consultations(
+            args, self.guidance, self.start, self.tell, chat=self.chat, questions=self.questions, bundled=bundled,
+            fixed_source=self.fixed_source,
+        )  # fmt: skip
 
     def load_questions(self, env: gym.Env) -> None:
         """Read the prompt files and fill them with the environment's facts; raises ValueError as `prepare`."""
         observation, action = rule_spaces(env)
         folder = self.folder.for_prompts(action)
-        self.questions = Questions(self.args, folder, describe_env(env, self.args.env_id, self.args.seed), observation)
-        self.preparing_steps += RANDOM_STEPS
+        self.questions = Questions(self.args, folder, describe_env(env, self.args.env_id), observation)
 
     def _choose(self) -> tuple[str, str]:
         args = self.args
@@ -165,23 +180,22 @@ class Supervisor:
             return args.supervisor, "--supervisor"
         if a_server_is_named(args):
             return "llm", "auto: a key or base URL is set"
+        if args.guide_policy:
+            return "bundled", "auto: no key or base URL is set; a rule of your own"
         if self.folder.has_rule:
             return "bundled", "auto: no key or base URL is set, and the environment has a bundled rule"
-        if args.guide_policy and args.advisor_always:
-            return "bundled", "auto: a rule of your own, without judgement"
         why = self.folder.passed_over or f"{self.folder.path} has no bundled rule"
         raise ValueError(
             f"nobody can supervise {args.env_id}: no key or base URL is set and {why}. "
-            "Three ways out: set OPENAI_API_KEY (or --llm-base-url); give a rule of your own with "
-            "--guide-policy FILE --advisor-always; or train plain SAC with --supervisor none"
+            "Four ways out: set OPENAI_API_KEY (or --llm-base-url); give a rule of your own with --guide-policy FILE; "
+            f"put bundled_policy.py and bundled.toml into {self.folder.path}; or train plain SAC with --supervisor none"
         )
 
     def _try_fixed(self, env: gym.Env) -> None:
-        """Try a fixed rule on the states of random episodes."""
-        obs, t = random_states(env, self.args.seed)
-        self.preparing_steps += len(t)
+        """Start a fixed rule and call it once; states of training it meets at the first consultation."""
+        obs, _ = env.reset(seed=self.args.seed)
         try:
-            dry_run(self.start(self.fixed_source), obs, t).close()
+            dry_run(self.start(self.fixed_source), [np.asarray(obs)], [0]).close()
         except PolicyError as error:
             name = self.args.guide_policy or self.folder.path / "bundled_policy.py"
             raise ValueError(f"the guidance policy {name} fails: {error}") from None
@@ -193,22 +207,18 @@ class Supervisor:
             PolicyError: the rule is at fault.
             SandboxError: its process could not be started.
         """
-        # a rule that was in time in the recorded run may take longer on this machine
-        repeated = {"call_timeout": 10.0, "start_timeout": 60.0}
-        deadlines = repeated if self.mode == "replay" else {"cpu_budget": CPU_BUDGET}
+        # whether a rule was in time is the recorded machine's word, and this one may be slower
+        patient = {"call_timeout": 60.0, "start_timeout": 60.0}
+        deadlines = patient if self.mode == "replay" else {"cpu_budget": CPU_BUDGET}
         return SandboxedPolicy(
             source, observation=self.observation, action=self.action, seed=self.args.seed,
             strict=self.args.sandbox == "strict", warn_when_slow=self.fixed_source is not None, **deadlines,
         )  # fmt: skip
 
     @property
-    def steps(self) -> int:
-        """Environment steps that supervision took."""
-        return self.preparing_steps + self.recorder.steps + self.auditions.steps
-
-    @property
     def waiting(self) -> bool:
-        """Whether training goes on while a consultation waits for an answer (--llm-async): call `consult` again."""
+        """Whether `consult` is to be called again although the window is not over: for the first unguided steps, for a
+        model's answer (--llm-async), or because the rule was ended and its coder is to mend it."""
         return self.consultation is not None or self.begin_again
 
     def state_dict(self) -> dict[str, Any]:
@@ -219,32 +229,35 @@ class Supervisor:
         """Go on from there, after `prepare`."""
         load_state(self, state)
 
-    def consult(
-        self, global_step: int, recent_returns: Sequence[float], writer: SummaryWriter
-    ) -> SandboxedPolicy | None:
+    def consult(self, global_step: int, writer: SummaryWriter) -> Guidance | None:
         """Decide about the next window.
 
-        Uses environments and random numbers of its own: the training's are left as they were.
-
-        Args:
-            recent_returns: of the last training episodes, for the advisor.
+        Training's random numbers are left as they were.
 
         Returns:
-            The rule that guides the window, or None: do not intervene, or not yet (`waiting`). No failure of a model,
-            a server or a rule leaves this method; it is printed, logged and answered with None.
+            What guides the window, or None: do not intervene, or not yet (`waiting`). No failure of a model, a server
+            or a rule leaves this method; it is printed, logged and answered with None.
         """
-        if global_step < self.args.guide_start:  # of a fork that is not there yet
+        if self.mode == "none" or global_step < self.args.guide_start:  # of a fork that is not there yet
             return None
-        self.begin_again = self.ended = False
+        self.ended = False
         if self.exchange is not None and not self.exchange.over:
             return None
-        self.guidance = None
-        if self.mode == "none" or (self.chat is not None and self.chat.closed):
+        if self.chat is not None and self.chat.closed:
+            self.begin_again = False
+            self.guidance.stop()
             return None
+        self.guidance.open()
+        if not (self.consultation or self.consultations.mend or self._has_seen_enough()):
+            # nothing new can be said: the decision stands; before the first one the learner goes on alone
+            self.begin_again = self.consultations.count == 0
+            return self.guiding
         started, before, log = time.time(), state_of(self), Deferred()
+        self.begin_again = False
+        if self.chat is not None:
+            self._develop()
         if self.consultation is None:
-            self.consultation = self._consultation(global_step, recent_returns)
-        self.now, self.log = global_step, log
+            self.consultation = self.consultations.hold(global_step, log)
         try:
             with torch.random.fork_rng():
                 torch.manual_seed(self.args.seed + global_step)
@@ -254,11 +267,34 @@ class Supervisor:
             return None
         self.seconds += time.time() - started
         if decision is not None:
-            self._report(decision, log)
-            self.guidance = decision.policy
-        log.add_scalar("charts/guidance_active", float(self.guidance is not None), global_step)
+            self.guidance.recorded = self.chat.failure if self.chat is not None else None
+            self._report(decision, global_step, log)
+            self.camera.save(global_step, log)
+            self.camera.window(self.consultations.count, asked=self.chat is not None)
+        else:
+            self.guidance.stop()  # the window begins when the answer is there
+        self._log_guidance(global_step, log)
         log.write_to(writer)
-        return self.guidance
+        return self.guiding
+
+    @property
+    def guiding(self) -> Guidance | None:
+        """The guidance where a rule acts, else None."""
+        return self.guidance if self.mode != "none" and self.guidance.policy is not None else None
+
+    def _has_seen_enough(self) -> bool:
+        """Whether there is something new to decide on: an unguided stretch of the learner's. A rule that is there
+        already begins without one, for its trial follows."""
+        if self.fixed_source is not None and (self.args.advisor_always or not self.consultations.count):
+            return True
+        going_on = self.guidance.episodes.present
+        long = any(s is not None and not s.guided and len(s) >= self.args.guide_window // 10 for s in going_on)
+        return self.unseen or long
+
+    def _develop(self) -> None:
+        """Pictures for the models."""
+        for stretch in (*self.guidance.episodes.latest(guided=False), *self.guidance.episodes.latest(guided=True)):
+            self.camera.develop(stretch)
 
     def _advance(self) -> Decision | None:
         """Go on with the consultation until it is decided, or with --llm-async until it has asked a question."""
@@ -273,162 +309,99 @@ class Supervisor:
             self.consultation = self.exchange = None
             return finished.value
 
-    def _report(self, decision: Decision, writer: SummaryWriter) -> None:
-        mean, verdict = np.mean(decision.replay.returns), decision.verdict
-        advice = f"; advice: {gist(decision.advice)}" if decision.advice else ""
-        self.history.append(f"step {self.now}: greedy return {mean:.4g}{advice}; {gist(verdict)}")
-        self.consultations += 1
-        say(f"step {self.now:,}: supervisor: greedy return {mean:.4g}; {verdict}")
-        writer.add_text("supervisor/verdict", for_tensorboard(verdict), self.now)
-        scalars = {
-            "charts/supervision_steps": self.steps, "supervisor/replay_return": mean,
-            "supervisor/replay_length": np.mean(decision.replay.lengths), "supervisor/failures": self.failures,
-            "supervisor/seconds": self.seconds,
-        }  # fmt: skip
+    def _report(self, decision: Decision, global_step: int, writer: SummaryWriter) -> None:
+        returns = [f"{r:.4g}" for r in list(self.guidance.episodes.whole_returns)[-3:]]
+        seen = f"unguided returns {', '.join(returns)}" if returns else "no unguided episode is over yet"
+        verdict, advice = decision.verdict, f"; advice: {gist(decision.advice)}" if decision.advice else ""
+        self.consultations.history.append(f"step {global_step}: {seen}{advice}; {gist(verdict)}")
+        say(f"step {global_step:,}: supervisor: {seen}; {verdict}")
+        writer.add_text("supervisor/verdict", for_tensorboard(verdict), global_step)
+        scalars = {"supervisor/failures": self.consultations.failures, "supervisor/seconds": self.seconds}
         if self.chat is not None:
             scalars |= self.chat.scalars()
             if self.chat.closed:
                 say(f"supervisor: no model is asked any more in this run: {self.chat.closed}")
         for tag, value in scalars.items():
-            writer.add_scalar(tag, value, self.now)
+            writer.add_scalar(tag, value, global_step)
+        self.unseen = False
 
-    def report_failure(self, error: PolicyError, global_step: int, writer: SummaryWriter) -> None:
-        """Say that the rule failed while training; the rest of the window goes unguided."""
-        self.failures += 1
-        self.policy = self.guidance = None
-        self.history[-1] += f"; at step {global_step} the rule failed: {gist(str(error))}"
-        self._note_failure(None, f"at step {global_step}: {error}")
-        say(f"step {global_step:,}: supervisor: the rule failed, unguided until the next window: {error}")
-        writer.add_text("supervisor/verdict", for_tensorboard(f"the rule failed: {error}"), global_step)
-        writer.add_scalar("charts/guidance_active", 0.0, global_step)
-        writer.add_scalar("supervisor/failures", self.failures, global_step)
+    def observe(
+        self,
+        global_step: int,
+        obs: np.ndarray,
+        t: np.ndarray,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        next_obs: np.ndarray,
+        terminations: np.ndarray,
+        truncations: np.ndarray,
+        writer: SummaryWriter,
+    ) -> None:
+        """Take in a step of training, arrays (N, …): what advisor and trial see. A trial may end the rule here.
+
+        Args:
+            global_step: of the run, behind the step.
+            t: steps of the episodes, before the step.
+            actions: as executed.
+            next_obs: the true successors.
+        """
+        if self.mode == "none":
+            return
+        guidance, before = self.guidance, global_step - self.envs.num_envs
+        if guidance.failure is not None:
+            error, guidance.failure = guidance.failure, None
+            self.consultations.failed(error, before)
+            writer.add_scalar("supervisor/failures", self.consultations.failures, before)
+            self._say(f"the rule failed, unguided until the next window: {error}", before, writer)
+        over = guidance.episodes.over
+        verdict = guidance.follow(before, obs, t, actions, rewards, next_obs, terminations, truncations)
+        self.unseen |= guidance.episodes.over > over
+        if verdict is not None:
+            writer.add_scalar("supervisor/trial_passed", float(verdict.passed), global_step)
+            writer.add_scalar("supervisor/trial_guided_return", verdict.guided, global_step)
+            writer.add_scalar("supervisor/trial_unguided_return", verdict.other, global_step)
+            if text := self.consultations.judged(verdict, global_step):
+                self._say(text, global_step, writer)
+                self.begin_again |= bool(self.consultations.mend)
+
+    def _say(self, text: str, global_step: int, writer: SummaryWriter) -> None:
+        """What became of the rule in the middle of a window."""
+        say(f"step {global_step:,}: supervisor: {text}")
+        writer.add_text("supervisor/verdict", for_tensorboard(text), global_step)
+        self._log_guidance(global_step, writer)
+
+    def _log_guidance(self, global_step: int, writer: SummaryWriter) -> None:
+        """Whether a rule guides, as a step: TensorBoard joins points by straight lines."""
+        active, (before, since) = float(self.guiding is not None), self.active
+        if active != before and since < global_step - 1:
+            writer.add_scalar("charts/guidance_active", before, global_step - 1)
+        self.active = active, global_step
+        writer.add_scalar("charts/guidance_active", active, global_step)
+        writer.add_scalar("supervisor/guided_steps", self.guidance.steps - self.guidance.unguided_steps, global_step)
 
     def end(self, global_step: int, writer: SummaryWriter) -> None:
         """The guided time is over: say what it took, stop the rule's process and close the environments.
 
         A run that was interrupted says nothing: it goes on.
         """
-        if self.mode == "none" or self.ended:
+        if self.mode == "none":
             return
-        self.ended, self.guidance = True, None
+        if global_step >= self.args.total_timesteps or self.interrupted():
+            self.camera.finish(global_step, writer)
+        if self.ended:
+            return
+        self.ended = True
+        guided, steps = self.guidance.steps - self.guidance.unguided_steps, self.guidance.steps
+        self.consultations.close_rule()
         if not self.interrupted():
-            writer.add_scalar("charts/guidance_active", 0.0, global_step)
+            self._log_guidance(global_step, writer)
             say(
-                f"step {global_step:,}: supervisor: the guided time is over; supervision took {self.steps:,} "
-                f"environment steps and {self.seconds:.1f} s; replays and logs are in {self.run_dir}"
+                f"step {global_step:,}: supervisor: the guided time is over; the rule acted in {guided:,} of "
+                f"{steps:,} steps; supervision took {self.seconds:.1f} s; videos and logs are in {self.run_dir}"
             )
             if self.chat is not None:
                 self.chat.close(self.exchange, global_step, writer)
         self.consultation = self.exchange = None
-        for part in (self.policy, self.recorder, self.auditions):
-            if part is not None:
-                part.close()
-
-    # The parts of a consultation that ask a model are generators: they yield the exchange that must be over before
-    # they can go on, and whoever drives them blocks until then or trains.
-
-    def _consultation(self, step: int, recent_returns: Sequence[float]) -> Generator[Exchange, None, Decision]:
-        decision = Decision(self.recorder.record(step, self.log), None, "not intervening")
-        if self.history:
-            self.history[-1] += f"; greedy return at the next consultation {np.mean(decision.replay.returns):.4g}"
-        try:
-            self.advice = None
-            self.advice = advice = yield from self._advise(step, decision.replay, recent_returns)
-            decision.advice = advice.advice
-            said = "intervene" if advice.intervene else "do not intervene"
-            text = f"{advice.analysis}\n\n{advice.advice}"
-            self.tell(f"advice: {said}", text)
-            self.log.add_text("supervisor/advice", f"**{said}**\n\n{for_tensorboard(text)}", self.now)
-            if advice.intervene:
-                decision.policy, decision.verdict = yield from self._provide(step, advice, decision.replay)
-        except (SupervisionError, SandboxError) as error:
-            self.failures += 1
-            decision.verdict = f"unguided: {error}"
-        return decision
-
-    def _ask(self, question: Question) -> Generator[Exchange, None, str]:
-        if len(question.messages) > 2:
-            self.tell(f"to the {question.role}", question.messages[-1]["content"])
-        exchange = self.chat.ask(question)
-        yield exchange
-        answer = self.chat.finish(exchange)
-        self.tell(f"the {question.role} answers", answer)
-        return answer
-
-    def _advise(self, step: int, replay: Replay, recent_returns: Sequence[float]) -> Generator[Exchange, None, Advice]:
-        if not self.judged:
-            return Advice("No judgement (--advisor-always).", True, keep_current_policy=self.policy is not None)
-        if self.mode == "bundled":
-            return self.bundled.advise(replay.returns, has_rule=self.policy is not None)
-        rule = self.policy.source if self.policy is not None else None
-        question = self.questions.advisor(step, replay, recent_returns, self.history, self.consultations, rule)
-        for may_repair in (True, False):
-            answer = yield from self._ask(question)
-            try:
-                advice = self.chat.advice_in(answer, has_rule=self.policy is not None)
-                break
-            except SupervisionError as error:
-                self.chat.note("verdict", f"{REFUSED}{error}")
-                if not may_repair:
-                    raise
-                reply = f"{error}. Answer again, with one JSON object as described and nothing else."
-                question = question.answered(answer, reply)
-        self.chat.note("verdict", "intervene" if advice.intervene else "do not intervene")
-        advice.analysis, advice.advice = self.chat.clean(advice.analysis), self.chat.clean(advice.advice)
-        advice.keep_current_policy &= self.policy is not None
-        return advice
-
-    def _provide(
-        self, step: int, advice: Advice, replay: Replay
-    ) -> Generator[Exchange, None, tuple[SandboxedPolicy | None, str]]:
-        """The rule for the window: the current one, a fixed one, or a coder's; None and why where there is none."""
-        kept = self.policy if advice.keep_current_policy else None
-        question = None
-        if self.fixed_source is None and kept is None:
-            question = self.questions.coder(step, advice.advice, replay)
-        feedback, auditions_failed = "", 0
-        for _ in range(self.args.coder_attempts if question else 1):
-            policy = None
-            answer = (yield from self._ask(question)) if question else ""
-            try:
-                source = self.chat.code_in(answer) if question else self.fixed_source
-                policy = kept or dry_run(self.start(source), replay.obs, replay.steps)
-                if policy is not kept:
-                    self.tell("code that passed its check", policy.source)
-                verdict = self.auditions.hold(policy, self.now, self.log) if self.judged else "guiding, not judged"
-            except SandboxError as error:  # no business of the coder's: it costs the window and no attempt
-                self._note_failure(question, f"{NOT_TRIED}{error}")
-                raise
-            except PolicyError as error:
-                feedback = str(error)
-                self._note_failure(question, f"{REFUSED}{feedback}" if question else feedback)
-                if question:
-                    reply = f"This answer was refused. Mend it. The reason:\n{feedback}"
-                    question = question.answered(answer, reply)
-                auditions_failed += isinstance(error, AuditionFailed)
-                if policy is not None:
-                    policy.close()
-                    self.policy = None if policy is self.policy else self.policy
-                if auditions_failed == 2:  # told once; bad guidance must not reach training
-                    break
-                continue
-            if self.policy is not None and self.policy is not policy:
-                self.policy.close()
-            self.policy = policy
-            if question:
-                self.chat.note("verdict", verdict)
-            self.log.add_text("supervisor/code", code_block(policy.source), self.now)
-            return policy, verdict
-        if auditions_failed == 0:
-            self.failures += 1
-        return None, f"unguided: {feedback}"
-
-    def _note_failure(self, question: Question | None, text: str) -> None:
-        """Put down that a rule failed: beside the coder's answer, a fixed or kept one beside the last exchange."""
-        if question:
-            self.chat.note("verdict", text)
-        elif self.chat is not None and self.chat.record:
-            self.chat.note("rule_failed", text)
 
 
 def training_script(name: str) -> SimpleNamespace:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from supervision.connection import check_base_url
+from supervision.texts import say
 
 
 @dataclass
@@ -24,21 +25,19 @@ class SupervisorArgs:
     guide_policy: str | None = None
     """file with a rule `policy(obs, t)` of your own, instead of a coder's"""
     advisor_always: bool = False
-    """the paper's ablation: no judgement (no advisor, no audition), guidance from `guide_start` to `guide_end`"""
+    """the paper's ablation: no judgement (no advisor, no trial, no unguided episodes), guidance from
+    `guide_start` to `guide_end`"""
     prompt_dir: str | None = None
     """folder of the prompt files and the bundled rule; None: `prompts/<env-id>` where it exists and `--env-kwargs` is
     the environment's default, which it describes, else `prompts/default` (discrete actions: `prompts/default-discrete`)
     """
-    replay_episodes: int = 1
-    """greedy episodes of the unguided policy that the advisor sees at a consultation, ≥ 1"""
-    replay_max_steps: int = 1_000
-    """environment steps of a replay, all its episodes together, ≥ 1"""
     replay_frames: int = 16
     """key frames of a replay: between this many and twice as many are kept, whatever its length; 0 = no pictures"""
-    audition_episodes: int = 3
-    """pairs of episodes (guided, unguided) in a round of the audition; 0 = no audition"""
-    audition_max_steps: int = 1_000
-    """environment steps of an audition, both behaviours and all rounds together, ≥ 1"""
+    trial_pairs: int = 3
+    """episodes, guided and unguided in turn, with which a new rule begins before they are compared for the first time;
+    a rule that makes the behaviour worse is ended. 0: no trial"""
+    probe_share: float = 0.1
+    """share of the steps in guided time that the learner acts alone, in whole episodes, at least, in [0, 1)"""
     coder_attempts: int = 3
     """answers that the coder may give at a consultation before the window goes unguided, ≥ 1"""
     advisor_model: str = "qwen3-vl-plus"
@@ -68,8 +67,8 @@ class SupervisorArgs:
 
 
 LEAST = {
-    "replay_episodes": 1, "replay_max_steps": 1, "replay_frames": 0, "guide_window": 1, "coder_attempts": 1,
-    "audition_episodes": 0, "audition_max_steps": 1, "llm_max_calls": 1, "llm_max_tokens": 1,
+    "replay_frames": 0, "guide_window": 1, "coder_attempts": 1, "trial_pairs": 0, "llm_max_calls": 1,
+    "llm_max_tokens": 1,
 }  # fmt: skip
 
 
@@ -82,14 +81,28 @@ def check_args(args: Any) -> None:
     for name, least in LEAST.items():
         if getattr(args, name) is not None and getattr(args, name) < least:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(args, name)}")
-    if args.audition_max_steps < 2 * args.audition_episodes:
-        raise ValueError(
-            f"--audition-max-steps must give each of the 2 · {args.audition_episodes} episodes of a round a step, "
-            f"not {args.audition_max_steps} to all"
-        )
+    if args.trial_pairs in (1, 2):
+        raise ValueError(f"--trial-pairs must be at least 3, or 0 for no trial, not {args.trial_pairs}")
+    if not 0 <= args.probe_share < 1:
+        raise ValueError(f"--probe-share must be at least 0 and below 1, not {args.probe_share}")
     if not 0 < args.llm_timeout <= threading.TIMEOUT_MAX:
         raise ValueError(f"--llm-timeout must be a number of seconds above 0, not {args.llm_timeout}")
     if (args.supervisor == "replay") != (args.llm_log is not None):
         raise ValueError("--supervisor replay and --llm-log runs/<run>/llm belong together: give both or neither")
     if args.llm_base_url:
         check_base_url(args.llm_base_url)
+
+
+def warn_of_late_learning(args: Any) -> None:
+    """Say so, loudly, where most of the guided time is over before the first update.
+
+    Args:
+        args: the flags of SupervisorArgs, and a script's `learning_starts`.
+    """
+    steps, unused = args.guide_end - args.guide_start, min(args.learning_starts, args.guide_end) - args.guide_start
+    if unused > steps / 2:
+        say(
+            f"supervisor: WARNING: {unused:,} of {steps:,} steps of guidance come before the first update "
+            f"(--learning-starts {args.learning_starts:,}): the agent cannot learn while it is helped. "
+            "Lower --learning-starts, or raise --guide-end"
+        )

@@ -4,13 +4,13 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 from supervision.chat import Question
 from supervision.effects import measured_effects
-from supervision.episodes import Stretch
+from supervision.episodes import Finished, Stretch
 from supervision.pictures import jpeg_bytes
 from supervision.prompts import ADVISOR_HEADINGS, CODER_HEADINGS, facts_of, fill, read_prompt
 from supervision.sandbox.messages import Observation
@@ -30,14 +30,6 @@ from supervision.trial import Verdict
 
 PICTURES, GUIDED_PICTURES = 8, 3  # for the advisor: in all, and of them guided where there are any
 LISTED = 12  # episodes whose returns are told one by one
-
-
-class Finished(NamedTuple):
-    """A training episode that is over."""
-
-    behaviour: Literal["unguided", "guided", "partly guided"]
-    episode_return: float
-    length: int
 
 
 @dataclass

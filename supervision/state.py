@@ -1,7 +1,12 @@
 """What a checkpoint holds of the supervision: plain data, from which a run goes on to the bit."""
 
+from collections import deque
+from dataclasses import asdict, replace
 from typing import Any
 
+from supervision.chat import Question
+from supervision.consultation import Known
+from supervision.episodes import packed, unpacked
 from supervision.sandbox.messages import PolicyError, SandboxError
 from supervision.texts import say
 
@@ -33,13 +38,17 @@ def state_of(supervisor: Any) -> dict[str, Any]:
     """The state of a `Supervisor` between two consultations; one that goes on is begun again."""
     if supervisor.mode == "none":
         return {"mode": "none"}
-    policy, chat = supervisor.policy, supervisor.chat
+    chat, held = supervisor.chat, supervisor.consultations
+    rule, good, asked = held.rule, held.good, held.asked
     return {
-        "mode": supervisor.mode, "ended": supervisor.ended, "failures": supervisor.failures,
-        "seconds": supervisor.seconds, "consultations": supervisor.consultations, "history": list(supervisor.history),
-        "steps": [supervisor.preparing_steps, supervisor.recorder.steps, supervisor.auditions.steps],
-        "rule": None if policy is None else {"source": policy.source, "memory": policy.memory()},
-        "guiding": supervisor.guidance is not None, "waiting": supervisor.waiting,
+        "mode": supervisor.mode, "ended": supervisor.ended, "seconds": supervisor.seconds, "count": held.count,
+        "failures": held.failures, "ends": held.ends, "mend": held.mend, "history": list(held.history),
+        "rule": None if rule is None else {"source": rule.source, "memory": rule.memory()},
+        "good": None if good is None else {"source": good.source, "guided": [packed(s) for s in good.guided]},
+        "asked": None if asked is None else asdict(replace(asked, pictures=[])),
+        "guiding": supervisor.guiding is not None, "guidance": supervisor.guidance.state_dict(),
+        "waiting": supervisor.waiting, "active": supervisor.active, "unseen": supervisor.unseen,
+        "since": held.since, "facts": None if held.questions is None else dict(held.questions.facts),
         "chat": None if chat is None else chat.state_dict(),
     }  # fmt: skip
 
@@ -49,19 +58,29 @@ def load_state(supervisor: Any, state: dict[str, Any]) -> None:
     if state["mode"] != supervisor.mode or supervisor.mode == "none":
         supervisor.begin_again = supervisor.mode != "none"
         return
-    supervisor.failures, supervisor.seconds = state["failures"], state["seconds"]
-    supervisor.consultations, supervisor.ended = state["consultations"], state["ended"]
-    supervisor.history.extend(state["history"])
-    supervisor.preparing_steps, supervisor.recorder.steps, supervisor.auditions.steps = state["steps"]
-    supervisor.begin_again = state["waiting"]
+    held = supervisor.consultations
+    supervisor.seconds, supervisor.ended = state["seconds"], state["ended"]
+    supervisor.begin_again, supervisor.unseen = state["waiting"], state["unseen"]
+    supervisor.active = tuple(state["active"])
+    held.count, held.failures, held.ends, held.mend = (state[name] for name in ("count", "failures", "ends", "mend"))
+    held.history.extend(state["history"])
+    held.since = state["since"]
+    if held.questions is not None and state["facts"] is not None:
+        held.questions.facts = dict(state["facts"])
+    if state["good"] is not None:
+        held.good = Known(state["good"]["source"], deque(map(unpacked, state["good"]["guided"])))
+    held.asked = Question(**state["asked"]) if state["asked"] else None
     if supervisor.chat is not None and state["chat"] is not None:
         supervisor.chat.load_state_dict(state["chat"])
-    if state["rule"] is None or state["ended"]:
-        return
-    try:
-        supervisor.policy = supervisor.start(state["rule"]["source"])
-        supervisor.policy.restore(state["rule"]["memory"])
-    except (PolicyError, SandboxError) as error:
-        supervisor.policy = None
-        say(f"supervisor: the rule could not be started again, unguided until the next window: {error}")
-    supervisor.guidance = supervisor.policy if state["guiding"] else None
+    if state["rule"] is not None and not state["ended"]:
+        try:
+            held.rule = supervisor.start(state["rule"]["source"])
+            held.rule.restore(state["rule"]["memory"])
+        except (PolicyError, SandboxError) as error:
+            held.rule, lost = None, f"it could not be started again: {error}"
+            if state["guiding"]:  # reported and recorded behind the first step, as of any other rule
+                supervisor.guidance.failure = PolicyError(lost)
+            else:
+                say(f"supervisor: the last rule is gone: {lost}")
+    supervisor.guidance.load_state_dict(state["guidance"], held.rule if state["guiding"] else None)
+    supervisor.guidance.recorded = supervisor.chat.failure if supervisor.chat is not None else None

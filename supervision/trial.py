@@ -69,8 +69,9 @@ class Verdict:
 class Trial:
     """Episodes that a rule guided from their reset to their end, against probes, which the learner acted alone.
 
-    Returns are compared over the first H steps, H = the longest guided episode: shorter horizons would refuse good rules
-    of sparse tasks, whose reward comes at the end, and miss those that fell a robot late.
+    Returns are compared over the first H steps. H is at least the longest guided episode: shorter horizons would refuse
+    good rules of sparse tasks, whose reward comes at the end. It is as long as the probes were followed, for a rule
+    that fells a robot early is found out by what the learner earns afterwards.
     """
 
     pairs: int  # before the first look
@@ -82,12 +83,19 @@ class Trial:
 
     @property
     def horizon(self) -> int:
-        """H, in steps; 0 before a guided episode is over."""
+        """H, in steps: that of the shortest probe that was cut, of those that were followed long enough."""
+        cut = [len(s) for s in self.probes if s.end == "cut" and len(s) >= self.longest]
+        return min(cut) if cut else max(map(len, [*self.guided, *self.probes]), default=0)
+
+    @property
+    def longest(self) -> int:
+        """Steps of the longest guided episode; 0 before one is over."""
         return max(map(len, self.guided), default=0)
 
     def comparable(self) -> list[float]:
         """Returns of the probes that were followed for H steps or to their end."""
-        returns = (probe.return_until(self.horizon) for probe in self.probes)
+        horizon = self.horizon
+        returns = (probe.return_until(horizon) for probe in self.probes)
         return [r for r in returns if r is not None]
 
     def add(self, stretch: Stretch, since: int) -> None:
@@ -104,10 +112,11 @@ class Trial:
         if len(others) < due:
             return None
         self.looked = due
-        returns = [s.return_until(self.horizon) for s in self.guided]
+        horizon = self.horizon
+        returns = [s.return_until(horizon) for s in self.guided]
         verdict = self._compare(returns, others, "unguided")
         if verdict.passed and self.predecessor:  # a new rule must not be worse than the last good one either
-            before = [r for s in self.predecessor if (r := s.return_until(self.horizon)) is not None]
+            before = [r for s in self.predecessor if (r := s.return_until(horizon)) is not None]
             if len(before) > 1:
                 against = self._compare(returns, before, "under the rule before")
                 verdict = verdict if against.passed else against

@@ -33,6 +33,8 @@ from supervision.prompts import (
 from supervision.texts import for_console, visible
 
 PROGRAM = "llm_supervisor.py"
+REHEARSED_STEPS = 1_000  # that the learner takes alone before the consultation
+TRIED_STEPS = 10_000  # at most, in which a rule's trial is looked at for the first time
 
 
 @dataclass(kw_only=True)
@@ -78,7 +80,7 @@ class ShowPrompt(Trial):
 
 @dataclass(kw_only=True)
 class Consult(Trial):
-    """Make one full consultation and show advice, code, check and audition. Exit status 1 if nothing usable came."""
+    """Make one full consultation and show advice, code, check and trial. Exit status 1 if nothing usable came."""
 
 
 Command = NewPrompt | ShowPrompt | Consult
@@ -92,6 +94,8 @@ class Training:
     """makes the environment with a render mode"""
     intervene: Callable[..., np.ndarray]
     """the script's own"""
+    space: gym.Space
+    """its actions, seeded"""
     supervisor: Callable[..., Any]
     """makes a Supervisor"""
     env_kwargs_given: bool
@@ -154,7 +158,8 @@ def read_command(
     env = env_fn(None)
     env.close()
     script.check_spaces(env)
-    return command, Training(env_fn, script.intervene, supervisor, command.env_kwargs != default.env_kwargs)
+    given = command.env_kwargs != default.env_kwargs
+    return command, Training(env_fn, script.intervene, env.action_space, supervisor, given)
 
 
 def carry_out(command: Command, training: Training) -> int:
@@ -189,40 +194,72 @@ def new_prompt(command: NewPrompt, training: Training) -> None:
         print(f"written: {path}")
 
 
-def trial_supervisor(command: Trial, training: Training, run_dir: str | Path, **options: Any) -> Any:
-    """A run's supervisor before its first consultation."""
-    env = training.env_fn(None)
-    env.close()
-    space = env.action_space  # seeded
-    zero = np.clip(0, space.low, space.high) if isinstance(space, spaces.Box) else space.start
+class Rehearsal:
+    """Training's loop with a learner that learns nothing: what a supervisor sees, and what its rule does."""
 
-    def act(obs: np.ndarray, deterministic: bool) -> np.ndarray:
-        return np.array([space.sample() if command.learner == "random" else zero for _ in obs])
+    def __init__(self, command: Trial, training: Training, run_dir: str | Path, **options: Any):
+        self.envs = gym.vector.SyncVectorEnv(
+            [lambda: training.env_fn(None)], autoreset_mode=gym.vector.AutoresetMode.SAME_STEP
+        )
+        self.command, self.training = command, training
+        self.space = training.space  # seeded
+        self.zero = np.clip(0, self.space.low, self.space.high) if isinstance(self.space, spaces.Box) else (
+            self.space.start)  # fmt: skip
+        args = SimpleNamespace(**vars(command), learning_starts=0, total_timesteps=command.guide_end)
+        self.supervisor = training.supervisor(
+            args, self.envs, env_fn=training.env_fn, run_dir=run_dir, env_kwargs_given=training.env_kwargs_given,
+            **options,
+        )  # fmt: skip
+        self.step, self.episodes = command.guide_start, 0
 
-    def intervene(actions: np.ndarray, guidance: np.ndarray) -> np.ndarray:
-        return training.intervene(actions, guidance, space) if isinstance(space, spaces.Box) else guidance
+    def begin(self) -> None:
+        """Reset the environment."""
+        self.obs, _ = self.envs.reset(seed=self.command.seed)
+        self.t = np.zeros(1, dtype=np.int64)
 
-    return training.supervisor(
-        command, env_fn=training.env_fn, act=act, intervene=intervene, run_dir=run_dir,
-        env_kwargs_given=training.env_kwargs_given, **options,
-    )  # fmt: skip
+    def act(self, guidance: Any, writer: SummaryWriter) -> None:
+        """One step, guided where `guidance` (None: nowhere) says so."""
+        actions = np.array([self.space.sample() if self.command.learner == "random" else self.zero])
+        if guidance is not None:
+            given, mask = guidance(self.obs, self.t)
+            if mask.any():
+                actions = self._guided(actions, given)
+        next_obs, rewards, terminations, truncations, infos = self.envs.step(actions)
+        done = bool(terminations[0] or truncations[0])
+        last_obs = infos["final_obs"][0][None] if done else next_obs
+        self.step += 1
+        self.supervisor.observe(
+            self.step, self.obs, self.t, actions, rewards, last_obs, terminations, truncations, writer
+        )
+        self.obs, self.t, self.episodes = next_obs, (self.t + 1) * (not done), self.episodes + done
+
+    def _guided(self, actions: np.ndarray, given: np.ndarray) -> np.ndarray:
+        return self.training.intervene(actions, given, self.space) if isinstance(self.space, spaces.Box) else given
+
+    def watch_the_learner(self, writer: SummaryWriter) -> None:
+        """Some unguided episodes, as many as fit into `REHEARSED_STEPS`, and three at most."""
+        self.begin()
+        first = self.step
+        while self.episodes < 3 and self.step < first + REHEARSED_STEPS:
+            self.act(None, writer)
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.envs.close()
 
 
 def first_question(command: ShowPrompt, training: Training) -> Question:
     """The first question to a role in a run."""
     with tempfile.TemporaryDirectory() as folder, SummaryWriter(folder) as writer:
-        supervisor = trial_supervisor(command, training, folder)
-        env = training.env_fn(None)
-        supervisor.load_questions(env)
-        env.close()
         with redirect_stdout(sys.stderr):  # what it says is no part of the question
+            rehearsal = Rehearsal(command, training, folder)
+            supervisor = rehearsal.supervisor
+            supervisor.prepare_to_ask()
             if supervisor.folder.passed_over:
                 print(f"supervisor: {supervisor.folder.taken}")
-            replay = supervisor.recorder.record(command.guide_start, writer)
-        supervisor.recorder.close()
-    if command.role == "coder":
-        return supervisor.questions.coder(command.guide_start, command.advice, replay)
-    question = supervisor.questions.advisor(command.guide_start, replay, [], [], 0, None)
+            rehearsal.watch_the_learner(writer)
+            rehearsal.close()
+        question = supervisor.first_question(rehearsal.step, command.role, command.advice)
     if command.advisor_vision == "off":
         question.pictures = []
     return question
@@ -249,13 +286,24 @@ def consult(command: Consult, training: Training) -> int:
     def tell(heading: str, text: str) -> None:
         print(f"--- {heading} ---\n{for_console(text, lines=True)}")
 
-    supervisor = trial_supervisor(command, training, run_dir, tell=tell)
+    rehearsal = Rehearsal(command, training, run_dir, tell=tell)
+    supervisor = rehearsal.supervisor
     supervisor.prepare()
     if supervisor.mode == "none":
         raise ValueError("--supervisor none consults nobody: choose llm or bundled")
     print(f"supervisor: {supervisor.description}")
     with SummaryWriter(run_dir) as writer:
-        policy = supervisor.consult(command.guide_start, [], writer)
-        supervisor.end(command.guide_start, writer)
-    declined = supervisor.advice is not None and not supervisor.advice.intervene
-    return 0 if policy is not None or declined else 1
+        rehearsal.watch_the_learner(writer)
+        guidance = supervisor.consult(rehearsal.step, writer)
+        consultations = supervisor.consultations
+        for _ in range(TRIED_STEPS if guidance and command.trial_pairs else 0):
+            rehearsal.act(guidance, writer)
+            if consultations.verdict is not None or supervisor.guiding is None:
+                break
+        if consultations.verdict is not None and consultations.verdict.passed:
+            print(f"supervisor: the first look at the trial: {consultations.verdict}")
+        good = supervisor.guiding is not None
+        supervisor.end(rehearsal.step, writer)
+    rehearsal.close()
+    advice = consultations.advice
+    return 0 if good or (advice is not None and not advice.intervene) else 1

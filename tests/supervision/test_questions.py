@@ -8,9 +8,9 @@ import pytest
 from conftest import ROOT
 from rules import vectors
 
-from supervision.episodes import Episodes, Stretch
+from supervision.episodes import Episodes, Finished, Stretch
 from supervision.prompts import describe_env, rule_spaces
-from supervision.questions import GUIDED_PICTURES, PICTURES, Finished, Questions, Seen
+from supervision.questions import GUIDED_PICTURES, PICTURES, Questions, Seen
 from supervision.sandbox.messages import Observation
 from supervision.tables import (
     FEWEST_ROWS,

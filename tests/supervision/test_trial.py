@@ -1,69 +1,157 @@
-"""The audition, by hand."""
+"""The dry run of a rule, and the trial: what is compared, over which horizon, and when a rule is ended."""
 
-import gymnasium as gym
+from collections import deque
+
 import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 
-from supervision.sandbox.messages import TRIAL_LANES
-from supervision.trial import Audition, run_audition
-
-
-class LineEnv(gym.Env):
-    """Walks on a line; the reward is the action plus a start bonus that the seed sets; ends after 10 steps."""
-
-    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float64)
-    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.t, self.bonus = 0, float(seed)
-        return np.array([self.bonus]), {}
-
-    def step(self, action):
-        self.t += 1
-        return np.array([self.bonus]), float(action[0]) + self.bonus, self.t == 10, False, {}
+from supervision.episodes import Stretch
+from supervision.sandbox.messages import BoxAction, Observation, PolicyError
+from supervision.sandbox.policy import SandboxedPolicy
+from supervision.trial import LOOKS, Trial, dry_run, worse
 
 
-def audition(residual, max_steps: int = 1_000, pairs: int = 2) -> Audition:
-    return run_audition(
-        [LineEnv() for _ in range(2 * pairs)], lambda obs, deterministic: np.zeros((len(obs), 1)),
-        lambda a, g: np.clip(a + g, -1, 1), lambda obs, t, lanes: np.array([[residual(i)] for i in t]),
-        max_steps=max_steps, seed=100,
-    )  # fmt: skip
+def stretch(rewards, guided, end="terminated", global_step=0, start=0):
+    return Stretch(0, global_step, start, guided, False, rewards=list(rewards), end=end)
 
 
-def test_audition_by_hand():
-    """Unguided return of pair i: 10 · (100 + i); a residual of 0.5 adds 5; equal seeds and horizons in each pair."""
-    result = audition(lambda t: 0.5)
-    assert result.unguided == [1000.0, 1010.0] and result.guided == [1005.0, 1015.0]
-    assert result.passed and result.steps == 40
-    assert not audition(lambda t: -0.5).passed
-    # a budget of 22 steps: five joint steps of four lanes, the same horizon for all
-    short = audition(lambda t: 0.5, max_steps=22)
-    assert short.steps == 20 and short.unguided == [500.0, 505.0] and short.guided == [502.5, 507.5]
+def trial_of(guided, probes, pairs=3, **fields):
+    trial = Trial(pairs, **fields)
+    for rewards in guided:
+        trial.add(stretch(rewards, True), 0)
+    for rewards in probes:
+        trial.add(stretch(rewards, False), 0)
+    return trial
 
 
-def test_audition_goes_on_while_noise_decides():
-    """Differences that scatter around zero call for more pairs, until the budget cannot pay for another round."""
-    rng = np.random.default_rng(0)
-    result = audition(lambda t: rng.normal(), max_steps=400)
-    assert len(result.guided) > 2 and result.steps <= 400
-    assert len(set(result.unguided)) == len(result.unguided)  # each pair has a seed of its own
-    assert audition(lambda t: 0.0, max_steps=170).steps == 160  # never decided: four rounds of 40
+def rule(source):
+    return SandboxedPolicy(
+        source, observation=Observation("floats", (2,)), action=BoxAction(np.full(1, -1.0), np.full(1, 1.0))
+    )
 
 
-def test_audition_acts_as_in_training_and_passes_the_episode_step():
-    seen = []
+def test_a_rule_that_fails_on_a_state_is_found_out_and_closed():
+    """One row at a time, with the steps of the episodes; the last state is the one at which it fails."""
+    policy = rule("def policy(obs, t):\n    return 1.0 / (3 - t) * (obs[0] < 1)")
+    states = [np.zeros(2), np.ones(2)]
+    assert dry_run(policy, states, [1, 2]) is policy
+    with pytest.raises(PolicyError, match="division by zero"):
+        dry_run(policy, states, [2, 3])
+    with pytest.raises(PolicyError, match="closed"):
+        policy(np.zeros((1, 2)), np.zeros(1, dtype=int))
 
-    def act(obs, deterministic):
-        seen.append(deterministic)
-        return np.zeros((len(obs), 1))
 
-    steps = []
+returns = st.lists(st.floats(-100, 100), min_size=3, max_size=20)
 
-    def policy(obs, t, lanes):
-        assert lanes.tolist() == [TRIAL_LANES + 1]  # environments of its own, apart from training's
-        steps.append(t.tolist())
-        return np.zeros((len(obs), 1))
 
-    run_audition([LineEnv(), LineEnv()], act, np.add, policy, max_steps=20, seed=0)
-    assert seen == [False] * 10 and steps == [[i] for i in range(10)]
+@given(these=returns, those=returns)
+@settings(deadline=None)
+def test_worse_is_welch_s_test(these, those):
+    """Beyond 2.5 standard errors, by SciPy's statistic of unequal variances."""
+    if np.ptp(these) < 1e-3 and np.ptp(those) < 1e-3:
+        return  # without variance: below
+    t = stats.ttest_ind(these, those, equal_var=False).statistic
+    if abs(t + 2.5) > 1e-6:
+        assert worse(these, those) == (t < -2.5)
+
+
+def test_worse_without_variance_is_below():
+    assert worse([-3.0] * 3, [-1.0] * 3)
+    assert not worse([-1.0] * 3, [-1.0] * 3)
+    assert not worse([0.1 + 0.2] * 3, [0.3] * 3) and not worse([0.3] * 3, [0.1 + 0.2] * 3)  # they differ by rounding
+
+
+def test_returns_are_compared_as_far_as_the_probes_were_followed():
+    """One probe was cut after four steps, behind the longest guided episode: what others did later does not count."""
+    trial = trial_of([[1, 1], [1, 1, 1], [1]], [[1, 1, 1, -9, 50], [2]])
+    trial.add(stretch([0, 0, 0, 0], False, "cut"), 0)
+    assert trial.longest == 3 and trial.horizon == 4 and trial.comparable() == [-6.0, 2.0, 0.0]
+    verdict = trial.look()
+    assert (verdict.guided, verdict.other, verdict.counts, verdict.horizon) == (2.0, -4 / 3, (3, 3), 4)
+    assert verdict.passed and trial.good
+
+
+def test_a_rule_that_fells_a_robot_early_is_found_out():
+    """One a step until it falls: over the guided episodes' own lengths both would have earned the same."""
+    trial = trial_of([[1] * 15, [1] * 16, [1] * 14], [[1] * 25, [1] * 28, [1] * 22])
+    assert trial.horizon == 28 and not trial.look().passed
+    trial = trial_of([[1] * 15] * 3, [])
+    for _ in range(3):
+        trial.add(stretch([1] * 30, False, "cut"), 0)  # it would stand on
+    assert trial.horizon == 30 and not trial.look().passed
+
+
+def test_a_probe_that_was_cut_before_the_horizon_gives_no_verdict():
+    trial = trial_of([[-1] * 3] * 3, [[0] * 3] * 2)
+    trial.add(stretch([0, 0], False, "cut"), 0)
+    assert len(trial.comparable()) == 2 and trial.look() is None
+    trial.add(stretch([0, 0, 0], False, "cut"), 0)  # as long as the horizon: it counts
+    verdict = trial.look()
+    assert not verdict.passed and (verdict.guided, verdict.other) == (-3.0, 0.0)
+    assert str(verdict) == "return -3 guided (3 episodes), 0 unguided (3), over their first 3 steps"
+
+
+def test_what_a_rule_took_over_in_the_middle_counts_for_neither_side():
+    assert stretch([1, 2], False, start=4).return_until(1) is None
+    assert stretch([1, 2], True, "").return_until(2) == 3 and stretch([1, 2], True, "").return_until(3) is None
+    assert stretch([1, 2], True, "truncated").return_until(3) == 3
+
+
+def test_looks_are_few():
+    """At 3, 5, 8, 12 and 20 pairs, then at every tenth; between them a bad stretch of luck does not end a rule."""
+    trial, looked = Trial(3), []
+    for n in range(1, 52):
+        trial.add(stretch([float(n % 2)], True), 0)
+        assert trial.look() is None
+        trial.add(stretch([float(n % 2)], False), 0)
+        if trial.look() is not None:
+            looked.append(n)
+        assert trial.look() is None  # once a look
+    assert looked == [*LOOKS, 30, 40, 50]
+
+
+def test_later_looks_begin_with_the_pairs_that_are_asked_for():
+    trial = trial_of([[0]] * 4, [[1]] * 4, pairs=5)
+    assert trial.look() is None
+    trial = trial_of([[0]] * 5, [[1]] * 5, pairs=5)
+    assert not trial.look().passed
+
+
+def test_a_sparse_task_s_good_rule_passes():
+    """MountainCar's costs reward before it reaches the goal; a probe that stands still costs nothing."""
+    reach, stand = [-0.1] * 99 + [100.0], [0.0] * 999
+    assert trial_of([reach] * 3, [stand] * 3).look().passed
+    assert not trial_of([[-0.1] * 999] * 3, [stand] * 3).look().passed  # the wrong sign
+
+
+def test_what_is_old_is_forgotten():
+    """Episodes that began before the last windows; the newest one stays, however old."""
+    trial = trial_of([[-1.0]] * 3, [[1.0]] * 2)
+    trial.add(stretch([5.0], True, global_step=50), 40)
+    assert [s.rewards for s in trial.guided] == [[5.0]] and len(trial.probes) == 2
+    trial.add(stretch([7.0], False, global_step=30), 40)
+    assert [s.rewards for s in trial.probes] == [[7.0]]
+
+
+def test_a_new_rule_must_not_be_worse_than_the_last_good_one():
+    """Both do better than no guidance; the new one, by far, not as well as the rule before."""
+    before = deque(stretch([r], True) for r in (-5.0, -5.5, -4.5))
+    unguided = [[-46.0], [-47.0], [-45.0]]
+    verdict = trial_of([[-24.0], [-25.0], [-23.0]], unguided, predecessor=before).look()
+    assert not verdict.passed and verdict.other == -5.0 and "under the rule before" in str(verdict)
+    trial = trial_of([[-4.0], [-5.0], [-3.0]], unguided, predecessor=before)
+    assert trial.look().passed and trial.good
+
+
+def test_a_checkpoint_holds_it():
+    trial = trial_of([[1, 2], [3]], [[1]], predecessor=deque([stretch([4], True)]))
+    again = Trial.from_state(trial.state_dict())
+    assert again.state_dict().keys() == trial.state_dict().keys()
+    for one in (trial, again):
+        one.add(stretch([0], False), 0)
+        one.add(stretch([0, 5], False), 0)
+        one.add(stretch([9], True), 0)
+    assert str(again.look()) == str(trial.look()) and again.looked == 3
