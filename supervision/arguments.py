@@ -32,7 +32,7 @@ class SupervisorArgs:
     the environment's default, which it describes, else `prompts/default` (discrete actions: `prompts/default-discrete`)
     """
     replay_frames: int = 16
-    """key frames of a replay: between this many and twice as many are kept, whatever its length; 0 = no pictures"""
+    """pictures of an episode that are kept for models: half as many to this many; 0 = no pictures and no videos"""
     trial_pairs: int = 3
     """episodes, guided and unguided in turn, with which a new rule begins before they are compared for the first time;
     a rule that makes the behaviour worse is ended. 0: no trial"""
