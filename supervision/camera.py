@@ -136,7 +136,8 @@ class Camera:
         if self.off:
             return
         self.shot = None
-        length = len(self.before[stretch.guided]) if stretch.guided in self.before else 0
+        before = self.before.get(stretch.guided) or self.before.get(not stretch.guided)
+        length = len(before) if before else 0
         self.before[stretch.guided] = stretch
         size = self.wanted[stretch.guided]
         ending = stretch.global_step >= self.args.total_timesteps - max(self.args.guide_window, LAST_STEPS)

@@ -212,6 +212,6 @@ def test_pictures_are_kept_and_not_compared(consultant, recorded):
     """Another machine draws them otherwise, or not at all."""
     chat = RecordedChat(recorded, Path("runs/again/llm"))
     record = exchanges("run")[0]
-    exchange = chat.ask(Question("advisor", "m", 0, "", record["messages"], [(3, b"jpeg")]))
+    exchange = chat.ask(Question("advisor", "m", 0, "", record["messages"], [("guided t=3", b"jpeg")]))
     assert chat.finish(exchange) == INTERVENE
-    assert Path("runs/again/llm/0000-advisor-frame-000003.jpg").read_bytes() == b"jpeg"
+    assert Path("runs/again/llm/0000-advisor-frame-guided-t-3.jpg").read_bytes() == b"jpeg"

@@ -386,7 +386,7 @@ def test_tokens_are_estimated_where_a_server_does_not_count_them(consultant, cap
     with Endpoint(lambda body, n: (200, completion("word " * 8, usage=None))) as endpoint:
         it = consultant(endpoint.url)
         chat = it.supervisor.chat
-        for pictures in ([], [(0, b"jpeg"), (9, b"jpeg")]):
+        for pictures in ([], [("t=0", b"jpeg"), ("t=9", b"jpeg")]):
             question = Question("coder", "m", 0, "", [{"role": "system", "content": "x" * 401},
                                                          {"role": "user", "content": "y" * 401}], pictures)  # fmt: skip
             exchange = chat.ask(question)
@@ -397,7 +397,7 @@ def test_tokens_are_estimated_where_a_server_does_not_count_them(consultant, cap
     assert "coder 2 calls, about 1,000 + 20 tokens" in capsys.readouterr().out
 
 
-PICTURES = [(0, b"first"), (7, b"second")]
+PICTURES = [("unguided t=0", b"first"), ("guided t=7", b"second")]
 
 
 def ask(chat: Chat, role: str = "advisor") -> str | None:
@@ -494,7 +494,10 @@ def test_pictures_and_schema_as_the_server_gets_them(consultant):
         ask(consultant(endpoint.url).supervisor.chat)
     (request,) = endpoint.requests
     text, *pictures = request["messages"][1]["content"]
-    assert text == {"type": "text", "text": "Look.\n\nFrames of the replay at steps [0, 7]:"}
+    assert text == {
+        "type": "text",
+        "text": "Look.\n\nPictures of steps that are in the tables above, in order: unguided t=0, guided t=7.",
+    }
     assert [p["image_url"]["url"] for p in pictures] == ["data:image/jpeg;base64,Zmlyc3Q=",
                                                          "data:image/jpeg;base64,c2Vjb25k"]  # fmt: skip
     schema = request["response_format"]["json_schema"]["schema"]

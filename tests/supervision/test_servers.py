@@ -76,7 +76,8 @@ def test_pictures_stay_with_the_first_turn(consultant):
         assert ask(consultant(endpoint.url).supervisor.chat, 2) == "yes"
     (turn,) = endpoint.requests[1]["messages"]
     text, *pictures = turn["content"]
-    assert text["text"] == "Answer in JSON.\n\nLook.\n\nFrames of the replay at steps [0, 1]:" and len(pictures) == 2
+    shown = "Pictures of steps that are in the tables above, in order: t=0, t=1."
+    assert text["text"] == f"Answer in JSON.\n\nLook.\n\n{shown}" and len(pictures) == 2
 
 
 # -- few pictures ------------------------------------------------------------------------------------------------------
@@ -85,7 +86,7 @@ def test_pictures_stay_with_the_first_turn(consultant):
 def ask(chat, pictures: int) -> str:
     """A question with so many pictures."""
     turns = [{"role": "system", "content": "Answer in JSON."}, {"role": "user", "content": "Look."}]
-    exchange = chat.ask(Question("advisor", "m", 0, "", turns, [(i, b"%d" % i) for i in range(pictures)]))
+    exchange = chat.ask(Question("advisor", "m", 0, "", turns, [(f"t={i}", b"%d" % i) for i in range(pictures)]))
     exchange.wait()
     return chat.finish(exchange)
 
@@ -121,7 +122,7 @@ def test_a_server_of_few_pictures_is_shown_few(server, consultant, capsys):
         assert ask(it.supervisor.chat, 8) == "yes" and ask(it.supervisor.chat, 0) == "yes"
         assert [shown(request) for request in endpoint.requests[len(first) :]] == [*second, 0]
     assert "response_format" in endpoint.requests[-1]
-    told = f"at most {second[0]} of a replay's pictures" if second[0] else "no pictures: states only from now on"
+    told = f"at most {second[0]} pictures" if second[0] else "no pictures: states only from now on"
     assert capsys.readouterr().out.count(f"supervisor: m takes {told}\n") == 1
     record = exchanges("run")[0]
     assert record["refused"] == ["pictures"]
