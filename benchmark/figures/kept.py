@@ -82,5 +82,5 @@ def differs(now: pd.DataFrame, then: pd.DataFrame) -> str:
         value, before = new.get((tag, step)), old.get((tag, step))
         if value != before:
             shown = ("nothing" if x is None else f"{x:.9g}" for x in (value, before))
-            return "{} at step {:,} is {}, before it was {}".format(tag, step, *shown)
+            return "{} at step {:,} is {}, before {}".format(tag, step, *shown)
     return ""
