@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -30,7 +30,8 @@ from torch.utils.tensorboard import SummaryWriter
 from supervision.answers import gist
 from supervision.arguments import SupervisorArgs, check_args, warn_of_late_learning
 from supervision.bundled import Bundled, read_rule
-from supervision.chat import Chat, Exchange, RecordedChat
+from supervision.camera import Camera
+from supervision.chat import Chat, Exchange, Question, RecordedChat
 from supervision.consultation import Consultations, Decision
 from supervision.endpoint import ChatModel, a_server_is_named
 from supervision.guidance import Guidance
@@ -79,6 +80,7 @@ class Supervisor:
         self.folder = PromptFolder(args.env_id, args.prompt_dir, env_kwargs_given)
         self.seconds = 0.0  # wall time that supervision took
         self.ended = False
+        self.active = 0.0, -1  # the last `charts/guidance_active`, and its step
         self.questions: Questions | None = None
         self.begin_again = False  # whether `consult` is to be called before the window is over
         self.unseen = False  # whether an unguided stretch is over since the last consultation
@@ -145,11 +147,22 @@ class Supervisor:
             env.close()
         self._watch(None)
 
+    def first_question(self, global_step: int, role: Literal["advisor", "coder"], advice: str) -> Question:
+        """What a role is asked first, the coder about this advice."""
+        held = self.consultations
+        self._develop()
+        if role == "coder":
+            return held.questions.coder(global_step, advice, held.seen(global_step), None)
+        return held.questions.advisor(global_step, held.seen(global_step), [], 0, None)
+
     def _watch(self, bundled: Bundled | None) -> None:
         """Make ready for what training shows."""
         args = self.args
         pairs, share = (0, 0.0) if args.advisor_always else (args.trial_pairs, args.probe_share)
-        self.guidance = Guidance(self.envs.num_envs, self.action, args.guide_window, pairs, share)
+        self.camera = Camera(args, self.envs, self.env_fn, self.run_dir)
+        self.guidance = Guidance(
+            self.envs.num_envs, self.action, args.guide_window, pairs, share, args.learning_starts, self.camera.follow
+        )
         self.consultations = Consultations(
             args, self.guidance, self.start, self.tell, chat=self.chat, questions=self.questions, bundled=bundled,
             fixed_source=self.fixed_source,
@@ -194,9 +207,9 @@ class Supervisor:
             PolicyError: the rule is at fault.
             SandboxError: its process could not be started.
         """
-        # a rule that was in time in the recorded run may take longer on this machine
-        repeated = {"call_timeout": 10.0, "start_timeout": 60.0}
-        deadlines = repeated if self.mode == "replay" else {"cpu_budget": CPU_BUDGET}
+        # whether a rule was in time is the recorded machine's word, and this one may be slower
+        patient = {"call_timeout": 60.0, "start_timeout": 60.0}
+        deadlines = patient if self.mode == "replay" else {"cpu_budget": CPU_BUDGET}
         return SandboxedPolicy(
             source, observation=self.observation, action=self.action, seed=self.args.seed,
             strict=self.args.sandbox == "strict", warn_when_slow=self.fixed_source is not None, **deadlines,
@@ -234,12 +247,15 @@ class Supervisor:
             self.begin_again = False
             self.guidance.stop()
             return None
+        self.guidance.open()
         if not (self.consultation or self.consultations.mend or self._has_seen_enough()):
             # nothing new can be said: the decision stands; before the first one the learner goes on alone
             self.begin_again = self.consultations.count == 0
             return self.guiding
         started, before, log = time.time(), state_of(self), Deferred()
         self.begin_again = False
+        if self.chat is not None:
+            self._develop()
         if self.consultation is None:
             self.consultation = self.consultations.hold(global_step, log)
         try:
@@ -251,10 +267,13 @@ class Supervisor:
             return None
         self.seconds += time.time() - started
         if decision is not None:
+            self.guidance.recorded = self.chat.failure if self.chat is not None else None
             self._report(decision, global_step, log)
+            self.camera.save(global_step, log)
+            self.camera.window(self.consultations.count, asked=self.chat is not None)
         else:
             self.guidance.stop()  # the window begins when the answer is there
-        log.add_scalar("charts/guidance_active", float(self.guiding is not None), global_step)
+        self._log_guidance(global_step, log)
         log.write_to(writer)
         return self.guiding
 
@@ -271,6 +290,11 @@ class Supervisor:
         going_on = self.guidance.episodes.present
         long = any(s is not None and not s.guided and len(s) >= self.args.guide_window // 10 for s in going_on)
         return self.unseen or long
+
+    def _develop(self) -> None:
+        """Pictures for the models."""
+        for stretch in (*self.guidance.episodes.latest(guided=False), *self.guidance.episodes.latest(guided=True)):
+            self.camera.develop(stretch)
 
     def _advance(self) -> Decision | None:
         """Go on with the consultation until it is decided, or with --llm-async until it has asked a question."""
@@ -321,7 +345,7 @@ class Supervisor:
             actions: as executed.
             next_obs: the true successors.
         """
-        if self.mode == "none" or self.ended:
+        if self.mode == "none":
             return
         guidance, before = self.guidance, global_step - self.envs.num_envs
         if guidance.failure is not None:
@@ -330,11 +354,9 @@ class Supervisor:
             writer.add_scalar("supervisor/failures", self.consultations.failures, before)
             self._say(f"the rule failed, unguided until the next window: {error}", before, writer)
         over = guidance.episodes.over
-        uniform = before < self.args.learning_starts
-        verdict = guidance.follow(before, uniform, obs, t, actions, rewards, next_obs, terminations, truncations)
+        verdict = guidance.follow(before, obs, t, actions, rewards, next_obs, terminations, truncations)
         self.unseen |= guidance.episodes.over > over
         if verdict is not None:
-            writer.add_scalar("supervisor/guided_steps", guidance.steps - guidance.unguided_steps, global_step)
             writer.add_scalar("supervisor/trial_passed", float(verdict.passed), global_step)
             writer.add_scalar("supervisor/trial_guided_return", verdict.guided, global_step)
             writer.add_scalar("supervisor/trial_unguided_return", verdict.other, global_step)
@@ -346,21 +368,33 @@ class Supervisor:
         """What became of the rule in the middle of a window."""
         say(f"step {global_step:,}: supervisor: {text}")
         writer.add_text("supervisor/verdict", for_tensorboard(text), global_step)
-        writer.add_scalar("charts/guidance_active", float(self.guiding is not None), global_step)
+        self._log_guidance(global_step, writer)
+
+    def _log_guidance(self, global_step: int, writer: SummaryWriter) -> None:
+        """Whether a rule guides, as a step: TensorBoard joins points by straight lines."""
+        active, (before, since) = float(self.guiding is not None), self.active
+        if active != before and since < global_step - 1:
+            writer.add_scalar("charts/guidance_active", before, global_step - 1)
+        self.active = active, global_step
+        writer.add_scalar("charts/guidance_active", active, global_step)
+        writer.add_scalar("supervisor/guided_steps", self.guidance.steps - self.guidance.unguided_steps, global_step)
 
     def end(self, global_step: int, writer: SummaryWriter) -> None:
         """The guided time is over: say what it took, stop the rule's process and close the environments.
 
         A run that was interrupted says nothing: it goes on.
         """
-        if self.mode == "none" or self.ended:
+        if self.mode == "none":
+            return
+        if global_step >= self.args.total_timesteps or self.interrupted():
+            self.camera.finish(global_step, writer)
+        if self.ended:
             return
         self.ended = True
         guided, steps = self.guidance.steps - self.guidance.unguided_steps, self.guidance.steps
         self.consultations.close_rule()
         if not self.interrupted():
-            writer.add_scalar("charts/guidance_active", 0.0, global_step)
-            writer.add_scalar("supervisor/guided_steps", guided, global_step)
+            self._log_guidance(global_step, writer)
             say(
                 f"step {global_step:,}: supervisor: the guided time is over; the rule acted in {guided:,} of "
                 f"{steps:,} steps; supervision took {self.seconds:.1f} s; videos and logs are in {self.run_dir}"

@@ -15,7 +15,7 @@ import torch.utils.tensorboard.writer
 
 from guided_utils.checkpoint import Resumed, code_hash, keep_folder, machine, note_setting
 from guided_utils.interrupts import Interrupts
-from guided_utils.log import RunLog
+from guided_utils.log import RunLog, TrackedLog
 
 
 def open_log(
@@ -42,7 +42,8 @@ def open_log(
     if getattr(args, "llm_base_url", None) and not goes_on:
         note_setting(run_name, "args", vars(args) | {"resume": None})  # its secrets are masked by now
     # of a run that goes on, what was logged behind its checkpoint is logged again
-    writer = RunLog(f"runs/{run_name}", purge_step=(resumed.step + bool(resumed.state)) if goes_on else None)
+    first = (resumed.step + bool(resumed.state)) if goes_on else None
+    writer = (TrackedLog if args.track else RunLog)(f"runs/{run_name}", purge_step=first)
     settings = {**vars(args), "torch_num_threads": torch.get_num_threads(), "device": str(device)}
     if not goes_on:
         rows = "\n".join(f"|{k}|{v}|{sources.get(k, 'machine')}|" for k, v in settings.items())
@@ -128,8 +129,13 @@ class Progress:
         """Since the run began, or went on."""
         return int((global_step - self.first) / max(self.seconds, 1e-9))
 
-    def report(self, global_step: int, recent_returns: Sequence[float]) -> None:
-        """Print a line if it is time for one, and at the last step."""
+    def report(self, global_step: int, recent_returns: Sequence[float], behaviour: str = "") -> None:
+        """Print a line if it is time for one, and at the last step.
+
+        Args:
+            recent_returns: of the last training episodes.
+            behaviour: whose they are, where that is not the learner alone.
+        """
         last = global_step >= self.total_timesteps
         before, step_before = self.marks[-1]
         if self.seconds - before < self.SECONDS and not last:
@@ -142,5 +148,5 @@ class Progress:
             if not last:
                 line += f"  {timedelta(seconds=int((self.total_timesteps - global_step) / rate))} left"
         mean = f"{np.mean(recent_returns):.1f}" if recent_returns else "-"
-        print(f"{line}  return {mean}", flush=True)
+        print(f"{line}  return {mean}{behaviour and f' ({behaviour})'}", flush=True)
         self.marks.append((self.seconds, global_step))

@@ -5,6 +5,7 @@ import difflib
 import json
 import logging
 import math
+import re
 import threading
 import time
 from collections import deque
@@ -39,7 +40,7 @@ class Question:
     step: int  # global step of the consultation
     prompt_sha256: str  # of the prompt file
     messages: list[dict[str, str]]  # text turns: system, user, then assistant and user in turn
-    pictures: list[tuple[int, bytes]] = field(default_factory=list)  # (step of the replay, JPEG), for the first turn
+    pictures: list[tuple[str, bytes]] = field(default_factory=list)  # (what it shows, JPEG), for the first turn
 
     def answered(self, answer: str, reply: str) -> "Question":
         """The conversation after an answer that was not usable and our reply to it."""
@@ -62,8 +63,8 @@ class Question:
             head, turn = messages[:2]
             messages[:2], first = [{"role": "user", "content": f"{head['content']}\n\n{turn['content']}"}], 0
         if pictures and self.pictures:
-            steps = [step for step, _ in self.pictures]
-            text = f"{messages[first]['content']}\n\nFrames of the replay at steps {steps}:"
+            shown = ", ".join(what for what, _ in self.pictures)
+            text = f"{messages[first]['content']}\n\nPictures of steps that are in the tables above, in order: {shown}."
             urls = [f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" for _, jpeg in self.pictures]
             messages[first] = {"role": "user", "content": [{"type": "text", "text": text}]
                                + [{"type": "image_url", "image_url": {"url": url}} for url in urls]}  # fmt: skip
@@ -150,8 +151,8 @@ class Cost:
 LATER = ("cut", "attempts")  # fields that the first records lack
 UNWRITTEN = logging.getLogger("guided_sac.unwritten")  # error(what, reason), info(what) when it was written after all
 # words of verdicts
-LATE, REFUSED, NOT_TRIED, IN_AUDITION = "took longer than", "refused: ", "not tried: ", "in the audition: "
-FAILED_AUDITION = "audition failed: "
+LATE, REFUSED, NOT_TRIED = "took longer than", "refused: ", "not tried: "
+IN_TRAINING = re.compile(r"at step (\d+): (.*)", re.DOTALL)  # of a rule that failed while it guided
 
 
 class Chat:
@@ -171,14 +172,20 @@ class Chat:
         self.cut = False  # whether the server cut the last answer
         self.number = 0  # of the next exchange
         self.waiting: dict[Path, bytes] = {}  # files for which the disk has had no room yet
-        self.paid: deque[tuple[list[str], Result]] = deque()  # exchanges behind the checkpoint of a run that goes on
+        # exchanges behind the checkpoint of a run that goes on: question, result, failure of the rule that came of it
+        self.paid: deque[tuple[list[str], Result, tuple[int, str] | None]] = deque()
+        # where the rule failed in training between the last exchange and the next, in the run that is repeated or was
+        # cut off: global step and message
+        self.failure: tuple[int, str] | None = None
 
     def ask(self, question: Question) -> Exchange:
         """Send a question on its way; one that was answered before the run was cut off gets that answer."""
         exchange = Exchange(question, self.timeout)
+        self.failure = None
         if self.paid:
-            asked, result = self.paid.popleft()
+            asked, result, failure = self.paid.popleft()
             if asked == question.transcript():
+                self.failure = failure
                 exchange.resolve(result)
                 return exchange
             self.paid.clear()  # from here on it is another run
@@ -199,9 +206,9 @@ class Chat:
         for path in recorded(self.log_dir):
             record = json.loads(path.read_text(encoding="utf-8"))
             if int(path.name.partition("-")[0]) < self.number:
-                self.path, self.record = path, record
+                self.path, self.record, self.failure = path, record, failure_in(record)
             else:
-                self.paid.append((transcript_of(record), result_of(record)))
+                self.paid.append((transcript_of(record), result_of(record), failure_in(record)))
 
     def open(self) -> None:
         """Make ready before training."""
@@ -267,7 +274,7 @@ class Chat:
     def _log(self, question: Question, result: Result) -> None:
         name = f"{self.number:04d}-{question.role}"
         self.number += 1
-        names = [f"{name}-frame-{step:06d}.jpg" for step, _ in question.pictures]
+        names = [f"{name}-frame-{re.sub('[^a-z0-9]+', '-', what)}.jpg" for what, _ in question.pictures]
         for image_name, (_, jpeg) in zip(names, question.pictures, strict=True):
             self._keep(self.log_dir / image_name, jpeg)
         self.path = self.log_dir / f"{name}.json"
@@ -320,7 +327,7 @@ class Chat:
         return parse_code(answer, self.cut)
 
     def repeat_failure(self) -> None:
-        """In a repeated run: raise again what was made of the last answer there, before any audition.
+        """In a repeated run: raise again what was made of the last answer there.
 
         Raises:
             SupervisionError: the advisor's answer was refused.
@@ -345,6 +352,15 @@ def result_of(record: dict[str, Any]) -> Result:
     return Result(**{f.name: record[f.name] for f in fields(Result) if f.name in record or f.name not in LATER})
 
 
+def failure_in(record: dict[str, Any]) -> tuple[int, str] | None:
+    """Where (global step) and how the rule failed in training behind the recorded exchange; None: nowhere.
+
+    With --llm-async another run's windows may begin elsewhere, so there it says nothing.
+    """
+    found = None if record["asynchronous"] else IN_TRAINING.fullmatch(record.get("rule_failed", ""))
+    return (int(found[1]), found[2]) if found else None
+
+
 class RecordedChat(Chat):
     """The exchanges of an earlier run, in their order; recorded failures fail again.
 
@@ -363,6 +379,7 @@ class RecordedChat(Chat):
             causes = [cause for record in self.records if (cause := self._unrepeatable(record))]
             self.asked = [transcript_of(record) for record in self.records]
             self.results = [result_of(record) for record in self.records]
+            self.failures = [failure_in(record) for record in self.records]
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ValueError(f"--llm-log {folder} cannot be read: {type(error).__name__}: {error}") from None
         if not self.records:
@@ -375,10 +392,10 @@ class RecordedChat(Chat):
         """What in an exchange depended on the clock and cannot be made up for."""
         if record["asynchronous"]:
             return "it was recorded with --llm-async, where the time that an answer takes decides when a window begins"
-        failure = record.get("rule_failed") or record["verdict"] or ""
-        if NOT_TRIED in failure and "rule_failed" in record:
-            return gist(failure)
-        return gist(failure) if LATE in failure and ("rule_failed" in record or IN_AUDITION in failure) else None
+        if failure_in(record):
+            return None
+        failure = record.get("rule_failed", "")
+        return gist(failure) if NOT_TRIED in failure or LATE in failure else None
 
     def _send(self, exchange: Exchange) -> None:
         if self.used == len(self.records):  # a run that was cut off, say
@@ -386,7 +403,7 @@ class RecordedChat(Chat):
             exchange.resolve(Result(error=error, calls=0, final=True))
             return
         recorded, asked = self.asked[self.used], exchange.question.transcript()
-        result = self.results[self.used]
+        result, self.failure = self.results[self.used], self.failures[self.used]
         self.used += 1
         if recorded != asked:
             diff = map(for_console, difflib.unified_diff(recorded, asked, "recorded", "now", n=1, lineterm=""))
@@ -403,6 +420,7 @@ class RecordedChat(Chat):
         super().load_state_dict(state)
         self.paid.clear()  # the record that is repeated has them
         self.used = state["used"]
+        self.failure = self.failures[self.used - 1] if self.used else None
 
     def repeat_failure(self) -> None:
         record = self.records[self.used - 1]
@@ -412,5 +430,5 @@ class RecordedChat(Chat):
         if record["role"] == "advisor" and verdict.startswith(REFUSED):
             raise SupervisionError(verdict.removeprefix(REFUSED))
         said = verdict.removeprefix(REFUSED)
-        if LATE in verdict or (said != verdict and not said.startswith((FAILED_AUDITION, IN_AUDITION))):
+        if said != verdict:
             raise PolicyError(said)

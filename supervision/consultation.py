@@ -10,7 +10,7 @@ from supervision.bundled import Bundled
 from supervision.chat import NOT_TRIED, REFUSED, Chat, Exchange, Question
 from supervision.episodes import Stretch
 from supervision.guidance import Guidance
-from supervision.questions import Questions
+from supervision.questions import Questions, Seen
 from supervision.sandbox.messages import PolicyError, SandboxError
 from supervision.sandbox.policy import SandboxedPolicy
 from supervision.texts import code_block, for_tensorboard
@@ -75,6 +75,8 @@ class Consultations:
         self.mend = ""  # why the coder's rule was ended, of which the coder is still to be told
         self.advice: Advice | None = None  # the last one
         self.history: deque[str] = deque(maxlen=MEMORY)  # what was tried lately, for the advisor
+        self.verdict: Verdict | None = None  # the last look at a trial
+        self.since = 0  # global step of the last consultation
 
     # The parts that ask a model are generators: they yield the exchange that must be over before they can go on, and
     # whoever drives them blocks until then or trains.
@@ -100,8 +102,16 @@ class Consultations:
             decision.verdict = f"unguided: {error}"
         if decision.policy is None:
             self.guidance.stop()
-        self.count += 1
+        self.count, self.since = self.count + 1, step
         return decision
+
+    def seen(self, step: int) -> Seen:
+        """What of training the models are told."""
+        episodes = self.guidance.episodes
+        return Seen(
+            episodes.latest(guided=False), episodes.latest(guided=True), list(episodes.finished), self.verdict,
+            self.args.total_timesteps, updated=step > self.args.learning_starts, since=self.since,
+        )  # fmt: skip
 
     def _ask(self, question: Question) -> Generator[Exchange, None, str]:
         if len(question.messages) > 2:
@@ -121,7 +131,7 @@ class Consultations:
                 return Advice("Guidance in every window (--guide-policy).", True, keep_current_policy=has_rule)
             return self.bundled.advise(self.guidance.episodes.whole_returns, has_rule)
         source = self.rule.source if has_rule else None
-        question = self.questions.advisor(step, self.seen(), self.history, self.count, source)
+        question = self.questions.advisor(step, self.seen(step), self.history, self.count, source)
         for may_repair in (True, False):
             answer = yield from self._ask(question)
             try:
@@ -181,7 +191,7 @@ class Consultations:
         if mend:
             turns = [*asked.messages[:-1], {"role": "user", "content": f"{mend}. Write another rule."}]
             return replace(asked, messages=turns, step=step)
-        return self.questions.coder(step, self.advice.advice, self.seen(), self.rule.source if self.rule else None)
+        return self.questions.coder(step, self.advice.advice, self.seen(step), self.rule.source if self.rule else None)
 
     def _begin(self, rule: SandboxedPolicy, trial: Trial) -> None:
         """A rule guides from here on; the one before it is closed."""
@@ -203,7 +213,7 @@ class Consultations:
         Returns:
             What is to be said; "" where it goes on.
         """
-        rule, trial = self.rule, self.guidance.trial
+        rule, trial, self.verdict = self.rule, self.guidance.trial, verdict
         if verdict.passed:
             if trial.good:
                 self.good = Known(rule.source, trial.guided)

@@ -2,7 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -57,6 +57,14 @@ class Stretch:
         self.rewards.append(float(reward))
 
 
+class Finished(NamedTuple):
+    """A training episode that is over."""
+
+    behaviour: Literal["unguided", "guided", "partly guided"]
+    episode_return: float
+    length: int
+
+
 class Episodes:
     """The present stretch of each environment, and the latest ones that are over.
 
@@ -68,11 +76,16 @@ class Episodes:
         self.present: list[Stretch | None] = [None] * num_envs
         self.unguided: deque[Stretch] = deque(maxlen=SHOWN_EPISODES)  # over, the latest last
         self.guided: deque[Stretch] = deque(maxlen=1)
+        self.finished: deque[Finished] = deque(maxlen=SHOWN_EPISODES)
+        # of the present episodes before the present stretch: return, steps, guided steps
+        self.totals = np.zeros((num_envs, 3))
         self.over = 0  # unguided stretches that are over
         self.whole_returns: deque[float] = deque(maxlen=1_000)  # of unguided episodes from reset to end
 
     def begin(self, env: int, global_step: int, start: int, guided: bool, uniform: bool) -> Stretch:
         """A stretch begins here."""
+        if not start:
+            self.totals[env] = 0
         self.present[env] = Stretch(env, global_step, start, guided, uniform)
         return self.present[env]
 
@@ -83,6 +96,11 @@ class Episodes:
             return None
         stretch.end = how
         self.over += not stretch.guided
+        self.totals[env] += (sum(stretch.rewards), len(stretch), len(stretch) * stretch.guided)
+        if how != "cut":
+            total, length, guided = self.totals[env].tolist()
+            behaviour = "guided" if guided == length else "partly guided" if guided else "unguided"
+            self.finished.append(Finished(behaviour, total, int(length)))
         if stretch.whole and not stretch.guided:
             self.whole_returns.append(float(sum(stretch.rewards)))
         (self.guided if stretch.guided else self.unguided).append(stretch)
@@ -98,6 +116,7 @@ class Episodes:
         return {
             "present": [None if s is None else packed(s) for s in self.present],
             "unguided": [packed(s) for s in self.unguided], "guided": [packed(s) for s in self.guided],
+            "finished": [list(f) for f in self.finished], "totals": self.totals.copy(),
             "over": self.over, "whole_returns": self.whole_returns,
         }  # fmt: skip
 
@@ -106,7 +125,8 @@ class Episodes:
         self.present = [None if s is None else unpacked(s) for s in state["present"]]
         self.unguided.extend(map(unpacked, state["unguided"]))
         self.guided.extend(map(unpacked, state["guided"]))
-        self.over = state["over"]
+        self.finished.extend(Finished(*f) for f in state["finished"])
+        self.totals, self.over = state["totals"], state["over"]
         self.whole_returns.extend(state["whole_returns"])
 
 

@@ -1,5 +1,6 @@
 """Where the rule acts: episodes are marked as probes, which the learner acts alone, or as guided ones."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,22 @@ class Guidance:
         window: environment steps of a guided window.
         pairs: episodes of each kind before a trial is looked at; 0: no trial.
         share: of all steps since guidance began that are unguided at least, in [0, 1).
+        learning_starts: steps of the run before which the learner's part is uniformly random.
+        begun: is told of each stretch of environment 0 that begins, before its first step.
     """
 
-    def __init__(self, num_envs: int, action: BoxAction | DiscreteAction, window: int, pairs: int, share: float):
+    def __init__(
+        self,
+        num_envs: int,
+        action: BoxAction | DiscreteAction,
+        window: int,
+        pairs: int,
+        share: float,
+        learning_starts: int = 0,
+        begun: Callable[[Stretch], None] = lambda stretch: None,
+    ):
         self.num_envs, self.window, self.pairs, self.share = num_envs, window, pairs, share
+        self.learning_starts, self.begun = learning_starts, begun
         discrete = isinstance(action, DiscreteAction)
         self.nothing = np.zeros(num_envs, np.int64) if discrete else np.zeros((num_envs, *action.low.shape))
         self.mask = np.zeros(num_envs, dtype=bool)  # where the rule acts
@@ -40,6 +53,11 @@ class Guidance:
         self.policy: SandboxedPolicy | None = None
         self.trial = Trial(pairs)
         self.failure: PolicyError | None = None  # of the rule, in the last call
+        # where (global step) and how the rule fails in the run that this one repeats or goes on from. What ends a rule
+        # may be the machine's doing, so it acts until that step and ends there, whatever would become of it here
+        self.recorded: tuple[int, str] | None = None
+        self.now = 0  # global step of the next call
+        self.t = np.zeros(num_envs, dtype=np.int64)  # and the steps of the episodes there
         self.steps, self.unguided_steps = 0, 0  # since guidance began, across windows
 
     def __call__(self, obs: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -56,6 +74,8 @@ class Guidance:
         actions, mask = self.nothing.copy(), self.mask.copy()
         if self.policy is not None and mask.any():
             try:
+                if self.recorded is not None and self.now >= self.recorded[0]:
+                    raise PolicyError(self.recorded[1])
                 actions[mask] = self.policy(obs[mask], t[mask], np.flatnonzero(mask))
             except PolicyError as error:
                 self.failure = error
@@ -75,6 +95,7 @@ class Guidance:
             else:
                 self.episodes.present[env] = None
                 self._mark(env)
+        self.open()
 
     def stop(self) -> None:
         """No rule acts any more; what is left of the guided episodes goes unguided and counts for neither side."""
@@ -82,11 +103,20 @@ class Guidance:
             self.episodes.end(env, "cut")
         self.mask[:] = self.marked[:] = False
         self.policy = None
+        self.open()
+
+    def open(self) -> None:
+        """Stretches begin where none is going on."""
+        for env, present in enumerate(self.episodes.present):
+            if present is None:
+                start, guided, uniform = int(self.t[env]), bool(self.mask[env]), self.now < self.learning_starts
+                stretch = self.episodes.begin(env, self.now, start, guided, uniform)
+                if env == 0:
+                    self.begun(stretch)
 
     def follow(
         self,
         global_step: int,
-        uniform: bool,
         obs: np.ndarray,
         t: np.ndarray,
         actions: np.ndarray,
@@ -99,25 +129,27 @@ class Guidance:
 
         Args:
             global_step: of the run, before the step.
-            uniform: whether the learner's actions are uniformly random ones.
             obs, t, actions, rewards, next_obs, terminations, truncations: (N, …), of the step; next_obs are the true
                 successors.
         """
-        verdict = None
+        verdict, dones = None, terminations | truncations
+        self.now, self.t = global_step + self.num_envs, np.where(dones, 0, t + 1)
         for env in range(self.num_envs):
             present = self.episodes.present[env]
-            if present is None or (t[env] == 0 and len(present)):  # also where a resumed run begins an episode anew
+            if present is None or t[env] != present.start + len(present):  # where a resumed run begins an episode anew
+                uniform = global_step < self.learning_starts
                 present = self.episodes.begin(env, global_step, int(t[env]), bool(self.mask[env]), uniform)
             present.add(obs[env], actions[env], rewards[env], next_obs[env])
             self.steps += 1
             self.unguided_steps += not present.guided
-            if terminations[env] or truncations[env]:
+            if dones[env]:
                 self.episodes.end(env, "terminated" if terminations[env] else "truncated")
                 verdict = self._compare(present, global_step) or verdict
                 self._mark(env)
             elif self.marked[env] and not present.guided and len(present) >= self.patience:
                 self._hand_over(env)
                 verdict = self._compare(present, global_step) or verdict
+        self.open()
         return verdict
 
     @property
@@ -157,7 +189,8 @@ class Guidance:
         """Plain data for a checkpoint; the rule itself is no part of it."""
         return {
             "mask": self.mask.copy(), "marked": self.marked.copy(), "episodes": self.episodes.state_dict(),
-            "trial": self.trial.state_dict(), "steps": self.steps, "unguided_steps": self.unguided_steps,
+            "trial": self.trial.state_dict(), "now": self.now, "t": self.t.copy(),
+            "steps": self.steps, "unguided_steps": self.unguided_steps,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any], policy: SandboxedPolicy | None) -> None:
@@ -166,4 +199,5 @@ class Guidance:
         self.marked[:] = state["marked"] if policy is not None else False
         self.episodes.load_state_dict(state["episodes"])
         self.trial = Trial.from_state(state["trial"])
-        self.steps, self.unguided_steps = state["steps"], state["unguided_steps"]
+        self.steps, self.unguided_steps, self.now = state["steps"], state["unguided_steps"], state["now"]
+        self.t = state["t"]

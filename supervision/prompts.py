@@ -3,8 +3,7 @@
 import inspect
 import math
 import re
-from collections.abc import Sequence
-from copy import deepcopy
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from supervision.documentation import documentation
+from supervision.episodes import Stretch
 from supervision.sandbox.messages import BoxAction, DiscreteAction, Observation
 
 INSTALLED = Path(__file__).resolve().parent / "prompts"  # where a wheel puts them
@@ -36,8 +37,14 @@ def default_prompts(action: BoxAction | DiscreteAction) -> Path:
     return PROMPTS / ("default" if isinstance(action, BoxAction) else "default-discrete")
 
 
-def load_prompt(path: Path, headings: Sequence[str], values: dict[str, str]) -> str:
-    """Read a prompt file, check its headings and fill its {{placeholders}}.
+FACTS = ("reward_range", "sample_transition")  # placeholders that `facts_of` fills, once training has seen something
+
+
+def read_prompt(path: Path, headings: Sequence[str], values: Collection[str]) -> str:
+    """Read a prompt file, and check its headings and placeholders.
+
+    Args:
+        values: names of the placeholders that it may use, beside those of `FACTS`.
 
     Raises:
         ValueError: the file is missing or unreadable, lacks one of the headings, or names an unknown placeholder.
@@ -50,10 +57,21 @@ def load_prompt(path: Path, headings: Sequence[str], values: dict[str, str]) -> 
     if missing := [h for h in headings if h not in found]:
         raise ValueError(f"prompt file {path} lacks the heading{'s' * (len(missing) > 1)} "
                          f"{', '.join(f'## {h}' for h in missing)}")  # fmt: skip
-    if unknown := set(re.findall(r"\{\{(.*?)\}\}", text)) - set(values):
+    known = dict.fromkeys([*values, *FACTS])
+    if unknown := set(re.findall(r"\{\{(.*?)\}\}", text)) - set(known):
         raise ValueError(f"prompt file {path} has the unknown placeholder {{{{{min(unknown)}}}}}; "
-                         f"known are {', '.join(values)}")  # fmt: skip
-    return re.sub(r"\{\{(.*?)\}\}", lambda m: values[m[1]], text)
+                         f"known are {', '.join(known)}")  # fmt: skip
+    return text
+
+
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """Put values into the {{placeholders}} of a prompt; those without one stay."""
+    return re.sub(r"\{\{(.*?)\}\}", lambda m: values.get(m[1], m[0]), text)
+
+
+def load_prompt(path: Path, headings: Sequence[str], values: Mapping[str, str]) -> str:
+    """Read a prompt file as `read_prompt` does and fill it; placeholders of `FACTS` without a value stay."""
+    return fill(read_prompt(path, headings, values), values)
 
 
 class PromptFolder:
@@ -133,8 +151,46 @@ def rule_spaces(env: gym.Env) -> tuple[Observation, BoxAction | DiscreteAction]:
             raise ValueError(f"a rule needs actions of a Box or a Discrete, not {space}")
 
 
-DOC_CHARACTERS = 8_000  # of an environment's documentation; Humanoid's has 30,000
-RANDOM_STEPS = 200  # of the rollout that measures rewards for the prompts
+def _flattened_parts(env: gym.Env) -> str:
+    """Which indices of a flattened observation hold which part of the environment's own; "" where none was flattened.
+
+    `make_env` flattens what is neither a Box nor made of integers by Gymnasium's FlattenObservation.
+    """
+    while isinstance(env, gym.Wrapper) and not isinstance(env, gym.wrappers.FlattenObservation):
+        env = env.env
+    if not isinstance(env, gym.wrappers.FlattenObservation):
+        return ""
+    first, texts = 0, []
+    for name, space in _leaves(env.env.observation_space):
+        size = spaces.flatdim(space)
+        texts.append(f"index {first}{f'-{first + size - 1}' if size > 1 else ''}: {name}{_encoding(space)}")
+        first += size
+    return ", ".join(texts)
+
+
+def _leaves(space: gym.Space, name: str = "") -> Iterator[tuple[str, gym.Space]]:
+    """The parts of a Dict or a Tuple, however deep, with their names, in the order in which they are flattened."""
+    match space:
+        case spaces.Dict(spaces=parts):
+            for key, part in parts.items():
+                yield from _leaves(part, f"{name}.{key}" if name else str(key))
+        case spaces.Tuple(spaces=parts):
+            for number, part in enumerate(parts):
+                yield from _leaves(part, f"{name}[{number}]" if name else f"part {number}")
+        case _:
+            yield name or "the observation", space
+
+
+def _encoding(space: gym.Space) -> str:
+    """How a part is written as numbers, where its name does not say it."""
+    match space:
+        case spaces.Discrete(n=n, start=start):
+            return f" (one-hot: 1 at the place of its value, which is one of {start} to {start + n - 1})"
+        case spaces.MultiDiscrete(nvec=nvec):
+            return f" (one-hot, one value after another, which have {nvec.ravel().tolist()} values)"
+        case spaces.Box(shape=shape) | spaces.MultiBinary(shape=shape) if len(shape) > 1:
+            return f" (an array of shape {shape}, row by row)"
+    return ""
 
 
 def _numbers(value: Any) -> str:
@@ -168,30 +224,26 @@ def _action_literal(bound: np.ndarray) -> str:
     return f"np.{bound.dtype}({text})"
 
 
-def _rollout_facts(env: gym.Env, observation: Observation, seed: int) -> tuple[str, str]:
-    """Range of the rewards and first transition of `RANDOM_STEPS` uniformly random steps, in words."""
-    actions = deepcopy(env.action_space)  # the environment's own may belong to its class: leave its random numbers be
-    actions.seed(seed + 1)
-
-    def own(obs: Any) -> np.ndarray | int | tuple[int, ...]:
-        return observation.own(np.asarray(obs).reshape(observation.row_shape))
-
-    rewards, first, (obs, _) = [], "", env.reset(seed=seed)
-    for _ in range(RANDOM_STEPS):
-        action = actions.sample()
-        before, (obs, reward, terminated, truncated, _) = own(obs), env.step(action)
-        rewards.append(float(reward))
-        first = first or (
-            f"observation {_numbers(before)}, action {_numbers(action)}, reward {reward:.4g}, next observation "
-            f"{_numbers(own(obs))}, terminated {terminated}, truncated {truncated}"
-        )
-        if terminated or truncated:
-            obs, _ = env.reset()
-    return f"{min(rewards):.4g} to {max(rewards):.4g} in {RANDOM_STEPS} steps of a uniformly random policy", first
+def facts_of(stretches: Sequence[Stretch], observation: Observation) -> dict[str, str]:
+    """What of an environment is known from steps alone, for the placeholders of `FACTS`."""
+    rewards = [reward for s in stretches for reward in s.rewards]
+    shown = next((s for s in stretches if s.obs), None)
+    if shown is None:
+        return dict.fromkeys(FACTS, "nothing is known yet")
+    over = shown.end if len(shown) == 1 else ""
+    behaviours = {"guided" if s.guided else "uniformly random" if s.uniform else "sampled" for s in stretches}
+    return {
+        "reward_range": f"{min(rewards):.4g} to {max(rewards):.4g} in {len(rewards):,} steps of training "
+        f"({', '.join(sorted(behaviours))} actions)",
+        "sample_transition": f"observation {_numbers(observation.own(shown.obs[0]))}, action "
+        f"{_numbers(shown.actions[0])}, reward {shown.rewards[0]:.4g}, next observation "
+        f"{_numbers(observation.own(shown.next_obs[0]))}, terminated {over == 'terminated'}, truncated "
+        f"{over == 'truncated'}",
+    }
 
 
-def describe_env(env: gym.Env, env_id: str, seed: int = 0) -> dict[str, str]:
-    """Values of the placeholders that prompt files may use. Takes `RANDOM_STEPS` steps in the environment."""
+def describe_env(env: gym.Env, env_id: str) -> dict[str, str]:
+    """Values of the placeholders that prompt files may use, but for those of `FACTS`. No step is taken."""
     observation, action = rule_spaces(env)
     if isinstance(action, BoxAction):
         returned = f"a NumPy array of shape {action.low.shape}, finite in every component and within the bounds"
@@ -206,21 +258,17 @@ def describe_env(env: gym.Env, env_id: str, seed: int = 0) -> dict[str, str]:
         "ints": f"an int64 NumPy array of shape {observation.shape}",
     }
     limit = env.spec.max_episode_steps if env.spec else None
-    doc = inspect.getdoc(env.unwrapped) or "(the environment has no documentation)"
-    if len(doc) > DOC_CHARACTERS:
-        doc = f"{doc[:DOC_CHARACTERS]}\n[cut here: {DOC_CHARACTERS:,} of {len(doc):,} characters]"
-    reward_range, transition = _rollout_facts(env, observation, seed)
+    doc = documentation(inspect.getdoc(env.unwrapped) or "(the environment has no documentation)")
+    space, parts = " ".join(line.strip() for line in str(_own_space(env)).splitlines()), _flattened_parts(env)
     return {
         "env_id": env_id,
         "env_doc": doc,
-        "observation_space": str(_own_space(env)),
+        "observation_space": space + (f", flattened: {parts}" if parts else ""),
         "observation_bounds": _bounds(_own_space(env)),
         "action_space": f"{env.action_space}: {_bounds(env.action_space)}",
         "action_shape": str(shape),
         "action_low": str(low),
         "action_high": str(high),
-        "reward_range": reward_range,
-        "sample_transition": transition,
         "max_episode_steps": str(limit or "none"),
         "rule_is_given": given[observation.kind],
         "rule_returns": returned,

@@ -1,19 +1,48 @@
-"""What the models of a run are asked: the filled prompt files, the replay in words and pictures, what was tried."""
+"""What the models of a run are asked: the filled prompt files, what training showed, what was tried."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from supervision.chat import Question
+from supervision.effects import measured_effects
+from supervision.episodes import Finished, Stretch
 from supervision.pictures import jpeg_bytes
-from supervision.prompts import ADVISOR_HEADINGS, CODER_HEADINGS, load_prompt
-from supervision.replay import Replay
+from supervision.prompts import ADVISOR_HEADINGS, CODER_HEADINGS, FACTS, facts_of, fill, read_prompt
 from supervision.sandbox.messages import Observation
+from supervision.tables import (
+    FEWEST_ROWS,
+    MOST_ROWS,
+    ROW_CHARS,
+    Columns,
+    comparison,
+    heading,
+    mean_text,
+    picture_steps,
+    row_length,
+    table,
+)
+from supervision.trial import Verdict
 
-PICTURES = 8  # of a replay, at most, for the advisor
+PICTURES, GUIDED_PICTURES = 8, 3  # for the advisor: in all, and of them guided where there are any
+LISTED = 12  # episodes whose returns are told one by one
+
+
+@dataclass
+class Seen:
+    """What of training the models are told at a consultation."""
+
+    unguided: list[Stretch]  # the latest last
+    guided: list[Stretch]
+    finished: list[Finished] = field(default_factory=list)  # lately, the latest last
+    verdict: Verdict | None = None  # the last look of the trial at the present or the last rule
+    total_steps: int = 0  # of the run
+    updated: bool = True  # whether the policy was updated since the last consultation
+    since: int = 0  # the run's step at the last consultation
 
 
 class Questions:
@@ -22,7 +51,7 @@ class Questions:
     Args:
         args: the flags of SupervisorArgs.
         folder: where advisor.md and coder.md are.
-        values: what their placeholders stand for.
+        values: what their placeholders stand for, but for those of `facts_of`, which the first question fills.
         observation: how a rule is given observations.
 
     Raises:
@@ -30,78 +59,147 @@ class Questions:
     """
 
     def __init__(self, args: Any, folder: Path, values: dict[str, str], observation: Observation):
-        self.args, self.observation = args, observation
+        self.args, self.values, self.observation = args, values, observation
         headings = {"advisor": ADVISOR_HEADINGS, "coder": CODER_HEADINGS}
-        self.prompts = {role: load_prompt(folder / f"{role}.md", wanted, values) for role, wanted in headings.items()}
+        self.prompts = {role: read_prompt(folder / f"{role}.md", wanted, values) for role, wanted in headings.items()}
         self.hashes = {role: hashlib.sha256((folder / f"{role}.md").read_bytes()).hexdigest() for role in headings}
+        self.facts: dict[str, str] = {}  # of `facts_of`, and the effects of random actions; a checkpoint keeps them
 
     def advisor(
-        self,
-        step: int,
-        replay: Replay,
-        recent_returns: Sequence[float],
-        history: Collection[str],
-        consultations: int,
-        rule: str | None,
+        self, step: int, seen: Seen, history: Collection[str], consultations: int, rule: str | None
     ) -> Question:
         """Whether to intervene.
 
         Args:
-            recent_returns: of the last training episodes.
-            history: what was tried at the last of so many consultations.
+            history: what was tried at the last of so many consultations, and what it did.
             rule: source of the present one.
         """
-        past = "nothing yet"
+        parts = [self._time(step, seen), self._returns(seen, consultations), *self._steps(seen), self._effects(seen)]
+        past = "What was tried before: nothing yet."
         if history:
-            past = f"{consultations} consultations so far, the last of them:\n" + "\n".join(history)
-        text = (
-            f"Training step {step}; guidance may go on until step {self.args.guide_end}; your decision holds "
-            f"for {self.args.guide_window} steps.\n\nReplay of the current policy, greedy and without guidance: "
-            f"{summary(replay)}.\n{table(replay, self.observation)}\n\n"
-            f"Returns of the last training episodes: {np.round(recent_returns, 3).tolist() or 'none yet'}.\n\n"
-            f"What was tried before: {past}"
-        )
+            past = f"What was tried before ({consultations} consultations so far, the last of them):\n"
+            past += "\n".join(history)
+        parts.append(past)
         if rule is not None:
-            text += f"\n\nThe current guidance policy:\n```python\n{rule}\n```"
-        question = self._question("advisor", step, text)
-        shown = np.unique(np.linspace(0, len(replay.frames) - 1, PICTURES).astype(int)) if replay.frames else []
-        question.pictures = [(replay.frame_steps[i], jpeg_bytes(replay.frames[i])) for i in shown]
+            parts.append(f"The current guidance policy:\n```python\n{rule}\n```")
+        question = self._question("advisor", step, seen, parts)
+        question.pictures = self._pictures(seen)
         return question
 
-    def coder(self, step: int, advice: str, replay: Replay) -> Question:
-        """For a rule that follows the advice."""
-        text = f"The advisor says:\n{advice}\n\nStates of the replay:\n{table(replay, self.observation)}"
-        return self._question("coder", step, text)
+    def coder(self, step: int, advice: str, seen: Seen, rule: str | None) -> Question:
+        """For a rule that follows the advice.
 
-    def _question(self, role: Literal["advisor", "coder"], step: int, text: str) -> Question:
+        Args:
+            rule: source of the present one, which the advice may build on.
+        """
+        parts = [f"The advisor says:\n{advice}"]
+        if rule is not None:
+            parts.append(f"The current rule, of which the advisor may speak:\n```python\n{rule}\n```")
+        return self._question("coder", step, seen, [*parts, *self._steps(seen), self._effects(seen)])
+
+    def _question(self, role: Literal["advisor", "coder"], step: int, seen: Seen, parts: list[str]) -> Question:
+        if FACTS[0] not in self.facts:
+            self.facts |= facts_of([*seen.unguided, *seen.guided], self.observation)
         model = self.args.advisor_model if role == "advisor" else self.args.coder_model
-        turns = [{"role": "system", "content": self.prompts[role]}, {"role": "user", "content": text}]
+        system = fill(self.prompts[role], self.values | self.facts)
+        text = "\n\n".join(part for part in parts if part)
+        turns = [{"role": "system", "content": system}, {"role": "user", "content": text}]
         return Question(role, model, step, self.hashes[role], turns)
 
+    def _time(self, step: int, seen: Seen) -> str:
+        end = min(self.args.guide_end, seen.total_steps)
+        window = max(min(self.args.guide_window, end - step), 0)
+        return (
+            f"Training step {step:,} of {seen.total_steps:,}. Guidance may go on until step {end:,}; your decision "
+            f"holds for the next {window:,} steps."
+        )
 
-def summary(replay: Replay, shown: int = 20) -> str:
-    """Returns and lengths of a replay's episodes, of the first few only where there are many."""
-    text = f"returns {np.round(replay.returns[:shown], 3).tolist()}, lengths {replay.lengths[:shown]}"
-    if len(replay.returns) <= shown:
-        return text
-    error = np.std(replay.returns, ddof=1) / len(replay.returns) ** 0.5
-    return (
-        f"mean return {np.mean(replay.returns):.4g} (standard error {error:.2g}) over {len(replay.returns)} episodes; "
-        f"the first {shown}: {text}"
-    )
+    def _returns(self, seen: Seen, consultations: int) -> str:
+        lines = []
+        if seen.unguided and seen.unguided[-1].uniform:
+            lines.append("The agent has learned nothing yet: its own actions are uniformly random so far.")
+        elif consultations and not seen.updated:
+            lines.append(
+                "The policy is the same as at the last consultation: it was not updated since. Where its returns "
+                "differ from those told then, that is chance."
+            )
+        whole = [s for s in seen.unguided if s.whole]
+        lines.append(
+            "Unguided episodes of training (the agent alone, with its exploration noise), the latest last, as return, "
+            "steps, end: " + "; ".join(f"{sum(s.rewards):.4g}, {len(s):,}, {_end(s)}" for s in seen.unguided[-LISTED:])
+            if seen.unguided
+            else "Unguided episodes of training: none lately."
+        )
+        if whole:
+            length = np.mean([len(s) for s in whole])
+            lines.append(
+                f"Unguided return of whole episodes: {mean_text([sum(s.rewards) for s in whole])}, over {length:,.4g} "
+                "steps on average."
+            )
+        lines.append(comparison(seen.unguided, seen.guided))
+        if seen.verdict is not None:
+            judged = "passed so far" if seen.verdict.passed else "failed, and was ended"
+            lines.append(f"The trial of the last rule {judged}: {seen.verdict}.")
+        if seen.finished:
+            told = [f"{f.behaviour} {f.episode_return:.4g} ({f.length:,})" for f in seen.finished[-LISTED:]]
+            lines.append(f"Last training episodes of any kind, as behaviour, return (steps): {'; '.join(told)}.")
+        return "\n".join(line for line in lines if line)
+
+    def _steps(self, seen: Seen) -> list[str]:
+        """Tables of steps: unguided ones, and a shorter one of guided ones."""
+        known = [s for s in [*seen.unguided, *seen.guided] if len(s.obs)]
+        if not known:
+            return []
+        columns = Columns(np.array([obs for s in known for obs in [*s.obs, s.next_obs[-1]]]), self.observation)
+        parts = ["Consecutive steps of training; obs is what was seen before the action, t the step of the episode."]
+        parts[0] = f"{parts[0]} {columns.left_out}".strip()
+        left = ROW_CHARS
+        for stretch, pictures in self._shown(seen):
+            if stretch.guided:
+                left = ROW_CHARS // 2
+            elif left <= 0:
+                continue
+            row = row_length(stretch, columns)
+            # the first one leaves space for another
+            rows = int(np.clip(0.6 * left // row if pictures else left // row, FEWEST_ROWS, MOST_ROWS))
+            parts.append(f"{heading(stretch)}:\n{table(stretch, columns, rows, pictures)}")
+            left -= min(rows, len(stretch.obs)) * row + 150
+        return parts
+
+    def _shown(self, seen: Seen) -> list[tuple[Stretch, int]]:
+        """Stretches whose steps are shown as far as there is space, and how many pictures of each.
+
+        Of each kind the one that was filmed, the first of environment 0 since the last consultation, then the latest;
+        of unguided ones others behind it.
+        """
+        guided = self._order(seen.guided, seen.since)[:1]
+        pictures = PICTURES - GUIDED_PICTURES * bool(guided)
+        unguided = self._order(seen.unguided, seen.since)[:LISTED]
+        return [(s, 0 if i else pictures) for i, s in enumerate(unguided)] + [(s, GUIDED_PICTURES) for s in guided]
+
+    @staticmethod
+    def _order(stretches: list[Stretch], since: int) -> list[Stretch]:
+        known = [s for s in stretches if len(s.obs)]
+        filmed = next((s for s in known if s.env == 0 and s.global_step >= since), None)
+        return [s for s in [filmed] if s is not None] + [s for s in reversed(known) if s is not filmed]
+
+    def _effects(self, seen: Seen) -> str:
+        text, uniform = measured_effects(seen.unguided, self.observation)
+        if uniform:
+            self.facts["effects"] = text
+        return self.facts.get("effects") or text
+
+    def _pictures(self, seen: Seen) -> list[tuple[str, bytes]]:
+        """Pictures of steps that the tables show."""
+        pictures = []
+        for stretch, most in self._shown(seen):
+            kind = "guided" if stretch.guided else "unguided"
+            for step in picture_steps(stretch, most) if most else []:
+                if step in stretch.frame_steps:
+                    frame = stretch.frames[stretch.frame_steps.index(step)]
+                    pictures.append((f"{kind} t={step}", jpeg_bytes(frame)))
+        return pictures
 
 
-def table(replay: Replay, observation: Observation, rows: int = 24) -> str:
-    """Evenly sampled steps of a replay as text, with the environment's own observations."""
-    picked = np.unique(np.linspace(0, len(replay.rewards) - 1, rows).astype(int))
-
-    def text(value: np.ndarray | np.integer | int | tuple[int, ...]) -> str:
-        if isinstance(value, np.ndarray):
-            return np.array2string(value, precision=3, suppress_small=True, max_line_width=10_000)
-        return str(value)
-
-    return "\n".join(
-        f"t={replay.steps[i]} obs={text(observation.own(replay.obs[i]))} action={text(replay.actions[i])} "
-        f"reward={replay.rewards[i]:.3g}"
-        for i in picked
-    )
+def _end(stretch: Stretch) -> str:
+    return {"": "goes on", "cut": "cut"}.get(stretch.end, stretch.end)

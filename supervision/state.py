@@ -47,7 +47,9 @@ def state_of(supervisor: Any) -> dict[str, Any]:
         "good": None if good is None else {"source": good.source, "guided": [packed(s) for s in good.guided]},
         "asked": None if asked is None else asdict(replace(asked, pictures=[])),
         "guiding": supervisor.guiding is not None, "guidance": supervisor.guidance.state_dict(),
-        "waiting": supervisor.waiting, "unseen": supervisor.unseen, "chat": None if chat is None else chat.state_dict(),
+        "waiting": supervisor.waiting, "active": supervisor.active, "unseen": supervisor.unseen,
+        "since": held.since, "facts": None if held.questions is None else dict(held.questions.facts),
+        "chat": None if chat is None else chat.state_dict(),
     }  # fmt: skip
 
 
@@ -59,8 +61,12 @@ def load_state(supervisor: Any, state: dict[str, Any]) -> None:
     held = supervisor.consultations
     supervisor.seconds, supervisor.ended = state["seconds"], state["ended"]
     supervisor.begin_again, supervisor.unseen = state["waiting"], state["unseen"]
+    supervisor.active = tuple(state["active"])
     held.count, held.failures, held.ends, held.mend = (state[name] for name in ("count", "failures", "ends", "mend"))
     held.history.extend(state["history"])
+    held.since = state["since"]
+    if held.questions is not None and state["facts"] is not None:
+        held.questions.facts = dict(state["facts"])
     if state["good"] is not None:
         held.good = Known(state["good"]["source"], deque(map(unpacked, state["good"]["guided"])))
     held.asked = Question(**state["asked"]) if state["asked"] else None
@@ -71,6 +77,10 @@ def load_state(supervisor: Any, state: dict[str, Any]) -> None:
             held.rule = supervisor.start(state["rule"]["source"])
             held.rule.restore(state["rule"]["memory"])
         except (PolicyError, SandboxError) as error:
-            held.rule = None
-            say(f"supervisor: the rule could not be started again, unguided until the next window: {error}")
+            held.rule, lost = None, f"it could not be started again: {error}"
+            if state["guiding"]:  # reported and recorded behind the first step, as of any other rule
+                supervisor.guidance.failure = PolicyError(lost)
+            else:
+                say(f"supervisor: the last rule is gone: {lost}")
     supervisor.guidance.load_state_dict(state["guidance"], held.rule if state["guiding"] else None)
+    supervisor.guidance.recorded = supervisor.chat.failure if supervisor.chat is not None else None

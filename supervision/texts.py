@@ -37,6 +37,11 @@ def say(line: str) -> None:
     print(for_console(line), flush=True)
 
 
+def in_one_line(error: Exception) -> str:
+    """What went wrong, for the terminal."""
+    return for_console((f"{type(error).__name__}: {error}".splitlines() or [""])[0])
+
+
 def for_tensorboard(text: str) -> str:
     """A text for TensorBoard, which reads Markdown and HTML: no picture is fetched, no link hides where it leads."""
     text = re.sub(r"!(?=\[)|(?<=\])(?=[(\[])", lambda m: f"{m[0]}\\", visible(text))

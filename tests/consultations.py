@@ -122,3 +122,21 @@ def user_text(request: dict) -> str:
     """The last turn of the user."""
     content = request["messages"][-1]["content"]
     return content if isinstance(content, str) else content[0]["text"]
+
+
+TIMES = ("charts/SPS", "supervisor/seconds")  # of the clock
+
+
+def same_run(first: str, second: str) -> None:
+    """All that both runs logged is equal, but for the clock's."""
+    same_numbers(first, second)
+    for tag in ("supervisor/advice", "supervisor/code", "supervisor/verdict", "llm/summary"):
+        assert texts(first, tag) == texts(second, tag)
+
+
+def same_numbers(first: str, second: str) -> None:
+    """The scalars and the exchanges of both runs are equal, but for the clock's."""
+    ours, theirs = ({tag: v for tag, v in scalars(run).items() if tag not in TIMES} for run in (first, second))
+    assert ours == theirs
+    ours, theirs = ([e | {"time": ""} for e in exchanges(run)] for run in (first, second))
+    assert ours == theirs

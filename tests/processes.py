@@ -1,6 +1,7 @@
-"""Runs as processes of their own: started, read and sent signals while they go on."""
+"""Runs that are cut off: as processes of their own, read and sent signals while they go on, and in this one."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,3 +37,17 @@ def wait_for(process: subprocess.Popen, text: str) -> str:
 def only_run() -> str:
     (folder,) = Path("runs").iterdir()
     return folder.name
+
+
+def stop_at(monkeypatch, step: int) -> None:
+    """From here on a run in this process ends as by a signal after the step at which its log is synced first."""
+    from guided_utils import console
+
+    report = console.Progress.report
+
+    def stopping(self, global_step, recent_returns):
+        report(self, global_step, recent_returns)
+        if global_step >= step:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(console.Progress, "report", stopping)

@@ -8,7 +8,7 @@
 The source defines `policy(obs, t)`. Two layers stand between it and the machine, the language (language.py, numeric.py)
 and the operating system (confinement.py). docs/sandbox.md says what each of them promises. The source travels as text
 to a process of its own and is executed only there; that process starts clean: `-I`, an environment of ours, no
-inherited descriptors, a new session, an empty folder that is unlinked at once. The form of the messages is in child.py.
+inherited descriptors, a new session, an empty folder that is unlinked at once. The form of the messages is in wire.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from typing import Any
 import numpy as np
 
 from supervision.sandbox import confinement
-from supervision.sandbox.child import ANSWER, ERROR, LOAD, MAX_TEXT_BYTES, MAX_TEXT_CHARS, OK, REQUEST, SETUP, STEP
 from supervision.sandbox.language import check_source
 from supervision.sandbox.memory import MEMORY, Episode, Episodes
 from supervision.sandbox.messages import (
@@ -53,9 +52,9 @@ from supervision.sandbox.process import (
     request_of,
 )
 from supervision.sandbox.state import keeps_state, uses_random
+from supervision.sandbox.wire import ANSWER, ERROR, LOAD, MAX_TEXT_BYTES, MAX_TEXT_CHARS, OK, REQUEST, SETUP, STEP
 
 CHILD = Path(__file__).resolve().with_name("child.py")
-PACKAGE = CHILD.parents[2]  # the folder in which `supervision` lies
 CHILD_ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 ROWS_AT_ONCE = 256  # when a policy is restored
 TOLERANCE = 1e-6  # how far outside its bounds an action may lie before it is refused rather than clipped
@@ -197,7 +196,7 @@ class SandboxedPolicy:
                 pass_fds=[lifeline.fileno()],
                 start_new_session=True,
             )
-            return {**settings, "lifeline": lifeline.fileno(), "path": path, "package": str(PACKAGE)}
+            return {**settings, "lifeline": lifeline.fileno(), "path": path}
         except BaseException:
             self._lifeline.close()
             raise

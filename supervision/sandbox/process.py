@@ -15,8 +15,8 @@ import time
 import weakref
 from collections.abc import Callable
 
-from supervision.sandbox.child import REQUEST
 from supervision.sandbox.messages import CALLS_OF_A_BUDGET, PATIENCE, RENEW_AFTER, PolicyError
+from supervision.sandbox.wire import REQUEST
 
 # The child is killed by the kernel when the last copy of its lifeline's write end is closed; a forked copy of this
 # process (a vector environment's worker, say) must not keep it alive.

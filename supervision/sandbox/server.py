@@ -18,7 +18,10 @@ from typing import Any
 import numpy as np
 
 from supervision.sandbox import confinement
-from supervision.sandbox.child import (
+from supervision.sandbox.lanes import Lanes
+from supervision.sandbox.language import SOURCE_NAME
+from supervision.sandbox.messages import FIRST_CALL_TIMEOUT, PATIENCE, RENEW_AFTER, Observation, PolicyError
+from supervision.sandbox.wire import (
     ANSWER,
     LOAD,
     OK,
@@ -30,9 +33,6 @@ from supervision.sandbox.child import (
     receive,
     write,
 )
-from supervision.sandbox.lanes import Lanes
-from supervision.sandbox.language import SOURCE_NAME
-from supervision.sandbox.messages import FIRST_CALL_TIMEOUT, PATIENCE, RENEW_AFTER, Observation, PolicyError
 
 
 def confine(setup: dict[str, Any], requests: int, answers: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, Endpoint, events, needs_compiler, run_process, scalars, texts
-from processes import BRIEF, CAR, GUIDED, PLAIN, only_run, start, wait_for
+from processes import BRIEF, CAR, GUIDED, PLAIN, only_run, start, stop_at, wait_for
 
 from benchmark.probes import kill_points
 
@@ -35,20 +35,6 @@ def test_killed_at_random_moments_runs_end_as_if_they_had_not_been(capsys):
     args = kill_points.Args(kills=4, only=("guided, three cars", "blackjack"), steps=700, checkpoint_frequency=100)
     assert kill_points.main(args) == 0, capsys.readouterr().out
     assert re.search(r"\b[1-4] kills, all runs are the same", capsys.readouterr().out)  # it may be through before one
-
-
-def stop_at(monkeypatch, step: int) -> None:
-    """From here on a run in this process ends as by a signal after the step at which its log is synced first."""
-    from guided_utils import console
-
-    report = console.Progress.report
-
-    def stopping(self, global_step, recent_returns):
-        report(self, global_step, recent_returns)
-        if global_step >= step:
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(console.Progress, "report", stopping)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ class Loop:
                 self.marks[i][-1] += "g" if mask[i] else "u"
             ends = np.array([self.t[i] + 1 == self.lengths[i][0] for i in range(n)])
             verdict = self.guidance.follow(
-                self.step, False, obs, self.t, np.zeros((n, 1)), np.full(n, self.reward), obs, ends, np.zeros(n, bool)
+                self.step, obs, self.t, np.zeros((n, 1)), np.full(n, self.reward), obs, ends, np.zeros(n, bool)
             )
             if verdict:
                 self.verdicts.append(verdict)

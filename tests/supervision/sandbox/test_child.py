@@ -30,8 +30,8 @@ from sandboxed import (
 )
 
 from supervision.sandbox import policy as sandbox
-from supervision.sandbox.child import ANSWER
 from supervision.sandbox.messages import PolicyError, SandboxError
+from supervision.sandbox.wire import ANSWER
 
 pytestmark = needs_linux
 

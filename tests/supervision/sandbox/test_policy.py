@@ -30,9 +30,9 @@ from sandboxed import (
 
 from supervision.sandbox import language
 from supervision.sandbox import policy as sandbox
-from supervision.sandbox.child import MAX_TEXT_CHARS
 from supervision.sandbox.messages import BoxAction, Observation, PolicyError
 from supervision.sandbox.policy import SandboxedPolicy
+from supervision.sandbox.wire import MAX_TEXT_CHARS
 
 pytestmark = needs_linux
 
