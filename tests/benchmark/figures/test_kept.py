@@ -45,6 +45,17 @@ def test_what_was_not_logged_before_is_no_difference_and_what_is_not_logged_now_
     assert set(found.tag) == {STUDY.metric} and set(found.seed) == {1, 2, 3}
 
 
+def test_guidance_is_compared_by_its_changes():
+    """On from 0 to 20, however often that is logged, is the same; on to 30 is not."""
+
+    def guided(*points: tuple[int, float]):
+        return tidy({("A", 1, table.GUIDANCE_ACTIVE): points})
+
+    then = guided((0, 1.0), (10, 1.0), (20, 0.0))
+    assert kept.differs(guided((0, 1.0), (19, 1.0), (20, 0.0), (30, 0.0)), then) == ""
+    assert kept.differs(guided((0, 1.0), (30, 0.0)), then) == "charts/guidance_active at step 20 is nothing, before 0"
+
+
 @pytest.mark.parametrize(
     ("now", "before", "message"),
     [
