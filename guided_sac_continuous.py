@@ -22,10 +22,11 @@ import torch.optim as optim
 
 from guided_utils.checkpoint import Checkpoints, claim_run
 from guided_utils.console import Progress, end_run, open_log
-from guided_utils.environments import EpisodeTape, clip_action, make, not_finite, seeds_of, tensor_dtype
+from guided_utils.environments import EpisodeTape, clip_action, flat, make, not_finite, seeds_of, tensor_dtype
 from guided_utils.environments import check_continuous_spaces as check_spaces
 from guided_utils.evaluation import Evaluator
 from guided_utils.interrupts import Interrupts
+from guided_utils.memory import check_memory
 from guided_utils.optimisation import Gradients, parameters_of, take_step
 from guided_utils.settings import ExperimentArgs, one_line_errors, parse_args, parse_env_kwargs
 from llm_supervisor import Supervisor, SupervisorArgs
@@ -116,6 +117,8 @@ def make_env(
             env = record_video(make_with, f"videos/{run_name}")
         else:
             env = make_with(render_mode)
+        if not flat(env):
+            env = gym.wrappers.FlattenObservation(env)  # of a Dict, a Tuple, …: one vector
         env = EpisodeTape(gym.wrappers.RecordEpisodeStatistics(env))
         env.action_space.seed(seed)
         return env
@@ -313,6 +316,7 @@ if __name__ == "__main__":
         )
         envs.action_space.seed(args.seed)
         check_spaces(envs.envs[0])
+        check_memory(ReplayBuffer(args.buffer_size, envs, torch.device("meta")).transitions, args, device)
         evaluator = Evaluator(args, lambda i: make_run_env(args.env_id, args.seed, i, False, run_name)())
 
     actor = Actor(envs).to(device)

@@ -22,10 +22,11 @@ import torch.optim as optim
 
 from guided_utils.checkpoint import Checkpoints, claim_run
 from guided_utils.console import Progress, end_run, open_log
-from guided_utils.environments import EpisodeTape, integer_observations, make, not_finite, seeds_of, tensor_dtype
+from guided_utils.environments import EpisodeTape, flat, integer_observations, make, not_finite, seeds_of, tensor_dtype
 from guided_utils.environments import check_discrete_spaces as check_spaces
 from guided_utils.evaluation import Evaluator
 from guided_utils.interrupts import Interrupts
+from guided_utils.memory import check_memory
 from guided_utils.optimisation import minimise
 from guided_utils.settings import ExperimentArgs, one_line_errors, parse_args, parse_env_kwargs
 from llm_supervisor import Supervisor, SupervisorArgs
@@ -136,6 +137,8 @@ def make_env(
         else:
             env = make_with(render_mode)
         env = integer_observations(env)  # (k,) int64 where they are discrete
+        if not flat(env):
+            env = gym.wrappers.FlattenObservation(env)  # of a Dict, a Tuple, …: one vector
         env = EpisodeTape(gym.wrappers.RecordEpisodeStatistics(env))
         env.action_space.seed(seed)
         return env
@@ -372,6 +375,7 @@ if __name__ == "__main__":
         )
         envs.action_space.seed(args.seed)
         check_spaces(envs.envs[0])
+        check_memory(ReplayBuffer(args.buffer_size, envs, torch.device("meta")).transitions, args, device)
         evaluator = Evaluator(args, lambda i: make_run_env(args.env_id, args.seed, i, False, run_name)())
 
     qf, qf_target = DiscreteSoftQNetwork(envs).to(device), DiscreteSoftQNetwork(envs).to(device)

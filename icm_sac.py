@@ -26,6 +26,7 @@ from guided_utils.environments import (
     EpisodeTape,
     check_spaces,
     clip_action,
+    flat,
     integer_observations,
     make,
     not_finite,
@@ -34,6 +35,7 @@ from guided_utils.environments import (
 )
 from guided_utils.evaluation import Evaluator
 from guided_utils.interrupts import Interrupts
+from guided_utils.memory import check_memory
 from guided_utils.optimisation import Gradients, minimise, parameters_of, take_step
 from guided_utils.settings import ExperimentArgs, one_line_errors, parse_args, parse_env_kwargs
 from guided_utils.statistics import RunningMeanStd
@@ -141,6 +143,8 @@ def make_env(
         else:
             env = make_with(render_mode)
         env = integer_observations(env)  # (k,) int64 where they are discrete
+        if not flat(env):
+            env = gym.wrappers.FlattenObservation(env)  # of a Dict, a Tuple, …: one vector
         env = EpisodeTape(gym.wrappers.RecordEpisodeStatistics(env))
         env.action_space.seed(seed)
         return env
@@ -497,6 +501,7 @@ if __name__ == "__main__":
         )
         envs.action_space.seed(args.seed)
         check_spaces(envs.envs[0])
+        check_memory(ReplayBuffer(args.buffer_size, envs, torch.device("meta")).transitions, args, device)
         evaluator = Evaluator(args, lambda i: make_run_env(args.env_id, args.seed, i, False, run_name)())
         discrete = isinstance(envs.single_action_space, gym.spaces.Discrete)
         if discrete and args.alpha == 0:

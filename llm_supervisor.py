@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -31,7 +31,7 @@ from supervision.answers import gist
 from supervision.arguments import SupervisorArgs, check_args, warn_of_late_learning
 from supervision.bundled import Bundled, read_rule
 from supervision.camera import Camera
-from supervision.chat import Chat, Exchange, RecordedChat
+from supervision.chat import Chat, Exchange, Question, RecordedChat
 from supervision.consultation import Consultations, Decision
 from supervision.endpoint import ChatModel, a_server_is_named
 from supervision.guidance import Guidance
@@ -147,6 +147,14 @@ class Supervisor:
             env.close()
         self._watch(None)
 
+    def first_question(self, global_step: int, role: Literal["advisor", "coder"], advice: str) -> Question:
+        """What a role is asked first, the coder about this advice."""
+        held = self.consultations
+        self._develop()
+        if role == "coder":
+            return held.questions.coder(global_step, advice, held.seen(global_step), None)
+        return held.questions.advisor(global_step, held.seen(global_step), [], 0, None)
+
     def _watch(self, bundled: Bundled | None) -> None:
         """Make ready for what training shows."""
         args = self.args
@@ -247,8 +255,7 @@ class Supervisor:
         started, before, log = time.time(), state_of(self), Deferred()
         self.begin_again = False
         if self.chat is not None:
-            for stretch in (*self.guidance.episodes.latest(guided=False), *self.guidance.episodes.latest(guided=True)):
-                self.camera.develop(stretch)
+            self._develop()
         if self.consultation is None:
             self.consultation = self.consultations.hold(global_step, log)
         try:
@@ -283,6 +290,11 @@ class Supervisor:
         going_on = self.guidance.episodes.present
         long = any(s is not None and not s.guided and len(s) >= self.args.guide_window // 10 for s in going_on)
         return self.unseen or long
+
+    def _develop(self) -> None:
+        """Pictures for the models."""
+        for stretch in (*self.guidance.episodes.latest(guided=False), *self.guidance.episodes.latest(guided=True)):
+            self.camera.develop(stretch)
 
     def _advance(self) -> Decision | None:
         """Go on with the consultation until it is decided, or with --llm-async until it has asked a question."""
@@ -345,6 +357,7 @@ class Supervisor:
         verdict = guidance.follow(before, obs, t, actions, rewards, next_obs, terminations, truncations)
         self.unseen |= guidance.episodes.over > over
         if verdict is not None:
+            writer.add_scalar("supervisor/trial_passed", float(verdict.passed), global_step)
             writer.add_scalar("supervisor/trial_guided_return", verdict.guided, global_step)
             writer.add_scalar("supervisor/trial_unguided_return", verdict.other, global_step)
             if text := self.consultations.judged(verdict, global_step):

@@ -3,19 +3,22 @@
     python -m benchmark.results             # all studies and all figures of the paper (make results)
     python -m benchmark.results --figure 7  # one of them, with the studies behind it (make figure-7)
     python -m benchmark.results --quick     # the quick forms, into runs/quick/ (make results QUICK=1)
+    python -m benchmark.results benchmark/studies/taxi.toml --keep-arms SAC  # its rows, if its digits are the same
 
 Docs: docs/benchmark.md
 """
 
+import itertools
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
 import tyro
 
 from benchmark import ROOT
-from benchmark.figures import drawing, paper
+from benchmark.figures import drawing, kept, paper
 from benchmark.figures.analysis import NOT_MEASURED, origin, summary
 from benchmark.figures.drawing import Part
 from benchmark.figures.table import as_table, committed, load_table, read_plain, read_sweep, write_table
@@ -33,6 +36,9 @@ class Args(sweep.Args):
     """only this figure of the paper and the studies behind it"""
     plain_runs: Path | None = None
     """start nothing: take the runs of this folder whose `--exp-name` is an arm's name (CleanRL's tools, SLURM)"""
+    keep_arms: tuple[str, ...] = ()
+    """arms (or grids of arms) that are taken from the table of the last time: two seeds of each are run again, and must
+    be equal to it to the bit"""
     redraw: bool = False
     """start nothing: statistics and figures from the tables of the last time, as far as there are any"""
 
@@ -50,6 +56,13 @@ def written(study: Study) -> Part:
     return load_table(path) if path.is_file() else as_table(()), study
 
 
+def read_tables(study: Study, args: Args) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All that the study's runs logged, and its new table, in which arms may be kept."""
+    logged = read_plain(study, args.plain_runs) if args.plain_runs else read_sweep(study, args.runs, args.threads)
+    table = committed(logged, study)
+    return logged, kept.with_kept(table, written(study)[0], study, args.keep_arms) if args.keep_arms else table
+
+
 def rebuild(study: Study, args: Args) -> bool:
     """Write a study's tables, statistics and, unless it is a grid, its curves; of no runs: leave all as it is.
 
@@ -60,8 +73,7 @@ def rebuild(study: Study, args: Args) -> bool:
     if args.redraw:
         table, _ = written(study)
     else:
-        logged = read_plain(study, args.plain_runs) if args.plain_runs else read_sweep(study, args.runs, args.threads)
-        table = committed(logged, study)
+        logged, table = read_tables(study, args)
     if table.empty:
         print(f"{study.name}: {NOT_MEASURED}")
         return False
@@ -84,7 +96,7 @@ def rebuild(study: Study, args: Args) -> bool:
 
 def draw(number: int, parts: list[Part], args: Args) -> None:
     """Draw a figure of the paper, write its table, and put both into the page of results."""
-    if number in paper.OF_MODELS and (args.redraw or args.plain_runs):
+    if number in paper.OF_MODELS and (args.redraw or args.plain_runs or args.keep_arms):
         print(f"figure {number} is left as it is: it is drawn from saved models, by make figure-{number}")
         return
     tables, pictures = places(parts[0][1])
@@ -115,6 +127,8 @@ if __name__ == "__main__":
     try:
         if args.redraw and args.plain_runs is not None:
             raise ValueError("--redraw takes the tables, --plain-runs makes them anew: give one of the two")
+        if args.redraw and args.keep_arms:
+            raise ValueError("--redraw runs nothing, --keep-arms two seeds of an arm: give one of the two")
         if args.studies and args.figure is not None:
             raise ValueError("give studies or --figure: a figure has its own studies")
         folder = ROOT / "benchmark" / "studies"
@@ -124,9 +138,17 @@ if __name__ == "__main__":
             paths = args.studies or sorted(folder.glob("*.toml"))
         wanted = [] if args.studies else [args.figure] if args.figure is not None else [*paper.STUDIES]
         studies = [load_study(path, args.quick) for path in paths]
+        for name in args.keep_arms:
+            if not any(kept.arms_of(study, [name]) for study in studies):
+                raise ValueError(f"--keep-arms names {name!r}, which is an arm of none of these studies")
         failures = []
         if not args.redraw and args.plain_runs is None:
-            runs = (run for study in studies for _, run in study.runs(args.threads))
+            if args.keep_arms:  # before anything else is run: they may turn out to be others
+                again = (kept.runs(study, args.threads, args.keep_arms, only_again=True) for study in studies)
+                sweep.report(sweep.sweep(itertools.chain.from_iterable(again), args))
+                for study in studies:
+                    read_tables(study, args)
+            runs = (run for study in studies for run in kept.runs(study, args.threads, args.keep_arms))
             failures = sweep.sweep(runs, args)
         sweep.report(failures)
         by_name = {study.name: study for study in studies}

@@ -90,7 +90,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def claim_run(name: str, args: Any, sources: dict[str, str], resumed: Resumed | None) -> str:
     """Make the folder `runs/<name>` for this run alone, with its settings in it, and return its name.
 
-    A run that goes on keeps its own. Where two runs of one name start at once the second is called <name>_2.
+    A run that goes on keeps its own. Where two runs of one name start at once the second is called <name>_2. A slash,
+    which the ids of many packages have, becomes an underscore.
 
     Raises:
         ValueError: the run that goes on does not lie in ./runs.
@@ -100,6 +101,7 @@ def claim_run(name: str, args: Any, sources: dict[str, str], resumed: Resumed | 
         if not Path("runs", resumed.run_name, SETTINGS).is_file():
             raise ValueError(f"start it from the folder that holds runs/{resumed.run_name}: it goes on there")
         return resumed.run_name
+    name = name.replace("/", "_")
     os.makedirs("runs", exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=".new_", dir="runs"))  # a folder without settings is never seen
     part.chmod(0o777 & ~_umask())

@@ -15,7 +15,7 @@ import torch.utils.tensorboard.writer
 
 from guided_utils.checkpoint import Resumed, code_hash, keep_folder, machine, note_setting
 from guided_utils.interrupts import Interrupts
-from guided_utils.log import RunLog
+from guided_utils.log import RunLog, TrackedLog
 
 
 def open_log(
@@ -42,7 +42,8 @@ def open_log(
     if getattr(args, "llm_base_url", None) and not goes_on:
         note_setting(run_name, "args", vars(args) | {"resume": None})  # its secrets are masked by now
     # of a run that goes on, what was logged behind its checkpoint is logged again
-    writer = RunLog(f"runs/{run_name}", purge_step=(resumed.step + bool(resumed.state)) if goes_on else None)
+    first = (resumed.step + bool(resumed.state)) if goes_on else None
+    writer = (TrackedLog if args.track else RunLog)(f"runs/{run_name}", purge_step=first)
     settings = {**vars(args), "torch_num_threads": torch.get_num_threads(), "device": str(device)}
     if not goes_on:
         rows = "\n".join(f"|{k}|{v}|{sources.get(k, 'machine')}|" for k, v in settings.items())

@@ -8,6 +8,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from guided_utils.log import end_run_with
+
 
 def make(
     env_id: str, max_episode_steps: int | None, env_kwargs: dict[str, Any] | None, render_mode: str | None
@@ -16,12 +18,17 @@ def make(
 
     Raises:
         ValueError: the constructor failed; it is blamed on `env_kwargs` where there are any.
-        gym.error.Error: Gymnasium does not know the environment.
+        gym.error.Error: Gymnasium does not know the environment; the line says how a package's are named.
     """
     optional = {"max_episode_steps": max_episode_steps, "render_mode": render_mode}
     given = {name: value for name, value in optional.items() if value is not None}
     try:
-        return gym.make(env_id, **given, **(env_kwargs or {}))
+        return PlainSteps(gym.make(env_id, **given, **(env_kwargs or {})))
+    except (gym.error.NameNotFound, gym.error.NamespaceNotFound) as error:
+        if ":" in env_id:
+            raise
+        hint = f"where a package of its own has it, the module that registers it comes first: module:{env_id}"
+        raise type(error)(f"{error} ({hint})") from None
     except (gym.error.Error, ImportError):
         raise
     except Exception as error:  # a constructor may raise anything
@@ -57,33 +64,23 @@ def clip_action(actions: np.ndarray, space: gym.Space) -> np.ndarray:
 
 
 def check_continuous_spaces(env: gym.Env) -> None:
-    """Raise ValueError unless the environment has Box observations and a bounded Box of actions."""
+    """Raise ValueError unless the environment has a bounded Box of actions."""
     if isinstance(env.action_space, gym.spaces.Discrete):
         raise ValueError(f"{env.spec.id} has discrete actions {env.action_space}: use guided_sac_discrete.py")
     if not is_continuous(env.action_space):
         raise ValueError(f"the actions must be a bounded Box of floats, those of {env.spec.id} are {env.action_space}")
-    if not isinstance(env.observation_space, gym.spaces.Box):
-        raise ValueError(
-            f"the observation space must be a Box, that of {env.spec.id} is {env.observation_space}: "
-            "wrap the environment in gymnasium.wrappers.FlattenObservation and register it under an id of its own"
-        )
 
 
 def check_discrete_spaces(env: gym.Env) -> None:
-    """Raise ValueError unless the actions are Discrete and the observations a Box or integers."""
+    """Raise ValueError unless the actions are Discrete."""
     if isinstance(env.action_space, gym.spaces.Box):
         raise ValueError(f"{env.spec.id} has continuous actions {env.action_space}: use guided_sac_continuous.py")
     if not isinstance(env.action_space, gym.spaces.Discrete):
         raise ValueError(f"the action space must be Discrete, that of {env.spec.id} is {env.action_space}")
-    if not isinstance(env.observation_space, gym.spaces.Box | gym.spaces.MultiDiscrete):
-        raise ValueError(
-            "the observation space must be a Box, a Discrete, a MultiDiscrete or a Tuple of Discrete, that of "
-            f"{env.spec.id} is {env.observation_space}"
-        )
 
 
 def check_spaces(env: gym.Env) -> None:
-    """Raise ValueError unless actions and observations are those of one of the two checks above."""
+    """Raise ValueError unless the actions are those of one of the two checks above."""
     if isinstance(env.action_space, gym.spaces.Discrete):
         check_discrete_spaces(env)
     elif is_continuous(env.action_space):
@@ -114,6 +111,55 @@ def integer_observations(env: gym.Env) -> gym.Env:
     return gym.wrappers.TransformObservation(env, lambda obs: np.array(obs, dtype=np.int64).reshape(-1), space)
 
 
+def flat(env: gym.Env) -> bool:
+    """Whether networks take observations as they are: a Box with an axis, or integers where actions are discrete too.
+
+    Raises:
+        ValueError: they do not, and Gymnasium's FlattenObservation does not make one Box of them.
+    """
+    space = env.observation_space
+    if isinstance(space, gym.spaces.MultiDiscrete) and isinstance(env.action_space, gym.spaces.Discrete):
+        return True
+    if isinstance(space, gym.spaces.Box) and len(space.shape) > 0:
+        return True
+    if part := _not_flattened(space):
+        raise ValueError(
+            f"the observations of {env.spec.id} cannot be flattened into a vector: {part}; wrap it so that this is "
+            "left out (gymnasium.wrappers.FilterObservation) and register that under an id of its own"
+        )
+    return False
+
+
+def _not_flattened(space: gym.Space, name: str = "") -> str:
+    """The part of a space of which Gymnasium makes no Box, in words; "" where there is none."""
+    if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+        parts = space.items() if isinstance(space, gym.spaces.Dict) else enumerate(space)
+        return next(filter(None, (_not_flattened(part, f"{name}[{key!r}]") for key, part in parts)), "")
+    try:
+        vector = gym.spaces.flatten_space(space)
+    except NotImplementedError:  # a kind of its own, which may inherit from one of Gymnasium's
+        vector = None
+    return "" if isinstance(vector, gym.spaces.Box) else f"{f'its part {name}' if name else 'it'} is {space}"
+
+
+class PlainSteps(gym.Wrapper):
+    """Rewards as numbers, and the key that RecordEpisodeStatistics needs in `info` left to ours.
+
+    A reward may come as an array or a list of one number; Meta-World's environments bring statistics of their own.
+    """
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        if not isinstance(reward, (float, int)):
+            number = np.asarray(reward)
+            if number.size != 1 or number.dtype.kind not in "biuf":
+                end_run_with(f"{self.spec.id} gives the reward {reward!r} for a step: it must be one number")
+            reward = float(number.item())
+        if "episode" in info:
+            info = {key: value for key, value in info.items() if key != "episode"}
+        return obs, reward, terminated, truncated, info
+
+
 LARGEST = 1e18  # of an observation or a reward: its square still fits float32
 
 
@@ -121,7 +167,7 @@ class EpisodeTape(gym.Wrapper):
     """Remembers how the present episode began and what was done since, so that it can be played again.
 
     The outermost wrapper: what it hands out are copies, since an environment may return one array again and again,
-    changed in place, also as an episode's last observation.
+    changed in place, also as an episode's last observation. They have the shape of the space, and its kind of numbers.
     """
 
     on_step: Callable[[bool], None] | None = None  # told after each step whether the episode is over; not in `play`
@@ -131,7 +177,7 @@ class EpisodeTape(gym.Wrapper):
         # a reset without a seed goes on with the environment's random numbers as they are now
         self.generator = deepcopy(self.unwrapped.np_random.bit_generator.state) if seed is None else None
         obs, info = self.env.reset(seed=seed, options=options)
-        return np.array(obs), info
+        return self._array(obs), info
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
         obs, reward, terminated, truncated, info = self._step(action)
@@ -142,7 +188,22 @@ class EpisodeTape(gym.Wrapper):
     def _step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
         self.actions.append(np.array(action))
         obs, reward, terminated, truncated, info = self.env.step(action)
-        return np.array(obs), reward, terminated, truncated, info
+        return self._array(obs), reward, terminated, truncated, info
+
+    def _array(self, obs: Any) -> np.ndarray:
+        """An observation, which may come as a list or with another number of axes, as an array of its own, (*obs)."""
+        space = self.observation_space
+        try:
+            array = np.array(obs)
+            if array.shape != space.shape:
+                array = array.reshape(space.shape)
+            if array.dtype != space.dtype and not np.can_cast(array.dtype, space.dtype, "same_kind"):
+                given, array = array, array.astype(space.dtype)
+                if not (array == given).all():
+                    raise ValueError(f"{given.dtype} does not fit")
+        except (ValueError, TypeError, OverflowError) as error:
+            end_run_with(f"{self.spec.id} gives an observation that is none of {space}: {str(obs)[:80]} ({error})")
+        return array
 
     def state_dict(self) -> dict[str, Any]:
         """What `play` needs: the reset's seed or random numbers, the actions, and which episode a video would be of."""

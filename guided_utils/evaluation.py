@@ -1,4 +1,4 @@
-"""Greedy returns: a run's evaluations beside training, and those of a saved model."""
+"""Returns of the learned policy: a run's evaluations beside training, and those of a saved model."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ def check_time_limit(env: gym.Env) -> None:
         )
 
 
-def greedy_returns(
+def episode_returns(
     envs: list[gym.Env], policy: Callable[[np.ndarray], np.ndarray], seeds: Sequence[int]
 ) -> list[float]:
     """Undiscounted return of one episode in each environment, the i-th from the i-th seed: equal starts every time.
@@ -46,10 +46,14 @@ def greedy_returns(
 
 
 class Evaluator:
-    """The greedy return of the unguided policy, in environments and from starts of its own, the same every time.
+    """The return of the unguided policy, in environments and from starts of its own, the same every time.
+
+    Greedy episodes, and where they are asked for sampled ones from the same starts. Training's random numbers are left
+    as they are.
 
     Args:
-        args: a script's settings: eval_frequency (0: no environments are made), eval_episodes and seed.
+        args: a script's settings: eval_frequency (0: no environments are made), eval_episodes, eval_sampled_episodes
+            and seed.
         env_fn: makes the i-th environment.
 
     Raises:
@@ -57,18 +61,32 @@ class Evaluator:
     """
 
     def __init__(self, args: Any, env_fn: Callable[[int], gym.Env]):
-        self.envs = [env_fn(i) for i in range(args.eval_episodes if args.eval_frequency else 0)]
+        self.seed, self.greedy, self.sampled = args.seed, args.eval_episodes, args.eval_sampled_episodes
+        self.envs = [env_fn(i) for i in range(max(self.greedy, self.sampled) if args.eval_frequency else 0)]
         for env in self.envs:
             check_time_limit(env)
         self.seeds = evaluation_seeds(args.seed, len(self.envs))
         self.means: list[float] = []
 
     def run(self, act: Callable[[np.ndarray, bool], np.ndarray], global_step: int, writer: SummaryWriter) -> None:
-        """Log and print the mean return; `act` maps observations and `deterministic` to actions."""
-        returns = greedy_returns(self.envs, lambda obs: act(obs, True), self.seeds)
+        """Log and print the mean returns; `act` maps observations and `deterministic` to actions."""
+        returns = self._returns(act, self.greedy, deterministic=True)
         self.means.append(float(np.mean(returns)))
         writer.add_scalar("eval/episodic_return", self.means[-1], global_step)
-        print(f"step {global_step:,}: greedy return {self.means[-1]:.2f} ± {np.std(returns):.2f}", flush=True)
+        text = f"step {global_step:,}: greedy return {self.means[-1]:.2f} ± {np.std(returns):.2f}"
+        if self.sampled:
+            with torch.random.fork_rng():
+                # of one evaluation of one run, resumed or not; 32 bits, since the CPU's generator ignores all others
+                torch.manual_seed(int(np.random.SeedSequence([self.seed, global_step]).generate_state(1)[0]))
+                returns = self._returns(act, self.sampled, deterministic=False)
+            writer.add_scalar("eval/sampled_return", np.mean(returns), global_step)
+            text += f", sampled {np.mean(returns):.2f} ± {np.std(returns):.2f}"
+        print(text, flush=True)
+
+    def _returns(
+        self, act: Callable[[np.ndarray, bool], np.ndarray], episodes: int, deterministic: bool
+    ) -> list[float]:
+        return episode_returns(self.envs[:episodes], lambda obs: act(obs, deterministic), self.seeds[:episodes])
 
     def state_dict(self) -> dict[str, list[float]]:
         """Plain data for a checkpoint."""
@@ -125,7 +143,7 @@ def evaluate(
         actions = actor.get_greedy_action(torch.as_tensor(obs, dtype=dtype, device=device)).cpu().numpy()
         return clip_action(actions, envs[0].action_space)
 
-    returns = greedy_returns(envs, policy, range(eval_episodes))
+    returns = episode_returns(envs, policy, range(eval_episodes))
     for env in envs:
         env.close()
     return returns

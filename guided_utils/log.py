@@ -8,7 +8,7 @@ import time
 from collections import deque
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -139,6 +139,20 @@ class PatientFileWriter(FileWriter):
         self.event_writer = EventFile(log_dir)
 
 
+_open: list["RunLog"] = []  # the log of the run that goes on in this process
+
+
+def end_run_with(message: str) -> NoReturn:
+    """End the run with one line and exit status 1 from where its log is not at hand, or before there is one."""
+    from guided_utils.checkpoint import leave_nothing  # here: it imports this module
+
+    for log in _open:
+        log.fail(message)
+    leave_nothing()
+    put_back()
+    raise SystemExit(f"error: {message}")
+
+
 class RunLog(SummaryWriter):
     """SummaryWriter whose file survives a failing disk, and which stops a run whose losses are no numbers any more.
 
@@ -149,6 +163,7 @@ class RunLog(SummaryWriter):
     def __init__(self, log_dir: str, purge_step: int | None = None):
         self.unwritten = Unwritten()
         super().__init__(log_dir, purge_step=purge_step)
+        _open[:] = [self]
 
     def _get_file_writer(self) -> FileWriter:
         if self.file_writer is None:
@@ -172,8 +187,63 @@ class RunLog(SummaryWriter):
         """Return when all that was logged is on the disk, or reported as unwritten."""
         self._get_file_writer().event_writer.flush(sync=True)
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str) -> NoReturn:
         """End the run with one line and exit status 1, its log written."""
         self.close()
         put_back()
         raise SystemExit(f"error: {message}")
+
+    def close(self) -> None:
+        """As SummaryWriter's."""
+        super().close()
+        if self in _open:
+            _open.remove(self)
+
+
+class Written(logging.Handler):
+    """Paths of the videos that were written and not yet logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paths: deque[str] = deque()
+        logger = logging.getLogger("guided_sac.videos")
+        logger.handlers, logger.propagate = [self], False
+        logger.setLevel(logging.INFO)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.paths.append(str(record.msg))
+
+
+class TrackedLog(RunLog):
+    """RunLog of a run that wandb follows: wandb reads the event file by itself, videos of training are logged here.
+
+    Whoever writes one reports its path to `logging.getLogger("guided_sac.videos")`. (wandb's own way, `monitor_gym`,
+    fails when an environment is closed, since Gymnasium 1.0.)
+    """
+
+    def __init__(self, log_dir: str, purge_step: int | None = None):
+        self.videos, self.step = Written(), 0
+        super().__init__(log_dir, purge_step)
+
+    def add_scalar(self, tag: str, scalar_value: Any, global_step: int | None = None, **options: Any) -> None:
+        """As RunLog's; a video that was written since the last point belongs to this step."""
+        super().add_scalar(tag, scalar_value, global_step, **options)
+        self.step = self.step if global_step is None else global_step
+        self._log_videos()
+
+    def _log_videos(self) -> None:
+        import wandb
+
+        while self.videos.paths:
+            path = self.videos.paths.popleft()
+            try:
+                wandb.log({"videos/training": wandb.Video(path, format="mp4"), "global_step": self.step})
+                self.unwritten.logger.info("videos for wandb")
+            except Exception as error:  # a full disk, a server that is away: wandb raises many things
+                reason = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
+                self.unwritten.logger.error("videos for wandb", reason)
+
+    def close(self) -> None:
+        """As RunLog's; the last episode's video is written when the environments are closed."""
+        self._log_videos()
+        super().close()

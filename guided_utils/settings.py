@@ -27,7 +27,7 @@ AT_LEAST_ONE = (
 )  # fmt: skip
 AT_LEAST_ZERO = (
     "learning_starts", "eval_frequency", "checkpoint_frequency", "policy_lr", "q_lr", "alpha_lr", "alpha",
-    "guide_conservatism", "intrinsic_coef", "bonus_lr", "replay_frequency",
+    "guide_conservatism", "intrinsic_coef", "bonus_lr", "replay_frequency", "eval_sampled_episodes",
 )  # fmt: skip
 RANGES = {  # of all scripts' flags, both ends included unless infinite
     **dict.fromkeys(AT_LEAST_ONE, (1, np.inf)),
@@ -65,7 +65,10 @@ class ExperimentArgs:
     eval_frequency: int = 0
     """environment steps between greedy evaluations of the unguided policy; 0 = off"""
     eval_episodes: int = 10
-    """episodes of an evaluation, ≥ 1"""
+    """greedy episodes of an evaluation, ≥ 1"""
+    eval_sampled_episodes: int = 0
+    """episodes of an evaluation with sampled actions beside the greedy ones, from the same starts, ≥ 0; needs
+    `eval_frequency`"""
     checkpoint_frequency: int = 100_000
     """environment steps between two checkpoints in `runs/{run_name}/checkpoints`; 0 = off"""
     checkpoint_keep: int | Literal["all"] = 1
@@ -213,6 +216,8 @@ def _check(args: Any) -> None:
         check_compiler()
     if args.checkpoint_keep != "all" and args.checkpoint_keep < 1:
         raise ValueError(f"--checkpoint-keep must be at least 1, or all, not {args.checkpoint_keep}")
+    if args.eval_sampled_episodes and not args.eval_frequency:
+        raise ValueError("--eval-sampled-episodes needs evaluations: give --eval-frequency")
     if args.buffer_size < args.num_envs:
         raise ValueError(f"--buffer-size must hold a step of all {args.num_envs} environments, not {args.buffer_size}")
 

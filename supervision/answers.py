@@ -244,6 +244,9 @@ def _fenced(text: str) -> tuple[list[str], bool]:
 
 
 def gist(text: str, width: int = 200) -> str:
-    """A text on one line of at most `width` printable characters."""
+    """A text on one line of at most `width` printable characters, cut between two words where it has any."""
     line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
-    return line if len(line) <= width else line[: width - 1] + "…"
+    if len(line) <= width:
+        return line
+    words = line[:width].rpartition(" ")[0]
+    return f"{words[: width - 2]} …" if words else line[: width - 1] + "…"

@@ -3,7 +3,7 @@
 import inspect
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +151,48 @@ def rule_spaces(env: gym.Env) -> tuple[Observation, BoxAction | DiscreteAction]:
             raise ValueError(f"a rule needs actions of a Box or a Discrete, not {space}")
 
 
+def _flattened_parts(env: gym.Env) -> str:
+    """Which indices of a flattened observation hold which part of the environment's own; "" where none was flattened.
+
+    `make_env` flattens what is neither a Box nor made of integers by Gymnasium's FlattenObservation.
+    """
+    while isinstance(env, gym.Wrapper) and not isinstance(env, gym.wrappers.FlattenObservation):
+        env = env.env
+    if not isinstance(env, gym.wrappers.FlattenObservation):
+        return ""
+    first, texts = 0, []
+    for name, space in _leaves(env.env.observation_space):
+        size = spaces.flatdim(space)
+        texts.append(f"index {first}{f'-{first + size - 1}' if size > 1 else ''}: {name}{_encoding(space)}")
+        first += size
+    return ", ".join(texts)
+
+
+def _leaves(space: gym.Space, name: str = "") -> Iterator[tuple[str, gym.Space]]:
+    """The parts of a Dict or a Tuple, however deep, with their names, in the order in which they are flattened."""
+    match space:
+        case spaces.Dict(spaces=parts):
+            for key, part in parts.items():
+                yield from _leaves(part, f"{name}.{key}" if name else str(key))
+        case spaces.Tuple(spaces=parts):
+            for number, part in enumerate(parts):
+                yield from _leaves(part, f"{name}[{number}]" if name else f"part {number}")
+        case _:
+            yield name or "the observation", space
+
+
+def _encoding(space: gym.Space) -> str:
+    """How a part is written as numbers, where its name does not say it."""
+    match space:
+        case spaces.Discrete(n=n, start=start):
+            return f" (one-hot: 1 at the place of its value, which is one of {start} to {start + n - 1})"
+        case spaces.MultiDiscrete(nvec=nvec):
+            return f" (one-hot, one value after another, which have {nvec.ravel().tolist()} values)"
+        case spaces.Box(shape=shape) | spaces.MultiBinary(shape=shape) if len(shape) > 1:
+            return f" (an array of shape {shape}, row by row)"
+    return ""
+
+
 def _numbers(value: Any) -> str:
     """Numbers as text, to four significant digits; of more than a hundred the first and the last three."""
     if not isinstance(value, np.ndarray):
@@ -217,10 +259,11 @@ def describe_env(env: gym.Env, env_id: str) -> dict[str, str]:
     }
     limit = env.spec.max_episode_steps if env.spec else None
     doc = documentation(inspect.getdoc(env.unwrapped) or "(the environment has no documentation)")
+    space, parts = " ".join(line.strip() for line in str(_own_space(env)).splitlines()), _flattened_parts(env)
     return {
         "env_id": env_id,
         "env_doc": doc,
-        "observation_space": str(_own_space(env)),
+        "observation_space": space + (f", flattened: {parts}" if parts else ""),
         "observation_bounds": _bounds(_own_space(env)),
         "action_space": f"{env.action_space}: {_bounds(env.action_space)}",
         "action_shape": str(shape),

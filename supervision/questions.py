@@ -12,9 +12,20 @@ from supervision.chat import Question
 from supervision.effects import measured_effects
 from supervision.episodes import Finished, Stretch
 from supervision.pictures import jpeg_bytes
-from supervision.prompts import ADVISOR_HEADINGS, CODER_HEADINGS, facts_of, fill, read_prompt
+from supervision.prompts import ADVISOR_HEADINGS, CODER_HEADINGS, FACTS, facts_of, fill, read_prompt
 from supervision.sandbox.messages import Observation
-from supervision.tables import ROW_CHARS, Columns, comparison, heading, mean_text, picture_steps, rows_that_fit, table
+from supervision.tables import (
+    FEWEST_ROWS,
+    MOST_ROWS,
+    ROW_CHARS,
+    Columns,
+    comparison,
+    heading,
+    mean_text,
+    picture_steps,
+    row_length,
+    table,
+)
 from supervision.trial import Verdict
 
 PICTURES, GUIDED_PICTURES = 8, 3  # for the advisor: in all, and of them guided where there are any
@@ -87,8 +98,8 @@ class Questions:
         return self._question("coder", step, seen, [*parts, *self._steps(seen), self._effects(seen)])
 
     def _question(self, role: Literal["advisor", "coder"], step: int, seen: Seen, parts: list[str]) -> Question:
-        if not self.facts:
-            self.facts = facts_of([*seen.unguided, *seen.guided], self.observation)
+        if FACTS[0] not in self.facts:
+            self.facts |= facts_of([*seen.unguided, *seen.guided], self.observation)
         model = self.args.advisor_model if role == "advisor" else self.args.coder_model
         system = fill(self.prompts[role], self.values | self.facts)
         text = "\n\n".join(part for part in parts if part)
@@ -136,34 +147,35 @@ class Questions:
 
     def _steps(self, seen: Seen) -> list[str]:
         """Tables of steps: unguided ones, and a shorter one of guided ones."""
-        chosen = self._shown(seen)
-        if not chosen:
+        known = [s for s in [*seen.unguided, *seen.guided] if len(s.obs)]
+        if not known:
             return []
-        columns = Columns(np.array([obs for s, _, _ in chosen for obs in [*s.obs, s.next_obs[-1]]]), self.observation)
+        columns = Columns(np.array([obs for s in known for obs in [*s.obs, s.next_obs[-1]]]), self.observation)
         parts = ["Consecutive steps of training; obs is what was seen before the action, t the step of the episode."]
         parts[0] = f"{parts[0]} {columns.left_out}".strip()
-        for stretch, chars, pictures in chosen:
-            rows = rows_that_fit(stretch, columns, chars)
+        left = ROW_CHARS
+        for stretch, pictures in self._shown(seen):
+            if stretch.guided:
+                left = ROW_CHARS // 2
+            elif left <= 0:
+                continue
+            row = row_length(stretch, columns)
+            # the first one leaves space for another
+            rows = int(np.clip(0.6 * left // row if pictures else left // row, FEWEST_ROWS, MOST_ROWS))
             parts.append(f"{heading(stretch)}:\n{table(stretch, columns, rows, pictures)}")
+            left -= min(rows, len(stretch.obs)) * row + 150
         return parts
 
-    def _shown(self, seen: Seen) -> list[tuple[Stretch, int, int]]:
-        """Stretches whose steps are shown, for how many characters and pictures.
+    def _shown(self, seen: Seen) -> list[tuple[Stretch, int]]:
+        """Stretches whose steps are shown as far as there is space, and how many pictures of each.
 
         Of each kind the one that was filmed, the first of environment 0 since the last consultation, then the latest;
-        unguided ones that are shorter than the space for them are followed by others.
+        of unguided ones others behind it.
         """
         guided = self._order(seen.guided, seen.since)[:1]
         pictures = PICTURES - GUIDED_PICTURES * bool(guided)
-        chosen, left = [], ROW_CHARS
-        for stretch in self._order(seen.unguided, seen.since):
-            if left < 0.2 * ROW_CHARS or len(chosen) == LISTED:
-                break
-            share = left if len(seen.unguided) == 1 or chosen else 0.6 * ROW_CHARS
-            chosen.append((stretch, int(share), 0 if chosen else pictures))
-            row = len(Columns(np.array(stretch.obs[:1]), self.observation).text(stretch.obs[0])) + 40
-            left -= min(share, row * (len(stretch.obs) + 1))
-        return chosen + [(stretch, ROW_CHARS // 2, GUIDED_PICTURES) for stretch in guided]
+        unguided = self._order(seen.unguided, seen.since)[:LISTED]
+        return [(s, 0 if i else pictures) for i, s in enumerate(unguided)] + [(s, GUIDED_PICTURES) for s in guided]
 
     @staticmethod
     def _order(stretches: list[Stretch], since: int) -> list[Stretch]:
@@ -180,7 +192,7 @@ class Questions:
     def _pictures(self, seen: Seen) -> list[tuple[str, bytes]]:
         """Pictures of steps that the tables show."""
         pictures = []
-        for stretch, _, most in self._shown(seen):
+        for stretch, most in self._shown(seen):
             kind = "guided" if stretch.guided else "unguided"
             for step in picture_steps(stretch, most) if most else []:
                 if step in stretch.frame_steps:

@@ -22,6 +22,7 @@ from supervision.pictures import as_picture, check_written, frame_rate
 from supervision.texts import in_one_line, say
 
 UNWRITTEN = logging.getLogger("guided_sac.unwritten")  # told of what a disk or an encoder did not take
+VIDEOS = logging.getLogger("guided_sac.videos")  # told of each video of training
 
 
 def record_episode(
@@ -215,6 +216,7 @@ class Videos(gym.wrappers.RecordVideo):
         try:
             super().stop_recording()
             check_written(path)
+            VIDEOS.info(path)
         except Exception as error:  # a full disk, a missing encoder: moviepy raises many things, many lines long
             if isinstance(error, OSError):
                 UNWRITTEN.error("videos", in_one_line(error))

@@ -48,6 +48,7 @@ def state_of(supervisor: Any) -> dict[str, Any]:
         "asked": None if asked is None else asdict(replace(asked, pictures=[])),
         "guiding": supervisor.guiding is not None, "guidance": supervisor.guidance.state_dict(),
         "waiting": supervisor.waiting, "active": supervisor.active, "unseen": supervisor.unseen,
+        "since": held.since, "facts": None if held.questions is None else dict(held.questions.facts),
         "chat": None if chat is None else chat.state_dict(),
     }  # fmt: skip
 
@@ -63,6 +64,9 @@ def load_state(supervisor: Any, state: dict[str, Any]) -> None:
     supervisor.active = tuple(state["active"])
     held.count, held.failures, held.ends, held.mend = (state[name] for name in ("count", "failures", "ends", "mend"))
     held.history.extend(state["history"])
+    held.since = state["since"]
+    if held.questions is not None and state["facts"] is not None:
+        held.questions.facts = dict(state["facts"])
     if state["good"] is not None:
         held.good = Known(state["good"]["source"], deque(map(unpacked, state["good"]["guided"])))
     held.asked = Question(**state["asked"]) if state["asked"] else None

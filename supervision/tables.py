@@ -10,7 +10,7 @@ from supervision.sandbox.messages import Observation
 
 FRAMES = 16  # of a film for models; pictures show steps of this grid
 ROW_CHARS = 5_000  # of a table of steps, about; it has more rows where they are short
-FEWEST_ROWS, MOST_ROWS = 9, 30
+FEWEST_ROWS, MOST_ROWS = 8, 30
 NUMBERS = 60  # of an observation that are shown, at most: the first ones that move
 
 
@@ -139,10 +139,9 @@ def heading(stretch: Stretch) -> str:
     )
 
 
-def rows_that_fit(stretch: Stretch, columns: Columns, chars: int) -> int:
-    """How many rows of a stretch make about so many characters."""
-    row = len(columns.text(stretch.obs[0])) + len(action_text(stretch.actions[0])) + 30
-    return int(np.clip(chars // row, FEWEST_ROWS, MOST_ROWS))
+def row_length(stretch: Stretch, columns: Columns) -> int:
+    """Characters of a row of its table, about."""
+    return len(columns.text(stretch.obs[-1])) + len(action_text(stretch.actions[-1])) + 25
 
 
 def mean_text(values: Sequence[float]) -> str:

@@ -259,7 +259,7 @@ def first_question(command: ShowPrompt, training: Training) -> Question:
                 print(f"supervisor: {supervisor.folder.taken}")
             rehearsal.watch_the_learner(writer)
             rehearsal.close()
-        question = supervisor.first_question(command.role, command.advice)
+        question = supervisor.first_question(rehearsal.step, command.role, command.advice)
     if command.advisor_vision == "off":
         question.pictures = []
     return question
@@ -295,13 +295,15 @@ def consult(command: Consult, training: Training) -> int:
     with SummaryWriter(run_dir) as writer:
         rehearsal.watch_the_learner(writer)
         guidance = supervisor.consult(rehearsal.step, writer)
+        consultations = supervisor.consultations
         for _ in range(TRIED_STEPS if guidance and command.trial_pairs else 0):
             rehearsal.act(guidance, writer)
-            if supervisor.guiding is None or guidance.trial.looked:
+            if consultations.verdict is not None or supervisor.guiding is None:
                 break
-        print(supervisor.summary())
+        if consultations.verdict is not None and consultations.verdict.passed:
+            print(f"supervisor: the first look at the trial: {consultations.verdict}")
         good = supervisor.guiding is not None
         supervisor.end(rehearsal.step, writer)
     rehearsal.close()
-    advice = supervisor.consultations.advice
+    advice = consultations.advice
     return 0 if good or (advice is not None and not advice.intervene) else 1

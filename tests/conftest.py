@@ -76,6 +76,7 @@ OBSERVATIONS = {
     "matrix": gym.spaces.MultiDiscrete([[2, 3, 4], [5, 6, 7]], start=[[0, 1, 0], [-2, 0, 9]]),
     "box": gym.spaces.Box(-1.0, 1.0, (2, 3), np.float32),
     "dict": gym.spaces.Dict(x=gym.spaces.Discrete(2)),
+    "sequence": gym.spaces.Dict(x=gym.spaces.Sequence(gym.spaces.Discrete(2))),  # has no fixed length
 }
 
 

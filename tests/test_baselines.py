@@ -19,7 +19,7 @@ import torch
 from conftest import ROOT, events, needs_compiler, run_process, scalars
 from torch import nn
 
-from guided_utils.evaluation import evaluate, greedy_returns
+from guided_utils.evaluation import episode_returns, evaluate
 from guided_utils.optimisation import minimise
 
 NAMES = ("rnd", "icm", "e3b")
@@ -520,7 +520,7 @@ def test_saved_models_can_be_evaluated(name, env_id, run_here):
     make_env = functools.partial(script.make_env, max_episode_steps=run.args.max_episode_steps)
     returns = evaluate(f"runs/{run.run_name}/{name}_sac.cleanrl_model", make_env, env_id, 2, "x", model)
     envs = [make_env(env_id, 0, i, False, "x")() for i in range(2)]
-    assert returns == greedy_returns(envs, lambda obs: run.act(obs, True), seeds=[0, 1])
+    assert returns == episode_returns(envs, lambda obs: run.act(obs, True), seeds=[0, 1])
     if run.args.max_episode_steps:  # without the limit that the run had, an evaluation might never end
         with pytest.raises(ValueError, match=r"no time limit.*max_episode_steps bound"):
             evaluate(f"runs/{run.run_name}/{name}_sac.cleanrl_model", script.make_env, env_id, 2, "x", model)

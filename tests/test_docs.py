@@ -91,8 +91,8 @@ def test_metrics_table_is_complete(run_here, name):
     table = page.split("## Logged metrics")[1].split("## Implementation")[0]
     documented = set(re.findall(r"`((?:charts|losses|eval|supervisor)/\w+)`", table))
     texts = {"supervisor/advice", "supervisor/code", "supervisor/verdict", "supervisor/replay"}
-    run = run_here(*RUNS[name], "--supervisor", "bundled", "--eval-episodes", "1", "--value-network",
-                   script=ROOT / f"{name}.py")  # fmt: skip
+    run = run_here(*RUNS[name], "--supervisor", "bundled", "--eval-episodes", "1", "--eval-sampled-episodes", "1",
+                   "--value-network", script=ROOT / f"{name}.py")  # fmt: skip
     assert set(scalars(run.run_name)) == documented - texts
 
 
@@ -102,7 +102,8 @@ def test_metrics_table_of_a_baseline_is_complete(name, run_here):
     page = (ROOT / "docs" / f"{name}.md").read_text()
     table = page.split("## Logged metrics")[1].split("## Implementation")[0]
     documented = set(re.findall(r"`((?:charts|losses|eval)/\w+)`", table))
-    logged, flags = set(), ["--autotune", "--batch-size", "8", "--eval-frequency", "100", "--eval-episodes", "1"]
+    logged, flags = set(), ["--autotune", "--batch-size", "8", "--eval-frequency", "100", "--eval-episodes", "1",
+                            "--eval-sampled-episodes", "1"]  # fmt: skip
     for env_id in ("Blackjack-v1", "Pendulum-v1"):
         run = run_here("--env-id", env_id, "--total-timesteps", "300", "--learning-starts", "190", *flags,
                        script=ROOT / f"{name}.py")  # fmt: skip

@@ -20,7 +20,7 @@ from conftest import ROOT, needs_compiler, run_process, scalars, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guided_utils.evaluation import evaluate, greedy_returns
+from guided_utils.evaluation import episode_returns, evaluate
 from guided_utils.optimisation import take_step
 
 script = SimpleNamespace(**runpy.run_path(str(ROOT / "guided_sac_continuous.py"), run_name="imported"))
@@ -647,7 +647,7 @@ def test_cleanrl_tools_can_drive_the_script(run_here):
     returns = evaluate(path, make_env, "MountainCarContinuous-v0", 2, "eval", script.Actor)
     act = lambda obs: run.act(obs, True)  # noqa: E731
     envs = [make_env("MountainCarContinuous-v0", 0, i, False, "x")() for i in range(2)]
-    assert returns == pytest.approx(greedy_returns(envs, act, seeds=[0, 1]))
+    assert returns == pytest.approx(episode_returns(envs, act, seeds=[0, 1]))
 
 
 def test_greedy_returns_by_hand():
@@ -659,8 +659,8 @@ def test_greedy_returns_by_hand():
         sizes.append(len(obs))
         return np.zeros((len(obs), 1))
 
-    assert greedy_returns(envs[:2], policy, seeds=[0, 1]) == [15.0, 15.0]
-    assert greedy_returns(envs, policy, seeds=[0, 1, 2]) == [28.0, 28.0, 15.0]
+    assert episode_returns(envs[:2], policy, seeds=[0, 1]) == [15.0, 15.0]
+    assert episode_returns(envs, policy, seeds=[0, 1, 2]) == [28.0, 28.0, 15.0]
     assert sizes == [2] * 5 + [3] * 5 + [2] * 2  # ended ones are no longer stepped
 
 

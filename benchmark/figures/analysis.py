@@ -12,11 +12,20 @@ import pandas as pd
 from rliable import library, metrics
 from scipy.stats import trim_mean
 
-from benchmark.figures.table import BEHAVIOUR, GUIDANCE_ACTIVE, RESUMED, SUPERVISION_STEPS
+from benchmark.figures.table import (
+    BEHAVIOUR,
+    GUIDANCE_ACTIVE,
+    GUIDED_STEPS,
+    KEPT,
+    RESUMED,
+    SAMPLED,
+    TRIAL_PASSED,
+)
 from benchmark.sweeps.studies import Study
 
 NOT_MEASURED = "not measured yet"
 REPS = 2_000  # bootstrap samples of an interval
+LAST = 3  # evaluations at the end of a run, whose mean is less a matter of luck than the last one
 
 
 class Interval(NamedTuple):
@@ -69,6 +78,13 @@ def behaviour(table: pd.DataFrame, study: Study, env: str) -> dict[str, Curves]:
     return {arm: curve for arm, curve in data.items() if len(curve.steps)}
 
 
+def sampled(table: pd.DataFrame, study: Study, env: str) -> dict[str, Curves]:
+    """The sampled evaluations of each arm that has them."""
+    rows = table[(table.env == env) & (table.tag == SAMPLED)]
+    have = [arm for arm in study.arms if rows[rows.arm == arm].seed.nunique() >= 2]
+    return {arm: curves(table, env, arm, SAMPLED) for arm in have}
+
+
 def area(curve: Curves, begin: int = 1, end: int | None = None) -> np.ndarray:
     """Mean of each seed's curve from step `begin` to step `end`, by the trapezoid rule: (seeds,).
 
@@ -111,20 +127,48 @@ def reaches(values: np.ndarray | pd.Series, threshold: float) -> np.ndarray:
     return np.asarray(values, np.float32) >= np.float32(threshold)
 
 
-def steps_to(table: pd.DataFrame, env: str, arm: str, metric: str, threshold: float) -> np.ndarray:
-    """(seeds, 2): a seed's first step with the metric at the threshold, inf for never; without and with supervision.
+def first_steps(table: pd.DataFrame, env: str, arm: str, metric: str, threshold: float) -> np.ndarray:
+    """(seeds,): each seed's first step with the metric at the threshold, inf for never."""
+    rows = table[(table.env == env) & (table.arm == arm) & (table.tag == metric)]
+    return rows.step.where(reaches(rows.value, threshold), np.inf).groupby(rows.seed).min().to_numpy(dtype=float)
 
-    Supervision is what replays and auditions had taken in environment steps by then. A consultation at the step of an
-    evaluation comes after it: a script evaluates at the end of an iteration and consults at the beginning of the next.
-    """
+
+def last_mean(curve: Curves) -> np.ndarray:
+    """Mean of each seed's last `LAST` evaluations after step 0: (seeds,)."""
+    return curve.scores[:, curve.steps > 0][:, -LAST:].mean(axis=1)
+
+
+def shared(curve: Curves, other: Curves) -> tuple[Curves, Curves]:
+    """Both at the steps that they share."""
+    steps, *places = np.intersect1d(curve.steps, other.steps, return_indices=True)
+    return tuple(Curves(steps, one.scores[:, i]) for one, i in zip((curve, other), places, strict=True))
+
+
+def separated(estimate: Interval, other: Interval) -> str:
+    """Where the one interval lies beside the other."""
+    if estimate.low > other.high:
+        return "above"
+    return "below" if estimate.high < other.low else "overlap"
+
+
+class Guided(NamedTuple):
+    """What the rule of an arm was allowed, each (seeds,)."""
+
+    steps: np.ndarray  # guided ones, all together
+    ends: np.ndarray  # how often a trial ended a rule
+    before: np.ndarray  # guided steps until the first of these ends; NaN without one
+
+
+def guided(table: pd.DataFrame, env: str, arm: str) -> Guided:
+    """How long rules acted and how often trials ended them, of the seeds that logged it."""
     rows = table[(table.env == env) & (table.arm == arm)]
     result = []
     for _, run in rows.groupby("seed"):
-        reached = run[(run.tag == metric) & reaches(run.value, threshold)]
-        step = reached.step.min() if len(reached) else np.inf
-        supervision = run[(run.tag == SUPERVISION_STEPS) & (run.step < step)]
-        result.append((step, step + (supervision.value.max() if len(supervision) else 0)))
-    return np.array(result, dtype=float)
+        steps = run[run.tag == GUIDED_STEPS].sort_values("step", kind="stable")
+        ends = run[(run.tag == TRIAL_PASSED) & (run.value == 0)].step
+        if len(steps):
+            result.append((steps.value.iloc[-1], len(ends), steps[steps.step == ends.min()].value.min()))
+    return Guided(*np.array(result, dtype=float).reshape(-1, 3).T)
 
 
 def summary(table: pd.DataFrame, study: Study) -> str:
@@ -158,43 +202,86 @@ def environment_summary(table: pd.DataFrame, study: Study, env: str) -> list[lis
                            f"run goes on to step {longest:,}."])  # fmt: skip
 
     if threshold is not None:
-        rows = ["| arm | median | lowest | highest | never | median with supervision |", "|-|-|-|-|-|-|"]
-        for arm in data:
-            steps, total = steps_to(table, env, arm, study.metric, threshold).T
-            numbers = [steps_shown(x) for x in (np.median(steps), steps.min(), steps.max())]
-            never = f"{np.isinf(steps).sum()} of {len(steps)}"
-            rows.append(f"| {arm} | {' | '.join(numbers)} | {never} | {steps_shown(np.median(total))} |")
-        blocks += [[f"First step with `{study.metric}` ≥ {threshold:g} (with supervision: replays and auditions "
-                    "counted too):"], rows]  # fmt: skip
+        blocks += [[f"First step with `{study.metric}` ≥ {threshold:g}:"],
+                   reached_rows(table, env, data, study.metric, threshold)]  # fmt: skip
 
-    rows = ["| arm | from step | to step | area: IQM [95 % interval] |", "|-|-|-|-|"]
+    rows = ["| arm | from step | to step | area: IQM [95 % interval] | mean of the last three: IQM [95 % interval] |",
+            "|-|-|-|-|-|"]  # fmt: skip
     for arm, curve in data.items():
         trained = curve.steps[curve.steps > 0]
         if len(trained):
-            estimate = (x[0] for x in iqm(area(curve)[:, None]))
-            rows.append(f"| {arm} | {trained[0]:,} | {trained[-1]:,} | {shown(*estimate, digits)} |")
+            estimates = [shown(*(x[0] for x in iqm(values[:, None])), digits)
+                         for values in (area(curve), last_mean(curve))]  # fmt: skip
+            rows.append(f"| {arm} | {trained[0]:,} | {trained[-1]:,} | {' | '.join(estimates)} |")
     if len(rows) > 2:
-        blocks += [[f"Area under the curve (the mean of `{study.metric}` along the steps after 0):"], rows]
+        blocks += [[f"Area under the curve (the mean of `{study.metric}` along the steps after 0), and the mean of a "
+                    "seed's last three evaluations:"], rows]  # fmt: skip
 
-    rows = ["| arm | step | IQM [95 % interval] |", "|-|-|-|"]
-    for arm, (steps, scores) in behaviour(table, study, env).items():
-        if study.arms[arm].point:
-            steps, scores = steps[-1:], scores[:, -1:]
-        for step, *estimate in zip(steps, *iqm(scores), strict=True):
-            rows.append(f"| {arm} | {step:,} | {shown(*estimate, digits)} |")
-    if len(rows) > 2:
-        blocks += [["Return of the behaviour, guided actions included (mean over the training episodes since the "
-                    "evaluation before):"], rows]  # fmt: skip
+    for title, curves_of in (
+        ("Return of sampled actions, from the same starts:", sampled(table, study, env)),
+        ("Return of the behaviour, guided actions included (mean over the training episodes since the evaluation "
+         "before):", behaviour(table, study, env)),
+    ):  # fmt: skip
+        rows = ["| arm | step | IQM [95 % interval] |", "|-|-|-|"]
+        for arm, (steps, scores) in curves_of.items():
+            if study.arms[arm].point:
+                steps, scores = steps[-1:], scores[:, -1:]
+            for step, *estimate in zip(steps, *iqm(scores), strict=True):
+                rows.append(f"| {arm} | {step:,} | {shown(*estimate, digits)} |")
+        if len(rows) > 2:
+            blocks += [[title], rows]
 
-    rows = ["| | step | probability of improvement [95 % interval] |", "|-|-|-|"]
+    if cells := allowed(table, study, env):
+        rows = ["| arm | guided steps | ended by a trial | guided steps before |", "|-|-|-|-|"]
+        rows += [f"| {arm} | {' | '.join(cells[arm])} |" for arm in cells]
+        blocks += [["What the rules were allowed, median [lowest, highest] over the seeds:"], rows]
+
+    rows = ["| | step | P(better) at that step [95 % interval] | P(better), mean of the last three | area's interval |",
+            "|-|-|-|-|-|"]  # fmt: skip
     for arm, other in combinations(data, 2):
-        if study.arms[arm].point and study.arms[other].point:
-            continue  # 300 pairs in a grid of 25
-        step = np.intersect1d(data[arm].steps, data[other].steps)[-1]
-        last = [data[name].scores[:, data[name].steps == step][:, 0] for name in (arm, other)]
-        estimate = (x[0] for x in probability_of_improvement(*last))
-        rows.append(f"| {arm} over {other} | {step:,} | {shown(*estimate, digits=2)} |")
+        if not (study.arms[arm].point and study.arms[other].point):  # 300 pairs in a grid of 25
+            rows.append(f"| {arm} over {other} | {' | '.join(compared(data[arm], data[other]))} |")
     return blocks + ([rows] if len(rows) > 2 else [])
+
+
+def reached_rows(table: pd.DataFrame, env: str, data: dict[str, Curves], metric: str, threshold: float) -> list[str]:
+    """A row for each arm: how many seeds reach the threshold, when, and how many hold it at the last evaluation."""
+    rows = ["| arm | reach it | median | seeds by step | hold it at step |", "|-|-|-|-|-|"]
+    for arm, (steps, scores) in data.items():
+        first = first_steps(table, env, arm, metric, threshold)
+        finite = first[np.isfinite(first)]
+        by = ", ".join(f"{(finite <= step).sum()} by {step:,.0f}" for step in np.unique(finite))
+        median = np.median(first)  # of the two seeds in the middle one may never get there
+        held = f"{steps[-1]:,}: {reaches(scores[:, -1], threshold).sum()} of {len(scores)}"
+        rows.append(f"| {arm} | {len(finite)} of {len(first)} | {steps_shown(median)} | {by} | {held} |")
+    return rows
+
+
+def allowed(table: pd.DataFrame, study: Study, env: str) -> dict[str, tuple[str, str, str]]:
+    """By arm in which a rule acted, but for those of a grid: guided steps, how often a trial ended it, steps before."""
+    cells = {}
+    for arm in study.arms:
+        steps, ends, before = guided(table, env, arm)
+        if len(steps) and not study.arms[arm].point:
+            ended = f"in {(ends > 0).sum()} of {len(ends)} seeds" + (f", {ends.sum():.0f} times" if ends.any() else "")
+            cells[arm] = spread(steps), ended, spread(before[~np.isnan(before)])
+    return cells
+
+
+def spread(values: np.ndarray) -> str:
+    """Median and range of counts; nothing of none."""
+    return f"{np.median(values):,.0f} [{values.min():,.0f}, {values.max():,.0f}]" if len(values) else ""
+
+
+def compared(curve: Curves, other: Curves) -> tuple[str, str, str, str]:
+    """The last step of both, the probability that a seed of the one is better there and in the mean of the last three
+    evaluations, and where the interval of its area lies; over the steps that both have."""
+    pair = shared(curve, other)
+    if not pair[0].steps.any():  # evaluated before training alone
+        return "0", "", "", ""
+    better = [shown(*(x[0] for x in probability_of_improvement(*map(statistic, pair))), digits=2)
+              for statistic in (lambda one: one.scores[:, -1], last_mean)]  # fmt: skip
+    return f"{pair[0].steps[-1]:,}", *better, separated(*(iqm(area(one)[:, None]) for one in pair))
 
 
 def counted(table: pd.DataFrame, study: Study, env: str) -> str:
@@ -208,15 +295,22 @@ def counted(table: pd.DataFrame, study: Study, env: str) -> str:
 
 
 def origin(table: pd.DataFrame) -> str:
-    """Which code and which libraries a table's runs had, and which of them went on with another processor."""
+    """Which code and which libraries a table's runs had, which were kept, and which went on with another processor."""
     runs = table[["arm", "env", "seed", "commit", "versions"]].drop_duplicates()
+    runs[["versions", "kept"]] = runs.versions.str.partition(KEPT)[[0, 2]]
     runs[["versions", "changed"]] = runs.versions.str.partition(RESUMED)[[0, 2]]
-    commits, versions = (" and ".join(sorted(runs[name].unique())) for name in ("commit", "versions"))
-    notes = [
+    sentences, own = [], runs[runs.kept == ""]
+    if len(own):
+        commits, versions = (" and ".join(sorted(own[name].unique())) for name in ("commit", "versions"))
+        sentences.append(f"Runs of commit {commits}, with {versions}.")
+    for (commit, versions, kept), rows in runs[runs.kept != ""].groupby(["commit", "versions", "kept"]):
+        arms = ", ".join(rows.arm.unique())
+        sentences.append(f"Kept from the table of before: {arms}, of commit {commit}, with {versions}; {kept}.")
+    sentences += [
         f"{run.arm} on {run.env}, seed {run.seed}, was resumed with another {run.changed}: its last bits may differ."
         for run in runs[runs.changed != ""].itertuples()
     ]
-    return " ".join([f"Runs of commit {commits}, with {versions}.", *notes])
+    return " ".join(sentences)
 
 
 def shown(value: float, low: float, high: float, digits: int) -> str:

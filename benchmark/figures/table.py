@@ -19,13 +19,16 @@ from benchmark.sweeps.hashing import Flag
 from benchmark.sweeps.studies import Study
 
 COLUMNS = ["study", "arm", "script", "env", "seed", "step", "tag", "value", "settings", "commit", "versions"]
-SUPERVISION_STEPS = "charts/supervision_steps"
 GUIDANCE_ACTIVE = "charts/guidance_active"
+GUIDED_STEPS = "supervisor/guided_steps"  # so far, at each look at a trial and when the guided time is over
+TRIAL_PASSED = "supervisor/trial_passed"  # 0 where a trial ended the rule
+SAMPLED = "eval/sampled_return"
 EPISODIC_RETURN = "charts/episodic_return"  # of each training episode, guided actions included
 BEHAVIOUR = "behaviour/episodic_return"  # the same, thinned: see committed()
 DIGITS = ".9g"  # enough for a float32
 CHANGED = ("processor", "versions")  # what a run that was interrupted may have gone on with, and its last bits differ
 RESUMED = "; resumed with another "  # in the column of versions
+KEPT = "; kept: "  # behind it, in rows that are not of a table's own runs (kept.py)
 # in the settings of one arm's runs
 MAY_DIFFER = ("seed", "exp_name", "torch_num_threads", "device", "llm_base_url", "llm_log")
 
@@ -122,15 +125,20 @@ def as_table(rows: Iterable[tuple]) -> pd.DataFrame:
     return table.sort_values(["arm", "env", "seed", "tag", "step"], kind="stable", ignore_index=True)
 
 
+def tags(study: Study) -> tuple[str, ...]:
+    """What of a table is kept."""
+    return study.metric, SAMPLED, GUIDANCE_ACTIVE, GUIDED_STEPS, TRIAL_PASSED, BEHAVIOUR
+
+
 def committed(table: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """What of a table is kept: the metric, supervision, guidance, and the behaviour's return.
+    """What of a table is kept: the metric, sampled evaluations, guidance and its trials, and the behaviour's return.
 
     The last is, at each evaluation after step 0, the mean over the run's training episodes that ended since the
     evaluation before, if any did.
 
     The values are those that write_table() writes, so that what is made of them is made again of the file.
     """
-    kept = table[table.tag.isin((study.metric, SUPERVISION_STEPS, GUIDANCE_ACTIVE))]
+    kept = table[table.tag.isin(tags(study))]
     kept = as_table(itertools.chain(kept.itertuples(index=False, name=None), behaviour_rows(table, study.metric)))
     return kept.assign(value=[float(format(value, DIGITS)) for value in kept.value])
 

@@ -20,7 +20,7 @@ from benchmark.races.speed import PEER, SCRIPT, Contestant, environment, machine
 PLAIN = "plain SAC"
 GUIDED = "guided at every step"
 GUIDED_FLAGS = ("--supervisor", "bundled", "--advisor-always", "--guide-start", "0", "--guide-window", "1000000000",
-                "--guide-end", "1000000000", "--replay-max-steps", "200", "--replay-frames", "0")  # fmt: skip
+                "--guide-end", "1000000000", "--replay-frames", "0")  # fmt: skip
 CONTESTANTS = {
     PLAIN: (SCRIPT.name, "--supervisor", "none"), GUIDED: (SCRIPT.name, *GUIDED_FLAGS),
     "RND": ("rnd_sac.py",), "ICM": ("icm_sac.py",), "E3B": ("e3b_sac.py",),

@@ -27,18 +27,22 @@ import tyro
 from benchmark import ROOT
 from benchmark.probes.same_digits import Scalars, difference, logged
 
-RUNS = {
+HARMFUL = ROOT / "benchmark" / "harmful" / "MountainCarContinuous-v0" / "wrong_sign.py"
+RUNS = {  # short episodes, so that probes, guided episodes and looks at a trial come between the kills
     "plain": "guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor none --policy-frequency 3",
     "guided": "guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor bundled --guide-window 250 "
-    "--audition-episodes 0 --replay-max-steps 200",
+    "--max-episode-steps 90",
     "guided, three cars": "guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor bundled "
-    "--num-envs 3 --guide-window 300 --audition-episodes 0 --replay-max-steps 200",
+    "--num-envs 3 --guide-window 300 --max-episode-steps 60",
+    "guided, long episodes": "guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor bundled "
+    "--guide-window 250 --advisor-always",
+    "ended by a trial": "guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor bundled "
+    f"--guide-window 250 --max-episode-steps 60 --guide-policy {HARMFUL}",
     "value network": "guided_sac_continuous.py --env-id Pendulum-v1 --supervisor none --value-network "
     "--learning-starts 100",
     "humanoid": "guided_sac_continuous.py --env-id Humanoid-v5 --supervisor bundled --guide-window 300 "
-    "--audition-episodes 0 --replay-max-steps 60 --replay-frames 0",
-    "taxi": "guided_sac_discrete.py --env-id Taxi-v4 --supervisor bundled --guide-window 300 --audition-episodes 0 "
-    "--replay-max-steps 400 --replay-frames 0",
+    "--replay-frames 0",
+    "taxi": "guided_sac_discrete.py --env-id Taxi-v4 --supervisor bundled --guide-window 300 --replay-frames 0",
     "blackjack": "guided_sac_discrete.py --env-id Blackjack-v1 --supervisor bundled --learning-starts 100 "
     "--guide-window 300 --num-envs 2 --replay-frames 0",
     "lake, paper": "guided_sac_discrete.py --env-id FrozenLake-v1 --supervisor bundled --paper --replay-frames 0",
@@ -46,11 +50,11 @@ RUNS = {
     "icm": "icm_sac.py --env-id Taxi-v4",
     "e3b": "e3b_sac.py --env-id FrozenLake-v1 --num-envs 3 --learning-starts 100",
     "compiled": "guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor bundled --compile "
-    "--audition-episodes 0 --replay-max-steps 200",
+    "--max-episode-steps 90",
 }
 THROUGH = re.compile(r"^step ([\d,]+)/\1 ", flags=re.MULTILINE)  # the last line of progress
 START = 4.0  # seconds, about, before a process trains
-FLAGS = "--seed 5 --eval-frequency 400 --eval-episodes 2 --save-model"
+FLAGS = "--seed 5 --eval-frequency 400 --eval-episodes 2 --eval-sampled-episodes 1 --save-model"
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
     python -m benchmark.probes.prompt_cost
 
-Nobody is asked: these are the questions of `llm_supervisor.py show-prompt`, about a random policy.
+Nobody is asked: these are the questions of `llm_supervisor.py show-prompt`, about a learner that has learned nothing. A
+run asks at most once a window: one in which no unguided episode was seen keeps its decision.
 
 Docs: docs/supervisor.md
 """
@@ -20,7 +21,7 @@ from llm_supervisor import Supervisor, training_script
 from supervision.workbench import first_question, read_command
 
 COLUMNS = ("environment", "advisor: characters", "pictures", "tokens", "coder: characters", "tokens",
-           "consultations", "tokens of the run")  # fmt: skip
+           "consultations, at most", "tokens of the run, at most")  # fmt: skip
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Args:
     )  # fmt: skip
     """the environments"""
     seed: int = 1
-    """seed of the replay"""
+    """seed of the episodes that are shown"""
     tokenizer: str | None = None
     """address of a running llama-server, whose model's tokenizer counts the texts; None: an estimate"""
 
@@ -56,7 +57,7 @@ def picture_tokens(jpeg: bytes) -> int:
 
 
 def consultations(start: int, end: int, window: int) -> int:
-    """How often a run consults: at guide_start and every guide_window steps from there on, before guide_end."""
+    """How often a run consults at most: at guide_start and every guide_window steps from there on, before guide_end."""
     return max(0, math.ceil((end - start) / window))
 
 

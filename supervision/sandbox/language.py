@@ -8,6 +8,7 @@ numpy that looks at its arguments (numeric.py).
 from __future__ import annotations
 
 import ast
+import difflib
 import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -270,7 +271,9 @@ def _attribute_refusals(node: ast.Attribute, about: Source) -> Iterator[tuple[st
             if node.attr in METHODS and not _is_called(node, parents):
                 yield "method", f"`.{node.attr}` may only be called, not passed on; use a lambda"
     if node.attr not in allowed:
-        yield "attribute", f"`{name}` is not among the allowed names{_instead(instead, node.attr)}"
+        close = difflib.get_close_matches(node.attr, allowed, n=1, cutoff=0.8)
+        hint = _instead(instead, node.attr) or (f"; did you mean `{close[0]}`?" if close else "")
+        yield "attribute", f"`{name}` is not among the allowed names{hint}"
 
 
 def _call_refusals(node: ast.Call, about: Source) -> Iterator[tuple[str, str]]:

@@ -41,7 +41,10 @@ def summary(refusals: Sequence[Refusal]) -> str:
         shown = ", ".join(names[:MOST_LINES]) + (f" and {len(names) - MOST_LINES} more" * (len(names) > MOST_LINES))
         texts.append(f"line {left_out[0][0]}: {len(left_out)} more of the same kind as above: {shown}")
     text = "\n".join(texts)
-    return text if len(text) <= MOST_CHARS else text[:MOST_CHARS].rpartition("\n")[0]
+    if len(text) <= MOST_CHARS:
+        return text
+    kept = text[: MOST_CHARS - 60].rpartition("\n")[0]
+    return f"{kept}\n({len(texts) - kept.count(chr(10)) - 1} more reasons, which are left out here for their length)"
 
 
 def _also(lines: Sequence[int]) -> str:

@@ -1,6 +1,8 @@
 """Prompt files, and the facts of any environment that fill them."""
 
 import json
+import re
+import runpy
 from pathlib import Path
 
 import gymnasium as gym
@@ -258,6 +260,68 @@ def test_facts_of_an_environment_by_hand():
     )
     assert values["max_episode_steps"] == "none" and values["action_shape"] == "(1,)"
     assert (values["action_low"], values["action_high"]) == ("np.float32(-0.5)", "np.float32(0.5)")
+
+
+NESTED = gym.spaces.Dict(
+    goal=gym.spaces.Box(-1, 1, (3,)),
+    switch=gym.spaces.Discrete(4, start=2),
+    camera=gym.spaces.Box(0, 255, (2, 2, 3), np.uint8),
+    arm=gym.spaces.Dict(angle=gym.spaces.Box(-1, 1, ()), hand=gym.spaces.Tuple([gym.spaces.MultiBinary(5),
+                                                                                gym.spaces.MultiDiscrete([2, 3])])),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("script", ["guided_sac_continuous.py", "guided_sac_discrete.py"])
+def test_the_prompt_tells_which_index_is_which_part(script):
+    """As `make_env` flattens it, against Gymnasium's own flattening of each part."""
+    names = runpy.run_path(str(ROOT / script), run_name="imported")
+    env = names["make_env"]("Nested-v0", 1, 0, False, "")()
+    _, _, coder = filled(env, "Nested-v0")
+    (line,) = [line for line in coder.splitlines() if line.startswith("- Observation space: ")]
+    told = re.findall(r"index (\d+)(?:-(\d+))?: ([\w.\[\]]+)", line)
+    parts = {
+        "goal": lambda o: o["goal"], "switch": lambda o: np.eye(4)[o["switch"] - 2],
+        "camera": lambda o: o["camera"].ravel(), "arm.angle": lambda o: [o["arm"]["angle"]],
+        "arm.hand[0]": lambda o: o["arm"]["hand"][0],
+        "arm.hand[1]": lambda o: [*np.eye(2)[o["arm"]["hand"][1][0]], *np.eye(3)[o["arm"]["hand"][1][1]]],
+    }  # fmt: skip
+    assert {name for *_, name in told} == set(parts)
+    flat, own = env.reset(seed=3)[0], env.unwrapped.last
+    assert sum(int(last or first) - int(first) + 1 for first, last, _ in told) == len(flat) == 30
+    for first, last, name in told:
+        assert np.allclose(flat[int(first) : int(last or first) + 1], parts[name](own)), name
+    assert "switch (one-hot: 1 at the place of its value, which is one of 2 to 5)" in line
+    assert "camera (an array of shape (2, 2, 3), row by row)" in line
+    assert "obs is a float64 NumPy array of shape (30,)" in coder
+    observation, _ = rule_spaces(env)
+    assert observation == Observation("floats", (30,))
+
+
+class NestedEnv(OddEnv):
+    """Parts of every kind."""
+
+    observation_space = NESTED
+
+    def reset(self, *, seed=None, options=None):
+        self.last = self.observation_space.sample()
+        return self.last, {}
+
+
+gym.register("Nested-v0", NestedEnv)
+
+
+def test_parts_without_a_name_are_numbered_and_a_vector_has_none():
+    env = OddEnv()
+    for space, expected in (
+        (gym.spaces.Tuple([gym.spaces.Box(-1, 1, (2,)), gym.spaces.MultiBinary(1)]),
+         "Box([-1. -1.  0.], 1.0, (3,), float32), flattened: index 0-1: part 0, index 2: part 1"),
+        (gym.spaces.MultiBinary([2, 2]),
+         "Box(0, 1, (4,), int8), flattened: index 0-3: the observation (an array of shape (2, 2), row by row)"),
+    ):  # fmt: skip
+        env.observation_space = space
+        assert describe_env(gym.wrappers.FlattenObservation(env), "Odd")["observation_space"] == expected
+    env.observation_space = gym.spaces.Box(-1, 1, (2,))
+    assert describe_env(env, "Odd")["observation_space"] == "Box(-1.0, 1.0, (2,), float32)"
 
 
 class PictureEnv(gym.Env):

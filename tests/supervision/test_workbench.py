@@ -47,7 +47,7 @@ class Plain(gym.Env):
 
 class Named(Plain):
     """A goal at {{x}}_{t}, as LaTeX writes it."""
-    observation_space = gym.spaces.Dict(x=gym.spaces.Box(-1.0, 1.0, (2,)))
+    observation_space = gym.spaces.Dict(x=gym.spaces.Sequence(gym.spaces.Discrete(9)))
 
 class Braces(Plain):
     """A goal at {{x}}_{t}, as LaTeX writes it."""
@@ -60,7 +60,7 @@ gym.register("Braces-v0", entry_point=Braces)
 
 @pytest.fixture
 def third_party(tmp_path, monkeypatch):
-    """A package that registers environments: without documentation and time limit, and with Dict observations."""
+    """A package of environments: without documentation and time limit, or with observations of no fixed length."""
     (tmp_path / "some_package.py").write_text(THIRD_PARTY)
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -86,10 +86,10 @@ def test_a_package_s_environment(third_party, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["show-prompt", "--role", "coder", "--env-id", "some_package:Named-v0"], "must be a Box, that of .* is Dict"),
+        (["show-prompt", "--role", "coder", "--env-id", "some_package:Named-v0"], r"its part \['x'\] is Seq"),
         (
-            ["new-prompt", "--env-id", "AnyObservation-v0", "--env-kwargs", '{"kind": "dict"}'],
-            "must be a Box, a Discrete",
+            ["new-prompt", "--env-id", "AnyObservation-v0", "--env-kwargs", '{"kind": "sequence"}'],
+            "AnyObservation-v0 cannot be flattened",
         ),
         (["consult", "--env-id", "CartPole-v99"], "CartPole"),
         (["consult", "--env-id", "no_such_package:X-v0"], "no_such_package"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, scalars
 
-from guided_utils.evaluation import greedy_returns
+from guided_utils.evaluation import episode_returns
 
 SCRIPT = ROOT / "benchmark" / "races" / "stable_baselines3_sac.py"
 ours = SimpleNamespace(**runpy.run_path(str(ROOT / "guided_sac_continuous.py"), run_name="imported"))
@@ -22,7 +22,7 @@ def test_evaluation_has_our_steps_starts_and_policy(run_here, tmp_path):
     logged = scalars(folder.name)["eval/episodic_return"]
     assert [step for step, _ in logged] == [0, 10, 20, 30]
     envs = [gym.make("Pendulum-v1") for _ in range(2)]
-    returns = greedy_returns(
+    returns = episode_returns(
         envs, lambda obs: run.model.predict(obs, deterministic=True)[0], seeds=[4_000_000, 4_000_001]
     )
     assert [value for _, value in logged] == pytest.approx([np.mean(returns)] * 4, rel=1e-6)

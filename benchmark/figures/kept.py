@@ -1,0 +1,86 @@
+"""Arms whose rows come from the table of the last time, after a look whether their digits are still the same.
+
+Docs: docs/benchmark.md
+"""
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from benchmark.figures.table import KEPT, as_table, tags
+from benchmark.sweeps.studies import Run, Study
+
+AGAIN = 2  # seeds of an arm that are run again, the first ones
+
+
+def arms_of(study: Study, names: Sequence[str]) -> list[str]:
+    """Those arms of a study that have one of these names, or come from its grid."""
+    return [
+        arm
+        for arm in study.arms
+        for name in names
+        if arm == name or (study.arms[arm].point and arm.startswith(f"{name} "))
+    ]
+
+
+def runs(study: Study, threads: int, names: Sequence[str], only_again: bool = False) -> Iterator[Run]:
+    """The runs of a study, of arms that are to be kept only those that are made again.
+
+    Args:
+        only_again: these alone.
+    """
+    arms = arms_of(study, names)
+    for arm, run in study.runs(threads):
+        if run.seed in study.seeds_of(arm)[:AGAIN] if arm in arms else not only_again:
+            yield run
+
+
+def with_kept(table: pd.DataFrame, before: pd.DataFrame, study: Study, names: Sequence[str]) -> pd.DataFrame:
+    """A study's new table with the arms of these names as they were before.
+
+    Args:
+        table: of the runs that were made now, as `committed` leaves it.
+        before: the table of the last time.
+
+    Raises:
+        ValueError: one of these arms is not whole in the table of the last time, was not run again, or its digits
+            differ.
+    """
+    arms = arms_of(study, names)
+    parts = [table[~table.arm.isin(arms)]]
+    for arm in arms:
+        for env in study.environments:
+            now, then = (rows[(rows.arm == arm) & (rows.env == env)] for rows in (table, before))
+            then = then[then.tag.isin(tags(study))]
+            found = set(then[then.tag == study.metric].seed)
+            if missing := [str(seed) for seed in study.seeds_of(arm) if seed not in found]:
+                raise ValueError(
+                    f"{study.name}: {arm} on {env} cannot be kept: its table lacks seed {', '.join(missing)}"
+                )
+            seeds = sorted(set(now.seed))
+            if len(seeds) < AGAIN:
+                raise ValueError(
+                    f"{study.name}: {arm} on {env} cannot be kept: {AGAIN} seeds are to be run again, {len(seeds)} were"
+                )
+            for seed in seeds:
+                if difference := differs(now[now.seed == seed], then[then.seed == seed]):
+                    raise ValueError(f"{study.name}: {arm} on {env}, seed {seed}, cannot be kept: {difference}")
+            mark = f"{KEPT}seeds {', '.join(map(str, seeds))} are the same at {', '.join(sorted(set(now.commit)))}"
+            then = then[then.seed.isin(study.seeds_of(arm))]
+            parts.append(then.assign(versions=then.versions.str.partition(KEPT)[0] + mark))
+    return as_table(pd.concat(parts).itertuples(index=False, name=None))
+
+
+def differs(now: pd.DataFrame, then: pd.DataFrame) -> str:
+    """The first difference of a run's rows from those of the last time, in words; "" where there is none.
+
+    Tags that the last time did not have are no difference.
+    """
+    now = now[now.tag.isin(set(then.tag))]
+    new, old = ({(row.tag, row.step): row.value for row in rows.itertuples()} for rows in (now, then))
+    for tag, step in sorted({*new, *old}):
+        value, before = new.get((tag, step)), old.get((tag, step))
+        if value != before:
+            shown = ("nothing" if x is None else f"{x:.9g}" for x in (value, before))
+            return "{} at step {:,} is {}, before it was {}".format(tag, step, *shown)
+    return ""
