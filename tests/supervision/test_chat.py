@@ -21,13 +21,16 @@ from consultations import (  # noqa: F401
     SECRET,
     SOON,
     LineEnv,
+    acts,
     assert_unguided,
     both,
     consult,
     consultant,
     exchanges,
+    failures,
     finish,
     same_run,
+    train,
     user_text,
 )
 
@@ -43,18 +46,18 @@ from supervision.chat import Question, RecordedChat
 def test_a_spent_budget_ends_the_questions(budget, spent, consultant, capsys):
     """15 tokens a call: both budgets allow three; then the run goes on unguided, and says so once."""
     with Endpoint(both()) as endpoint:
-        it = consultant(endpoint.url, audition_episodes=0, **budget)
-        assert [consult(it, step) is not None for step in (0, 10, 20, 30)] == [True, False, False, False]
+        it = consultant(endpoint.url, **budget)
+        assert [consult(it, step) is not None for step in (10, 30, 40, 50)] == [True, False, False, False]
         assert [request["model"] for request in endpoint.requests] == ["an-advisor", "a-coder", "an-advisor"]
     finish(it)
     printed = capsys.readouterr().out
     assert printed.count(f"supervisor: no model is asked any more in this run: the budget is spent ({spent})") == 1
-    assert printed.count("supervisor: greedy return") == 2
+    assert printed.count("supervisor: unguided returns 0") == 2
     assert spent in texts(it.run, "supervisor/verdict")[1]
     logged, latency = scalars(it.run), r"\d\.\d s a call"
     for tag, value in {"advisor_calls": 2, "advisor_prompt_tokens": 20, "advisor_completion_tokens": 10,
                        "coder_calls": 1, "coder_prompt_tokens": 10, "coder_completion_tokens": 5}.items():  # fmt: skip
-        assert logged[f"llm/{tag}"][-1] == (31, value), tag
+        assert logged[f"llm/{tag}"][-1] == (51, value), tag
     mean = np.mean([e["seconds"] for e in exchanges(it.run) if e["role"] == "advisor"])
     assert logged["llm/advisor_seconds"][-1][1] == pytest.approx(mean, rel=1e-4) and mean > 0
     summary = rf"advisor 2 calls, 20 \+ 10 tokens, {latency}; coder 1 calls, 10 \+ 5 tokens, {latency}"
@@ -77,7 +80,12 @@ def test_the_metrics_of_models_are_documented(page, consultant):
 
 
 def test_a_run_is_repeated_bit_for_bit_without_a_network(run_here):
-    """Repair turns, a failed audition, a question without an answer, a kept rule and a spent budget are repeated."""
+    """Repair turns, a rule that its trial ended, a question without an answer, a kept rule and a spent budget.
+
+    Windows at 10, 110, 210 and 310. The harmful rule of the first is ended at step 70 and its coder asked again at
+    once; the second window's question fails; the third keeps the rule that came at 70; at the fourth seven calls are
+    spent.
+    """
     codes, advice = iter(["no code", HARMFUL, RULE]), iter(["no JSON", INTERVENE, KEEP])
 
     def script(body, n):
@@ -123,7 +131,7 @@ def test_a_repetition_never_waits_for_a_rule_that_was_too_slow(consultant):
 
 def test_a_repetition_may_take_longer_than_the_recorded_run(consultant):
     """A rule that was in time there needs 0.2 s a call on this machine."""
-    flags = dict(replay_max_steps=3, audition_episodes=0)
+    flags = dict(replay_max_steps=3)
     with Endpoint(both()) as endpoint:
         it = consultant(endpoint.url, **flags)
         consult(it)
