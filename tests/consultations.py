@@ -24,7 +24,7 @@ def limited(x):
 def policy(obs, t):
     return limited(2.0)
 ```"""
-HARMFUL = RULE.replace("LIMIT = 0.5", "LIMIT = -0.5")
+HARMFUL = RULE.replace("LIMIT = 0.5", "LIMIT = -1.0")
 ADVICE = {"analysis": "it stands still", "intervene": True, "advice": "push to the right", "keep_current_policy": False}
 INTERVENE, KEEP = json.dumps(ADVICE), json.dumps(ADVICE | {"keep_current_policy": True})
 DECLINE = json.dumps(ADVICE | {"intervene": False, "advice": ""})

@@ -89,7 +89,9 @@ def test_pictures_stay_with_the_first_turn(consultant):
 def ask(chat, pictures: int) -> str:
     """A question with so many pictures."""
     turns = [{"role": "system", "content": "Answer in JSON."}, {"role": "user", "content": "Look."}]
-    exchange = chat.ask(Question("advisor", "m", 0, "", turns, [(f"unguided t={i}", b"%d" % i) for i in range(pictures)]))
+    exchange = chat.ask(
+        Question("advisor", "m", 0, "", turns, [(f"unguided t={i}", b"%d" % i) for i in range(pictures)])
+    )
     exchange.wait()
     return chat.finish(exchange)
 
