@@ -10,7 +10,6 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import ROOT, Endpoint, completion, run_process, scalars, texts
 from consultations import (  # noqa: F401

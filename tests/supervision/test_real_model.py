@@ -106,7 +106,10 @@ def test_the_whole_trip(server, env_id):
     assert texts(name, "supervisor/verdict")[0] == "guiding"
     assert all("return 1" in code for code in texts(name, "supervisor/code"))
     values = scalars(name)
-    assert values["charts/guidance_active"][:1] == [(10, 1.0)] and values["charts/guidance_active"][-1] == (75, 0.0)
+    assert values["charts/guidance_active"][:2] == [(9, 0.0), (10, 1.0)] and values["charts/guidance_active"][-1] == (
+        75,
+        0.0,
+    )
     assert values["supervisor/failures"][0] == (10, 0.0)
     ended = [text for text in texts(name, "supervisor/verdict") if "made the behaviour worse" in text]
     if env_id == "Taxi-v4":
