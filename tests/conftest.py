@@ -159,7 +159,7 @@ def run_here(monkeypatch):
 class NoSupervisor:
     """What is left where nobody supervises: it stands in for `llm_supervisor.Supervisor`."""
 
-    mode, description, waiting, guidance = "none", "nobody", False, None
+    mode, description, waiting, guiding = "none", "nobody", False, None
 
     def __init__(self, *args, **options):
         pass
@@ -168,6 +168,9 @@ class NoSupervisor:
         pass
 
     def consult(self, *args):
+        pass
+
+    def observe(self, *args):
         pass
 
     def end(self, *args):

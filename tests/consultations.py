@@ -24,7 +24,7 @@ def limited(x):
 def policy(obs, t):
     return limited(2.0)
 ```"""
-HARMFUL = RULE.replace("LIMIT = 0.5", "LIMIT = -0.5")
+HARMFUL = RULE.replace("LIMIT = 0.5", "LIMIT = -1.0")
 ADVICE = {"analysis": "it stands still", "intervene": True, "advice": "push to the right", "keep_current_policy": False}
 INTERVENE, KEEP = json.dumps(ADVICE), json.dumps(ADVICE | {"keep_current_policy": True})
 DECLINE = json.dumps(ADVICE | {"intervene": False, "advice": ""})
@@ -32,7 +32,7 @@ SECRET = "sk-test-never-to-be-seen-4711"
 SOON = {"Retry-After-Ms": "10"}  # so that the tests need not wait for the client's own 0.5, 1, 2, … s
 RUN = ["--env-id", "Line-v0", "--supervisor", "llm", "--advisor-model", "an-advisor", "--coder-model", "a-coder",
        "--guide-window", "100", "--guide-end", "350", "--total-timesteps", "400", "--learning-starts", "250",
-       "--batch-size", "8", "--replay-frames", "0", "--audition-max-steps", "100", "--llm-timeout", "2"]  # fmt: skip
+       "--batch-size", "8", "--replay-frames", "0", "--llm-timeout", "2"]  # fmt: skip
 CONNECTION = "APIConnectionError: Connection error"
 
 
@@ -65,23 +65,25 @@ def both(advice: str = INTERVENE, code: str = RULE):
 
 @pytest.fixture
 def consultant():
-    """Makes supervisors of a still agent on LineEnv, ready to be consulted, with the writer of their run."""
+    """Makes supervisors of a still agent on LineEnv, ready to see training and to be consulted, with their writers."""
     made = []
 
-    def make(url: str | None, run: str = "run", **flags) -> SimpleNamespace:
+    def make(url: str | None, run: str = "run", num_envs: int = 1, **flags) -> SimpleNamespace:
         settings = dict(supervisor="replay" if flags.get("llm_log") else "llm", llm_base_url=url, llm_timeout=2.0,
-                        replay_frames=0, advisor_model="an-advisor", coder_model="a-coder") | flags  # fmt: skip
+                        replay_frames=0, advisor_model="an-advisor", coder_model="a-coder", guide_window=10,
+                        guide_end=100_000) | flags  # fmt: skip
         args = sup.SupervisorArgs(**settings)
-        args.env_id, args.seed, args.guide_window, args.guide_start, args.guide_end = "Line-v0", 0, 10, 0, 100_000
-        agent = SimpleNamespace(action=0.0)  # what the agent does
+        args.env_id, args.seed, args.learning_starts, args.total_timesteps = "Line-v0", 0, 0, 100_000
+        envs = gym.vector.SyncVectorEnv(
+            [lambda: gym.make("Line-v0")] * num_envs, autoreset_mode=gym.vector.AutoresetMode.SAME_STEP
+        )
         supervisor = sup.Supervisor(
-            args, env_fn=lambda mode: gym.make("Line-v0", render_mode=mode), run_dir=f"runs/{run}",
-            act=lambda obs, deterministic: np.full((len(obs), 1), agent.action),
-            intervene=lambda a, g: np.clip(a + g, -1, 1),
-        )  # fmt: skip
+            args, envs, env_fn=lambda mode: gym.make("Line-v0", render_mode=mode), run_dir=f"runs/{run}"
+        )
         supervisor.prepare()
         made.append(SimpleNamespace(
-            supervisor=supervisor, writer=SummaryWriter(f"runs/{run}"), agent=agent, run=run, step=0,
+            supervisor=supervisor, writer=SummaryWriter(f"runs/{run}"), envs=envs, run=run, step=0, guidance=None,
+            action=0.0, obs=envs.reset(seed=0)[0], t=np.zeros(num_envs, dtype=np.int64), guided=[], window=0,
         ))  # fmt: skip
         return made[-1]
 
@@ -90,14 +92,55 @@ def consultant():
         finish(it)
 
 
-def consult(it, step: int = 0):
-    it.step = step
-    return it.supervisor.consult(step, [], it.writer)
+def train(it, step: int) -> None:
+    """Training's loop up to this step, without a consultation; `it.guided` keeps the steps at which a rule acted."""
+    n = it.envs.num_envs
+    while it.step < step:
+        actions = np.full((n, 1), it.action, dtype=np.float32)
+        if it.guidance is not None:
+            given, mask = it.guidance(it.obs, it.t)
+            actions[mask] = np.clip(actions + given, -1, 1)[mask]
+            it.guided += [it.step] * int(mask.sum())
+        next_obs, rewards, terminations, truncations, infos = it.envs.step(actions)
+        dones = terminations | truncations
+        last_obs = np.stack(infos["final_obs"]) if dones.all() else next_obs  # all end at once
+        it.step += n
+        it.supervisor.observe(it.step, it.obs, it.t, actions, rewards, last_obs, terminations, truncations, it.writer)
+        it.obs, it.t = next_obs, np.where(dones, 0, it.t + 1)
+
+
+def consult(it, step: int = 10):
+    """Train up to this step, by default the end of the first episode, and consult there."""
+    train(it, step)
+    it.guidance = it.supervisor.consult(it.step, it.writer)
+    return it.guidance
+
+
+def run_on(it, step: int) -> None:
+    """Training's loop with its consultations: where a window begins, and where the supervisor waits for one."""
+    while it.step < step:
+        if it.step >= it.window or it.supervisor.waiting:
+            consult(it, it.step)
+            it.window = it.step + it.supervisor.args.guide_window
+        train(it, it.step + 1)
+
+
+def acts(guidance) -> list:
+    """What the rule adds at the origin, in the first step of an episode that it guides."""
+    actions, mask = guidance(np.zeros((1, 1)), np.array([0]))
+    assert mask.tolist() == [True]
+    return actions.tolist()
 
 
 def finish(it) -> None:
     it.supervisor.end(it.step + 1, it.writer)
     it.writer.close()
+    it.envs.close()
+
+
+def failures(it) -> int:
+    """Windows that went unguided because of a failure."""
+    return it.supervisor.consultations.failures
 
 
 def exchanges(run: str) -> list[dict]:
@@ -106,13 +149,13 @@ def exchanges(run: str) -> list[dict]:
 
 def assert_unguided(it, guidance, expected: str, printed: str) -> None:
     """No guidance, one failure, and the reason on the terminal, on TensorBoard and in the record."""
-    assert guidance is None and it.supervisor.failures == 1
+    assert guidance is None and failures(it) == 1
     finish(it)
-    assert scalars(it.run)["charts/guidance_active"][0] == (0, 0.0)
-    assert scalars(it.run)["supervisor/failures"] == [(0, 1.0)]
+    assert scalars(it.run)["charts/guidance_active"][0] == (10, 0.0)
+    assert scalars(it.run)["supervisor/failures"] == [(10, 1.0)]
     (verdict,) = texts(it.run, "supervisor/verdict")
     assert verdict.startswith("unguided: ") and re.search(expected, verdict), verdict
-    assert f"supervisor: greedy return 0; {verdict}\n" in printed
+    assert f"step 10: supervisor: unguided returns 0; {verdict}\n" in printed
     last = exchanges(it.run)[-1]
     assert re.search(expected, last["error"] or last["verdict"])
     assert len(verdict) < 700

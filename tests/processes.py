@@ -10,9 +10,9 @@ from conftest import ROOT, SECRETS
 
 CAR = ["--env-id", "MountainCarContinuous-v0", "--total-timesteps", "300", "--checkpoint-frequency", "100",
        "--seed", "4", "--batch-size", "32", "--buffer-size", "5000"]  # fmt: skip
-BRIEF = ["--replay-max-steps", "60", "--replay-frames", "0"]
+BRIEF = ["--replay-frames", "0"]
 PLAIN = [*CAR, "--supervisor", "none"]
-GUIDED = [*CAR, *BRIEF, "--supervisor", "bundled", "--guide-window", "80", "--audition-episodes", "0"]
+GUIDED = [*CAR, *BRIEF, "--supervisor", "bundled", "--guide-window", "80", "--trial-pairs", "0"]
 
 
 def start(*flags: str, script: str = "guided_sac_continuous.py", **env: str) -> subprocess.Popen:
@@ -45,8 +45,8 @@ def stop_at(monkeypatch, step: int) -> None:
 
     report = console.Progress.report
 
-    def stopping(self, global_step, recent_returns):
-        report(self, global_step, recent_returns)
+    def stopping(self, global_step, *args):
+        report(self, global_step, *args)
         if global_step >= step:
             signal.raise_signal(signal.SIGTERM)
 

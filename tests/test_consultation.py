@@ -6,33 +6,29 @@ import subprocess
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import Endpoint, scalars, texts
 from consultations import (  # noqa: F401
     ADVICE,
-    CONNECTION,
     DECLINE,
-    HARMFUL,
     INTERVENE,
-    KEEP,
     RULE,
     RUN,
-    SECRET,
-    SOON,
-    LineEnv,
+    acts,
     assert_unguided,
     both,
     consult,
     consultant,
     exchanges,
+    failures,
     finish,
+    train,
     user_text,
 )
 
 import llm_supervisor as sup
 from supervision.answers import gist, parse_code
-from supervision.sandbox.messages import PolicyError
+from supervision.consultation import Decision
 
 # -- answers that must be mended ---------------------------------------------------------------------------------------
 
@@ -42,7 +38,7 @@ def test_the_advisor_may_repair_its_answer_once(consultant):
     bad = f"<think>hm</think>{json.dumps(ADVICE | {'intervene': 'yes'})}"
     with Endpoint(lambda body, n: bad if n == 0 else both()(body, n)) as endpoint:
         it = consultant(endpoint.url)
-        assert consult(it) is not None and it.supervisor.failures == 0
+        assert consult(it) is not None and failures(it) == 0
     first, second, _ = endpoint.requests
     assert second["messages"][:2] == first["messages"] and second["response_format"] == first["response_format"]
     assert second["messages"][2] == {"role": "assistant", "content": json.dumps(ADVICE | {"intervene": "yes"})}
@@ -58,7 +54,7 @@ def test_the_advisor_may_repair_its_answer_once(consultant):
 def test_the_advisor_may_not_repair_its_answer_twice(consultant):
     with Endpoint(both(advice="No.")) as endpoint:
         it = consultant(endpoint.url)
-        assert consult(it) is None and it.supervisor.failures == 1
+        assert consult(it) is None and failures(it) == 1
     assert len(endpoint.requests) == 2
 
 
@@ -78,7 +74,6 @@ REFUSED = {  # what is wrong with a rule, and the reason that its author reads
         f"{RULE[:-3]}\n\ndef policy(obs, t):\n    return 0.0\n```",
         "`policy` is already defined in line 8",
     ),
-    "harmful": (HARMFUL, r"audition failed: return -5 guided, 0 unguided \(\d+ pairs of episodes\)"),
 }
 
 
@@ -87,9 +82,8 @@ def test_the_coder_is_told_what_is_wrong_with_its_rule(fault, consultant):
     code, reason = REFUSED[fault]
     codes = iter([code, RULE])
     with Endpoint(lambda body, n: next(codes) if body["model"] == "a-coder" else INTERVENE) as endpoint:
-        it = consultant(endpoint.url, audition_max_steps=100)
-        guidance = consult(it)
-        assert guidance(np.zeros((1, 1)), np.array([0])).tolist() == [[0.5]] and it.supervisor.failures == 0
+        it = consultant(endpoint.url)
+        assert acts(consult(it)) == [[0.5]] and failures(it) == 0
     first, second = (request["messages"] for request in endpoint.requests[1:])
     assert second[:2] == first and second[2] == {"role": "assistant", "content": code}
     told = second[3]["content"]
@@ -99,13 +93,13 @@ def test_the_coder_is_told_what_is_wrong_with_its_rule(fault, consultant):
         assert "line 4" in told and "return obs[17]" in told  # the traceback's place
     refused, accepted = exchanges("run")[1:]
     assert refused["verdict"] == "refused: " + told.partition("reason:\n")[2]
-    assert accepted["verdict"].startswith("guiding, audition passed: return 5 guided, 0 unguided")
+    assert accepted["verdict"] == "guiding"
 
 
 def test_the_coder_has_as_many_attempts_as_it_is_given(consultant):
     with Endpoint(both(code="no")) as endpoint:
         it = consultant(endpoint.url, coder_attempts=4)
-        assert consult(it) is None and it.supervisor.failures == 1
+        assert consult(it) is None and failures(it) == 1
     turns = [len(request["messages"]) for request in endpoint.requests]
     assert turns == [2, 2, 4, 6, 8]
 
@@ -113,49 +107,63 @@ def test_the_coder_has_as_many_attempts_as_it_is_given(consultant):
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
+FALLS = """```python
+def policy(obs, t):
+    return 0.5 if obs[0] < 2 else 1 / 0
+```"""
+
+
+def tried(request: dict) -> str:
+    return user_text(request).partition("What was tried before")[2]
+
+
 def test_the_advisor_is_told_what_was_tried_and_what_came_of_it(consultant):
-    """Greedy returns of ten steps by hand: 0 of a still agent, 2 after it has learned to move by 0.2."""
-    script = iter([INTERVENE, RULE, DECLINE, DECLINE])
+    """Returns of ten steps by hand: 0 of a still agent, 2 after it has learned to move by 0.2.
+
+    The rule begins at step 10 and fails where it has brought the agent to 2, after four steps of 0.5.
+    """
+    script = iter([INTERVENE, FALLS, DECLINE, DECLINE])
     with Endpoint(lambda body, n: next(script)) as endpoint:
-        it = consultant(endpoint.url, audition_max_steps=100)
-        assert consult(it, 0) is not None
-        it.supervisor.report_failure(PolicyError("it fell"), 4, it.writer)
-        it.agent.action = 0.2
-        consult(it, 10)
-        consult(it, 20)
-    texts = [user_text(request).partition("What was tried before: ")[2] for request in endpoint.requests]
-    assert texts[0] == "nothing yet"
-    assert texts[2] == (
-        "1 consultations so far, the last of them:\n"
-        "step 0: greedy return 0; advice: push to the right; guiding, audition passed: return 5 guided, 0 unguided "
-        "(3 pairs of episodes); at step 4 the rule failed: it fell; greedy return at the next consultation 2"
-    )
-    assert texts[3].startswith("2 consultations so far, the last of them:\nstep 0: ") and texts[3].endswith(
-        "\nstep 10: greedy return 2; not intervening; greedy return at the next consultation 2"
-    )
+        it = consultant(endpoint.url)
+        assert consult(it) is not None
+        train(it, 20)
+        assert failures(it) == 1 and it.guided == [10, 11, 12, 13]
+        it.action = 0.2
+        consult(it, 30)
+        consult(it, 40)
+    advisor = [tried(request) for request in endpoint.requests if request["model"] == "an-advisor"]
+    assert advisor[0] == ": nothing yet."
+    failed = r"at step 14 the rule failed: policy\(obs, t\) at t=4 raised ZeroDivisionError: .*"
+    lines = advisor[1].splitlines()
+    assert lines[0] == " (1 consultations so far, the last of them):" and len(lines) == 2
+    first = rf"step 10: unguided returns 0; advice: push to the right; guiding; {failed}"
+    assert re.fullmatch(first, lines[1]), lines[1]
+    assert advisor[2].splitlines() == [
+        " (2 consultations so far, the last of them):", lines[1], "step 30: unguided returns 0, 2; not intervening",
+    ]  # fmt: skip
 
 
 def test_memory_is_bounded(consultant):
     """After 1,000 consultations with talkative models: the last eight, in at most 900 characters each."""
     talk = json.dumps(ADVICE | {"intervene": False, "advice": "word\n" * 2_000})
-    lengths = []
-    with Endpoint(lambda body, n: lengths.append(len(user_text(body))) or talk) as endpoint:
+    asked = []
+    with Endpoint(lambda body, n: asked.append(user_text(body)) or talk) as endpoint:
         it = consultant(endpoint.url)
-        replay = it.supervisor.recorder.record(0, it.writer)
-        for step in range(1_000):
-            if 20 <= step < 980:  # the same without the question, which takes most of the time
-                decision = sup.Decision(replay, None, "not intervening", "word\n" * 2_000)
-                it.supervisor.now = step
-                it.supervisor._report(decision, it.writer)
+        held = it.supervisor.consultations
+        for number in range(1, 1_001):
+            if 30 < number <= 970:  # the same without the question, which takes most of the time
+                train(it, 10 * number)
+                held.count += 1
+                it.supervisor._report(Decision(None, "not intervening", "word\n" * 2_000), it.step, it.writer)
             else:
-                consult(it, step)
-            it.supervisor.history[-1] += "; at step 5 the rule failed: " + gist("x" * 1_000)
-    last = user_text(endpoint.requests[-1]).partition("What was tried before: ")[2]
-    head, *lines = last.splitlines()
-    assert head == "999 consultations so far, the last of them:"
-    assert [line.partition(":")[0] for line in lines] == [f"step {n}" for n in range(991, 999)]
-    assert all(400 < len(line) <= 900 for line in lines) and it.supervisor.failures == 0
-    assert lengths[-1] - lengths[12] <= 20  # only numbers of steps have grown
+                consult(it, 10 * number)
+            held.history[-1] += "; at step 5 the rule failed: " + gist("x" * 1_000)
+    head, *lines = tried(endpoint.requests[-1]).splitlines()
+    assert head == " (999 consultations so far, the last of them):"
+    assert [line.partition(":")[0] for line in lines] == [f"step {10 * n}" for n in range(992, 1_000)]
+    assert all(400 < len(line) <= 900 for line in lines) and failures(it) == 0
+    early, late = (re.sub(r"[\d,]+", "#", text) for text in (asked[29], asked[-1]))
+    assert early == late  # only numbers of steps have grown
 
 
 # -- threads -----------------------------------------------------------------------------------------------------------
@@ -164,20 +172,20 @@ def test_memory_is_bounded(consultant):
 def test_training_goes_on_while_models_think(consultant):
     """Each of the two answers takes 0.3 s; no consultation takes nearly as long, and then the window begins."""
     with Endpoint(lambda body, n: time.sleep(0.3) or both()(body, n)) as endpoint:
-        it = consultant(endpoint.url, llm_async=True, audition_episodes=0)
-        step, guidance = 0, consult(it)
-        assert guidance is None and it.supervisor.waiting
+        it = consultant(endpoint.url, llm_async=True)
+        assert consult(it) is None and it.supervisor.waiting
         started = time.time()
         while it.supervisor.waiting and time.time() - started < 20:
-            time.sleep(0.01)  # a training step
-            step += 1
-            guidance = consult(it, step)
-        assert guidance(np.zeros((1, 1)), np.array([0])).tolist() == [[0.5]]
-        assert step > 5 and it.supervisor.seconds < time.time() - started - 0.3
+            time.sleep(0.01)
+            assert it.supervisor.guiding is None
+            consult(it, it.step + 1)
+        assert acts(it.guidance) == [[0.5]]
+        assert it.step > 15 and not it.guided and it.supervisor.seconds < time.time() - started - 0.3
         assert [request["model"] for request in endpoint.requests] == ["an-advisor", "a-coder"]
     finish(it)
     active = scalars(it.run)["charts/guidance_active"]
-    assert [value for _, value in active] == [0.0, 0.0, 1.0, 0.0] and active[2][0] == step
+    assert active[0] == (10, 0.0) and active[-3:] == [(it.step - 1, 0.0), (it.step, 1.0), (it.step + 1, 0.0)]
+    assert not any(value for _, value in active[:-2])
     assert all(record["asynchronous"] for record in exchanges("run"))
     with pytest.raises(ValueError, match="cannot be repeated exactly: it was recorded with --llm-async"):
         consultant(None, "again", llm_log="runs/run/llm")
@@ -225,9 +233,9 @@ def test_an_asynchronous_run(run_here):
         run = run_here(*RUN, "--llm-base-url", endpoint.url, *flags)
         assert time.time() - started < 200 and run.global_step == 2_000
     active = scalars(run.run_name)["charts/guidance_active"]
-    (begin,) = (step for step, value in active if value == 1.0)
-    (end,) = {step for step, value in active if value == 0.0 and begin < step < 2_000}
-    assert 0 < begin < 800 and end == begin + 800
+    ones = [step for step, value in active if value == 1.0]
+    begin = ones[0]
+    assert 10 < begin < 800 and ones == [begin, begin + 799] and (begin + 800, 0.0) in active
     assert [e["error"] for e in exchanges(run.run_name)] == [None, None, "given up: the guided time was over"]
 
 
@@ -260,8 +268,8 @@ def test_it_is_found_out_before_training(consultant, monkeypatch):
 def test_no_supervisor_starts_no_process(monkeypatch):
     break_starts(monkeypatch)
     args = sup.SupervisorArgs(supervisor="none")
-    args.env_id, args.guide_window = "Line-v0", 1
-    sup.Supervisor(args, env_fn=pytest.fail, act=pytest.fail, intervene=pytest.fail, run_dir="run").prepare()
+    args.env_id = "Line-v0"
+    sup.Supervisor(args, None, env_fn=pytest.fail, run_dir="run").prepare()
 
 
 def test_it_costs_the_window_and_is_not_told_to_the_coder(consultant, monkeypatch, capsys):
@@ -269,18 +277,18 @@ def test_it_costs_the_window_and_is_not_told_to_the_coder(consultant, monkeypatc
     with Endpoint(both()) as endpoint:
         it = consultant(endpoint.url, coder_attempts=3)
         break_starts(monkeypatch, times=1)
-        assert consult(it, 0) is None and it.supervisor.failures == 1
-        assert f"step 0: supervisor: greedy return 0; unguided: {NO_START}\n" in capsys.readouterr().out
-        assert consult(it, 10) is not None and it.supervisor.failures == 1
+        assert consult(it, 10) is None and failures(it) == 1
+        assert f"step 10: supervisor: unguided returns 0; unguided: {NO_START}\n" in capsys.readouterr().out
+        assert consult(it, 20) is not None and failures(it) == 1
     assert [request["model"] for request in endpoint.requests] == ["an-advisor", "a-coder"] * 2
     assert all(len(request["messages"]) == 2 and NO_START not in str(request["messages"])
                for request in endpoint.requests if request["model"] == "a-coder")  # fmt: skip
     finish(it)
-    assert scalars(it.run)["supervisor/failures"] == [(0, 1.0), (10, 1.0)]
+    assert scalars(it.run)["supervisor/failures"] == [(10, 1.0), (20, 1.0)]
     assert texts(it.run, "supervisor/verdict")[0] == f"unguided: {NO_START}"
     records = exchanges(it.run)
     assert records[1]["answer"] == RULE and records[1]["verdict"] == f"not tried: {NO_START}"
-    assert records[3]["verdict"].startswith("guiding")
+    assert records[3]["verdict"] == "guiding"
 
 
 def test_it_takes_no_attempt_from_a_rule_that_was_refused_before(consultant, monkeypatch):
@@ -288,7 +296,7 @@ def test_it_takes_no_attempt_from_a_rule_that_was_refused_before(consultant, mon
     with Endpoint(lambda body, n: next(codes) if body["model"] == "a-coder" else INTERVENE) as endpoint:
         it = consultant(endpoint.url, coder_attempts=5)
         break_starts(monkeypatch, times=1)
-        assert consult(it) is None and it.supervisor.failures == 1
+        assert consult(it) is None and failures(it) == 1
     assert len(endpoint.requests) == 3
 
 
@@ -298,12 +306,12 @@ def test_it_is_repeated_from_the_record_as_it_was(consultant, monkeypatch):
         it = consultant(endpoint.url)
         with monkeypatch.context() as context:
             break_starts(context, times=1)
-            consult(it, 0)
-        consult(it, 10)
+            consult(it, 10)
+        consult(it, 20)
         finish(it)
     again = consultant(None, run="again", llm_log="runs/run/llm")
-    assert consult(again, 0) is None and again.supervisor.failures == 1
-    assert consult(again, 10) is not None
+    assert consult(again, 10) is None and failures(again) == 1
+    assert consult(again, 20) is not None
     finish(again)
     assert texts("again", "supervisor/verdict") == texts("run", "supervisor/verdict")
 
@@ -315,7 +323,7 @@ def test_a_fixed_rule_that_did_not_start_beside_an_advisor_cannot_be_repeated(co
         it = consultant(endpoint.url, guide_policy="rule.py")
         with monkeypatch.context() as context:
             break_starts(context, times=1)
-            assert consult(it) is None and it.supervisor.failures == 1
+            assert consult(it, 0) is None and failures(it) == 1  # it is there already: asked about at once
         finish(it)
     with pytest.raises(ValueError, match="cannot be repeated exactly: not tried: a rule's process"):
         consultant(None, run="again", llm_log="runs/run/llm", guide_policy="rule.py")

@@ -13,8 +13,8 @@ from conftest import ROOT, SECRETS
 from packaging.requirements import Requirement
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-FLAGS = ["--env-id=MountainCarContinuous-v0", "--total-timesteps=30", "--supervisor=bundled", "--audition-episodes=1",
-         "--audition-max-steps=100", "--replay-max-steps=100", "--batch-size=16"]  # fmt: skip
+FLAGS = ["--env-id=MountainCarContinuous-v0", "--total-timesteps=30", "--supervisor=bundled",
+         "--batch-size=16"]  # fmt: skip
 
 
 def call(*command: str | Path, **options) -> subprocess.CompletedProcess:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from benchmark.figures.table import KEPT, as_table, tags
+from benchmark.figures.table import GUIDANCE_ACTIVE, KEPT, as_table, tags
 from benchmark.sweeps.studies import Run, Study
 
 AGAIN = 2  # seeds of an arm that are run again, the first ones
@@ -74,13 +74,19 @@ def with_kept(table: pd.DataFrame, before: pd.DataFrame, study: Study, names: Se
 def differs(now: pd.DataFrame, then: pd.DataFrame) -> str:
     """The first difference of a run's rows from those of the last time, in words; "" where there is none.
 
-    Tags that the last time did not have are no difference.
+    Tags that the last time did not have are no difference, nor is how often it was logged that guidance is on.
     """
     now = now[now.tag.isin(set(then.tag))]
-    new, old = ({(row.tag, row.step): row.value for row in rows.itertuples()} for rows in (now, then))
+    new, old = ({(row.tag, row.step): row.value for row in changes(rows).itertuples()} for rows in (now, then))
     for tag, step in sorted({*new, *old}):
         value, before = new.get((tag, step)), old.get((tag, step))
         if value != before:
             shown = ("nothing" if x is None else f"{x:.9g}" for x in (value, before))
-            return "{} at step {:,} is {}, before it was {}".format(tag, step, *shown)
+            return "{} at step {:,} is {}, before {}".format(tag, step, *shown)
     return ""
+
+
+def changes(run: pd.DataFrame) -> pd.DataFrame:
+    """A run's rows, but of those that say whether guidance is on only where that changes."""
+    active = run[run.tag == GUIDANCE_ACTIVE].sort_values("step", kind="stable")
+    return run.drop(active.index[active.value.diff() == 0])

@@ -200,8 +200,6 @@ def test_videos_and_exchanges_that_cannot_be_written_end_no_run(tmp_path):
             "--capture-video",
             "--guide-window",
             "300",
-            "--replay-max-steps",
-            "40",
             "--max-episode-steps",
             "100",
         ]

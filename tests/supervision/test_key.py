@@ -36,7 +36,7 @@ def test_a_training_run_s_environment_holds_no_key(tmp_path):
     environment = {**os.environ, "OPENAI_API_KEY": SECRET, "OMP_NUM_THREADS": "1"}
     with Endpoint(script, models=(200, '{"data": []}')) as endpoint:
         command = [sys.executable, "line.py", str(ROOT / "guided_sac_continuous.py"), *RUN, "--llm-base-url",
-                   endpoint.url, "--llm-timeout", "100", "--audition-episodes", "0"]  # fmt: skip
+                   endpoint.url, "--llm-timeout", "100"]  # fmt: skip
         run = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
             assert asked.wait(120), run.communicate(timeout=5)

@@ -382,6 +382,8 @@ def test_parts_without_a_name_are_numbered_and_a_vector_has_none():
     ):  # fmt: skip
         env.observation_space = space
         assert describe_env(gym.wrappers.FlattenObservation(env), "Odd")["observation_space"] == expected
+    stacked = gym.wrappers.FrameStackObservation(gym.wrappers.FlattenObservation(env), 2)
+    assert "flattened" not in describe_env(stacked, "Odd")["observation_space"]  # indices would be those of one frame
     env.observation_space = gym.spaces.Box(-1, 1, (2,))
     assert describe_env(env, "Odd")["observation_space"] == "Box(-1.0, 1.0, (2,), float32)"
 

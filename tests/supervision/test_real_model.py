@@ -1,4 +1,4 @@
-"""The whole trip (advisor, coder, check, audition) with a real llama.cpp server and a small real model.
+"""The whole trip (advisor, coder, check, trial) with a real llama.cpp server and a small real model.
 
     make test-real-model
 
@@ -71,12 +71,12 @@ def wait_until_ready(url: str, process: subprocess.Popen, log: Path, seconds: fl
 
 
 def train(server: str, *flags: str, env_id: str, key: str = KEY) -> tuple[subprocess.CompletedProcess, str]:
-    """A training run with one consultation, at step 0; returns the process and the run's name."""
+    """A training run with one consultation, behind an unguided episode of ten steps; the process and the run's name."""
     script = "guided_sac_discrete.py" if env_id == "Taxi-v4" else "guided_sac_continuous.py"
     process = run_process(
-        "--env-id", env_id, "--supervisor", "llm", "--llm-base-url", server, "--total-timesteps", "40",
-        "--guide-window", "30", "--guide-end", "30", "--learning-starts", "1000", "--eval-frequency", "40",
-        "--eval-episodes", "1", "--replay-max-steps", "20", "--audition-max-steps", "300", *flags,
+        "--env-id", env_id, "--supervisor", "llm", "--llm-base-url", server, "--total-timesteps", "80",
+        "--guide-window", "100", "--guide-end", "75", "--learning-starts", "1000", "--eval-frequency", "80",
+        "--eval-episodes", "1", "--max-episode-steps", "10", *flags,
         script=script, OPENAI_API_KEY=key,
     )  # fmt: skip
     names = sorted(Path("runs").glob("*"), key=lambda path: path.stat().st_ctime)
@@ -87,31 +87,37 @@ def exchanges(run_name: str) -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted(Path(f"runs/{run_name}/llm").glob("*.json"))]
 
 
-@pytest.mark.parametrize(
-    ("env_id", "verdict", "active"),
-    [
-        # full force to the right costs reward and does not reach the flag: told to the coder once, then refused
-        ("MountainCarContinuous-v0", "unguided: audition failed", 0.0),
-        # driving north is no worse than what an untrained taxi does
-        ("Taxi-v4", "guiding, audition passed", 1.0),
-    ],
-)
-def test_the_whole_trip(server, env_id, verdict, active):
+@pytest.mark.parametrize("env_id", ["MountainCarContinuous-v0", "Taxi-v4"])
+def test_the_whole_trip(server, env_id):
+    """The rule guides and is on trial: three guided episodes and three probes are over at step 70.
+
+    With full force to the right on top a random car pays 0.67 in ten steps, without it 0.33: the rule is ended, and the
+    coder is told. Driving north is no worse than what an untrained taxi does.
+    """
     process, name = train(server, "--prompt-dir", str(PROMPTS), "--replay-frames", "0", env_id=env_id)
     assert process.returncode == 0, process.stderr
-    advisor, *coder = [exchange["role"] for exchange in exchanges(name)]
-    assert advisor == "advisor" and set(coder) == {"coder"} and len(coder) <= 3  # --coder-attempts
-    assert len(coder) >= 2 or active  # a first failed audition is told to the coder
+    roles = [exchange["role"] for exchange in exchanges(name)]
+    assert roles[:2] == ["advisor", "coder"] and set(roles[1:]) == {"coder"}
     for exchange in exchanges(name):
         usage = exchange["usage"]
         assert usage["prompt_tokens"] > 100 and 1 <= usage["completion_tokens"] <= 64
         assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
     assert "Follow the template." in texts(name, "supervisor/advice")[0]
-    assert texts(name, "supervisor/verdict")[0].startswith(verdict)
-    assert ["return 1" in code for code in texts(name, "supervisor/code")] == [True] * int(active)
+    assert texts(name, "supervisor/verdict")[0] == "guiding"
+    assert all("return 1" in code for code in texts(name, "supervisor/code"))
     values = scalars(name)
-    assert values["charts/guidance_active"] == [(0, active), (30, 0.0)]
-    assert values["supervisor/failures"] == [(0, 0.0)]  # a rule that is refused is no failure
+    assert values["charts/guidance_active"][:2] == [(9, 0.0), (10, 1.0)] and values["charts/guidance_active"][-1] == (
+        75,
+        0.0,
+    )
+    assert values["supervisor/failures"][0] == (10, 0.0)
+    ended = [text for text in texts(name, "supervisor/verdict") if "made the behaviour worse" in text]
+    if env_id == "Taxi-v4":
+        assert not ended and roles == ["advisor", "coder"]
+    else:
+        assert len(ended) == 1 and len(roles) > 2
+        (step, _), *_ = values["supervisor/trial_guided_return"]
+        assert step == 70 and "made the behaviour worse" in exchanges(name)[2]["messages"][-1]["content"]
     left = [path for path in Path("runs").rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
     assert not left and KEY not in process.stdout + process.stderr
 
@@ -125,7 +131,7 @@ def test_unusable_answers_leave_training_unguided(server):
     assert process.returncode == 0, process.stderr
     assert exchanges(name)[0]["usage"]["prompt_tokens"] > 2_000
     assert texts(name, "supervisor/verdict")[0].startswith(("unguided: ", "not intervening"))
-    assert scalars(name)["charts/guidance_active"] == [(0, 0.0), (30, 0.0)]
+    assert scalars(name)["charts/guidance_active"] == [(10, 0.0), (75, 0.0)]
 
 
 def test_a_text_only_model_refuses_images(server):

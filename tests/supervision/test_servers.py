@@ -4,7 +4,6 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import Endpoint, completion, texts
 from consultations import (  # noqa: F401
@@ -12,10 +11,12 @@ from consultations import (  # noqa: F401
     INTERVENE,
     RULE,
     SOON,
+    acts,
     both,
     consult,
     consultant,
     exchanges,
+    failures,
     finish,
 )
 
@@ -52,9 +53,9 @@ def test_a_server_without_a_system_turn_is_given_the_text_in_the_first_turn(serv
         return (status, error(text)) if body["messages"][0]["role"] == "system" else next(answers)
 
     with Endpoint(script) as endpoint:
-        it = consultant(endpoint.url, audition_episodes=0)
+        it = consultant(endpoint.url)
         started = time.time()
-        assert consult(it) is not None and consult(it, 10) is not None and it.supervisor.failures == 0
+        assert consult(it) is not None and consult(it, 30) is not None and failures(it) == 0
         assert time.time() - started < 4  # no pauses, of 500 neither
         finish(it)
     roles = [[turn["role"] for turn in request["messages"]] for request in endpoint.requests]
@@ -68,6 +69,9 @@ def test_a_server_without_a_system_turn_is_given_the_text_in_the_first_turn(serv
     assert attempt["system"] is True and text in attempt["error"] and attempt["answer"] is None
 
 
+SHOWN = "Pictures of steps that are in the tables above, in order: "
+
+
 def test_pictures_stay_with_the_first_turn(consultant):
     def script(body, n):
         return (400, error("System role not supported")) if body["messages"][0]["role"] == "system" else "yes"
@@ -76,8 +80,7 @@ def test_pictures_stay_with_the_first_turn(consultant):
         assert ask(consultant(endpoint.url).supervisor.chat, 2) == "yes"
     (turn,) = endpoint.requests[1]["messages"]
     text, *pictures = turn["content"]
-    shown = "Pictures of steps that are in the tables above, in order: t=0, t=1."
-    assert text["text"] == f"Answer in JSON.\n\nLook.\n\n{shown}" and len(pictures) == 2
+    assert text["text"] == f"Answer in JSON.\n\nLook.\n\n{SHOWN}unguided t=0, unguided t=1." and len(pictures) == 2
 
 
 # -- few pictures ------------------------------------------------------------------------------------------------------
@@ -86,7 +89,9 @@ def test_pictures_stay_with_the_first_turn(consultant):
 def ask(chat, pictures: int) -> str:
     """A question with so many pictures."""
     turns = [{"role": "system", "content": "Answer in JSON."}, {"role": "user", "content": "Look."}]
-    exchange = chat.ask(Question("advisor", "m", 0, "", turns, [(f"t={i}", b"%d" % i) for i in range(pictures)]))
+    exchange = chat.ask(
+        Question("advisor", "m", 0, "", turns, [(f"unguided t={i}", b"%d" % i) for i in range(pictures)])
+    )
     exchange.wait()
     return chat.finish(exchange)
 
@@ -131,8 +136,8 @@ def test_a_server_of_few_pictures_is_shown_few(server, consultant, capsys):
 
 def test_which_pictures_are_shown():
     """The last one, which shows what became of the episode, and others evenly spaced."""
-    pictures = [(i, b"") for i in range(8)]
-    assert [[step for step, _ in few(pictures, n)] for n in (0, 1, 2, 3, 8, 9)] == [
+    pictures = [(f"t={i}", b"") for i in range(8)]
+    assert [[int(what[2:]) for what, _ in few(pictures, n)] for n in (0, 1, 2, 3, 8, 9)] == [
         [], [7], [0, 7], [0, 3, 7], [*range(8)], [*range(8)],
     ]  # fmt: skip
 
@@ -162,8 +167,8 @@ def test_a_cut_answer_is_asked_for_again_with_room(half, finish_reason, consulta
         return cut_answer(half, finish_reason) if n == 0 else both()(body, n)
 
     with Endpoint(script) as endpoint:
-        it = consultant(endpoint.url, audition_episodes=0)
-        assert consult(it) is not None and it.supervisor.failures == 0
+        it = consultant(endpoint.url)
+        assert consult(it) is not None and failures(it) == 0
     assert [request.get("max_tokens") for request in endpoint.requests] == [None, 16_384, None]
     assert endpoint.requests[0] == {k: v for k, v in endpoint.requests[1].items() if k != "max_tokens"}
     record = exchanges("run")[0]
@@ -174,7 +179,7 @@ def test_a_cut_answer_is_asked_for_again_with_room(half, finish_reason, consulta
 def test_an_answer_that_is_cut_again_is_said_to_be_cut(consultant, capsys):
     """Its author is told to be shorter."""
     with Endpoint(lambda body, n: cut_answer(INTERVENE[:40]) if n < 2 else both()(body, n)) as endpoint:
-        it = consultant(endpoint.url, audition_episodes=0)
+        it = consultant(endpoint.url)
         assert consult(it) is not None
     told = endpoint.requests[2]["messages"][-1]["content"]
     assert "the server cut the answer at its limit of tokens, so be shorter" in told
@@ -189,7 +194,7 @@ def test_an_answer_that_is_cut_again_is_said_to_be_cut(consultant, capsys):
 def test_a_cut_answer_that_says_all_is_used(consultant):
     """The server ended a model that would have gone on for ever."""
     with Endpoint(lambda body, n: cut_answer(both()(body, n) + "\nAnd so on, and so on")) as endpoint:
-        it = consultant(endpoint.url, audition_episodes=0)
+        it = consultant(endpoint.url)
         assert consult(it) is not None
         assert len(endpoint.requests) == 4
 
@@ -209,7 +214,7 @@ def test_a_server_that_has_no_such_room_is_asked_for_less(consultant):
         return cut_answer(INTERVENE[:40])
 
     with Endpoint(script) as endpoint:
-        it = consultant(endpoint.url, audition_episodes=0)
+        it = consultant(endpoint.url)
         assert consult(it) is not None
     rooms = [(r.get("max_tokens"), r.get("max_completion_tokens")) for r in endpoint.requests]
     assert rooms == [(None, None), (16_384, None), (None, 16_384), (None, 8_192), (None, 4_096), (None, None)]
@@ -223,7 +228,7 @@ def test_a_cut_answer_is_not_lost_where_room_is_refused(consultant):
         return (400, error("no")) if "max_tokens" in body else cut_answer(both()(body, n))
 
     with Endpoint(script) as endpoint:
-        assert consult(consultant(endpoint.url, audition_episodes=0)) is not None
+        assert consult(consultant(endpoint.url)) is not None
 
 
 def test_the_budget_holds_for_the_second_asking(consultant):
@@ -283,16 +288,14 @@ def test_a_record_of_before_is_repeated(consultant, monkeypatch):
     with Endpoint(lambda body, n: next(answers)) as endpoint, monkeypatch.context() as context:
         context.setattr("supervision.chat.parse_advice", parse)
         it = consultant(endpoint.url)
-        guidance = consult(it)
-        assert guidance is not None
+        assert consult(it) is not None
         finish(it)
     for path in Path("runs/run/llm").glob("*.json"):
         record = json.loads(path.read_text())
         record = {key: value for key, value in record.items() if key not in ("cut", "attempts")}
         path.write_text("\ufeff" + json.dumps(record))  # a byte-order mark, as an editor may leave it
     again = consultant(None, "again", llm_log="runs/run/llm")
-    guidance = consult(again)
-    assert guidance(np.zeros((1, 1)), np.array([0])).tolist() == [[0.5]]
+    assert acts(consult(again)) == [[0.5]]
     finish(again)
     verdicts = [record["verdict"] for record in exchanges("again")]
     assert verdicts[0] == f"refused: {old}" and "no code block" in verdicts[2] and verdicts[3].startswith("guiding")

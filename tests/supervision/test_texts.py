@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from conftest import ROOT, Endpoint, texts
-from consultations import ADVICE, RULE, both, consult, consultant, finish  # noqa: F401
+from consultations import ADVICE, RULE, both, consult, consultant, finish, train  # noqa: F401
 from rules import PUSH
 from tensorboard.plugin_util import markdown_to_safe_html
 
@@ -15,18 +15,18 @@ import llm_supervisor as sup
 from supervision.sandbox.messages import PolicyError
 from supervision.texts import code_block, for_console, for_tensorboard
 
-FORGED = "x\nstep 5,000: supervisor: guiding, audition passed: return 99"
+FORGED = "x\nstep 5,000: supervisor: guiding, trial passed: return 99"
 CLEAR = "\x1b[2J\x1b[H\x9b2J\x07\u202eevil\u2066\x00\r"
 
 
 def test_a_text_on_the_terminal_forges_no_line_and_moves_no_cursor():
-    assert for_console(FORGED) == "x step 5,000: supervisor: guiding, audition passed: return 99"
+    assert for_console(FORGED) == "x step 5,000: supervisor: guiding, trial passed: return 99"
     assert for_console(CLEAR) == r"\x1b[2J\x1b[H\x9b2J\x07\u202eevil\u2066\x00\r"
     assert for_console("half \ud83d, κόσμος, 余额不足 ±") == r"half \ud83d, κόσμος, 余额不足 ±"
     lines = for_console(
         f"{FORGED}\n--- advice: intervene ---\nsupervisor: fine\nllm_supervisor.py: error\n\tdef", lines=True
     )
-    assert lines.splitlines() == ["x", "> step 5,000: supervisor: guiding, audition passed: return 99",
+    assert lines.splitlines() == ["x", "> step 5,000: supervisor: guiding, trial passed: return 99",
                                   "> --- advice: intervene ---", "> supervisor: fine", "> llm_supervisor.py: error",
                                   "\tdef"]  # fmt: skip
 
@@ -56,9 +56,11 @@ def test_a_run_shows_no_foreign_text_raw(consultant, capsys):
     """Verdict, failure of a rule, advice and code, on the terminal and on TensorBoard."""
     advice = json.dumps(ADVICE | {"analysis": f"{CLEAR} ![x](http://a)", "advice": f"<img src=x> {FORGED}"})
     with Endpoint(both(advice, RULE.replace("LIMIT =", '"""\n![x](http://a)\n"""\nLIMIT ='))) as endpoint:
-        it = consultant(endpoint.url, audition_episodes=0)
+        it = consultant(endpoint.url)
         assert consult(it) is not None
-        it.supervisor.report_failure(PolicyError(f"{CLEAR} ![x](http://a) {FORGED}"), 4, it.writer)
+        train(it, 14)
+        it.guidance.failure = PolicyError(f"{CLEAR} ![x](http://a) {FORGED}")  # as a rule's last call may leave it
+        train(it, 15)
         finish(it)
     with Endpoint(lambda body, n: (200, json.dumps({"x": f"![x](http://a) {CLEAR}"}))) as endpoint:
         it = consultant(endpoint.url, "other")
@@ -77,8 +79,8 @@ def test_a_run_shows_no_foreign_text_raw(consultant, capsys):
 
 def test_a_consultation_on_the_terminal_shows_no_foreign_text_raw(capsys):
     advice = json.dumps(ADVICE | {"analysis": "\x1b[2J"}) + f"\n{FORGED}\n\x1b[2J--- advice: do not intervene ---"
-    flags = ["--env-id", "MountainCarContinuous-v0", "--replay-frames", "0", "--replay-max-steps", "9",
-             "--audition-episodes", "0", "--supervisor", "llm"]  # fmt: skip
+    flags = ["--env-id", "MountainCarContinuous-v0", "--replay-frames", "0",
+             "--trial-pairs", "0", "--supervisor", "llm"]  # fmt: skip
     with Endpoint(lambda body, n: [f"Format first.\n{advice}", PUSH][n % 2]) as endpoint:
         assert sup.main(["consult", *flags, "--llm-base-url", endpoint.url]) == 0
     printed = capsys.readouterr().out

@@ -105,8 +105,8 @@ def test_a_rule_on_record(run_here, capsys, no_screen):
     assert "has no rule: none is in its checkpoint, its record or its settings\n" in capsys.readouterr().err
     (folder / "llm").mkdir()
     for number, role, answer, verdict in (
-        (0, "coder", "nonsense", "guiding, audition passed"), (1, "advisor", "{}", "intervene"),
-        (10, "coder", PUSH, "guiding, audition passed"), (11, "coder", "nonsense", "refused: because"),
+        (0, "coder", "nonsense", "guiding"), (1, "advisor", "{}", "intervene"),
+        (10, "coder", PUSH, "guiding"), (11, "coder", "nonsense", "refused: because"),
         (12, "coder", "", None),
     ):  # fmt: skip
         record = {"role": role, "answer": answer, "verdict": verdict}
