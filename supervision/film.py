@@ -19,7 +19,7 @@ LONG = 300  # captures of a film for a person, at most: 10 s at 30 frames a seco
 SHORTEST, LONGEST = 2.0, 9.5  # seconds of a video, without its last picture, which stands for half a second
 DISTINCT = 10  # different pictures a second, at least, before a video becomes shorter than real time asks for
 SLOWEST_FPS, FASTEST_FPS = 20, 30  # frames a second of a video
-GIF_FPS, GIF_FRAMES = 10, 60  # of its small copy on TensorBoard, at most
+GIF_FPS, GIF_FRAMES = 10, 30  # of its small copy on TensorBoard, at most
 WIDTH, FONT = 240, 13  # pixels of a video's width, at least, and of the text below it
 
 

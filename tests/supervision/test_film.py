@@ -158,7 +158,7 @@ def test_a_video_holds_its_pictures(tmp_path):
     accumulator.Reload()
     (image,) = accumulator.Images("a/tag")
     gif = Image.open(io.BytesIO(image.encoded_image_string))
-    assert image.step == 7 and gif.format == "GIF" and 20 < gif.n_frames <= 60
+    assert image.step == 7 and gif.format == "GIF" and 10 < gif.n_frames <= 30
 
 
 def test_what_the_disk_does_not_take_is_said(tmp_path, capsys, monkeypatch):
