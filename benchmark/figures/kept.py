@@ -15,12 +15,11 @@ AGAIN = 2  # seeds of an arm that are run again, the first ones
 
 def arms_of(study: Study, names: Sequence[str]) -> list[str]:
     """Those arms of a study that have one of these names, or come from its grid."""
-    return [
-        arm
-        for arm in study.arms
-        for name in names
-        if arm == name or (study.arms[arm].point and arm.startswith(f"{name} "))
-    ]
+    return [arm for arm in study.arms if any(arm == name or _of_grid(study, arm, name) for name in names)]
+
+
+def _of_grid(study: Study, arm: str, name: str) -> bool:
+    return bool(study.arms[arm].point) and arm.startswith(f"{name} ")
 
 
 def runs(study: Study, threads: int, names: Sequence[str], only_again: bool = False) -> Iterator[Run]:
@@ -57,7 +56,7 @@ def with_kept(table: pd.DataFrame, before: pd.DataFrame, study: Study, names: Se
                 raise ValueError(
                     f"{study.name}: {arm} on {env} cannot be kept: its table lacks seed {', '.join(missing)}"
                 )
-            seeds = sorted(set(now.seed))
+            seeds = sorted({*now.seed} & {*study.seeds_of(arm)})
             if len(seeds) < AGAIN:
                 raise ValueError(
                     f"{study.name}: {arm} on {env} cannot be kept: {AGAIN} seeds are to be run again, {len(seeds)} were"

@@ -89,4 +89,5 @@ def test_a_grid_is_kept_by_its_arms_name():
     study = a_study("s", ["E-v0"], arms)
     assert kept.arms_of(study, ["A"]) == ["A x=1", "A x=2"]
     assert kept.arms_of(study, ["A x=2", "A plus"]) == ["A x=2", "A plus"]
+    assert kept.arms_of(study, ["A", "A x=2"]) == ["A x=1", "A x=2"]  # each once
     assert kept.arms_of(study, ["C"]) == []
