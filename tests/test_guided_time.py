@@ -210,11 +210,11 @@ class CountedEnv(LineEnv):
 
     def __init__(self, render_mode: str | None = None):
         super().__init__(render_mode)
-        self.steps = 0
+        self.actions: list[float] = []
         CountedEnv.made.append(self)
 
     def step(self, action):
-        self.steps += 1
+        self.actions.append(float(action[0]))
         return super().step(action)
 
     def render(self):
@@ -223,13 +223,14 @@ class CountedEnv(LineEnv):
 
 gym.register("Counted-v0", entry_point=CountedEnv)
 COUNTED = ["--env-id", "Counted-v0", "--num-envs", "2", "--guide-window", "100", "--total-timesteps", "400",
-           "--batch-size", "8", "--eval-frequency", "200", "--eval-episodes", "2", "--max-episode-steps", "50"]  # fmt: skip
+           "--batch-size", "8", "--eval-frequency", "200", "--eval-episodes", "2",
+           "--max-episode-steps", "50"]  # fmt: skip
 
 
 @pytest.mark.parametrize("who", ["a rule", "a harmful rule", "models", "none"])
 def test_no_environment_but_those_of_training_is_stepped(who, run_here, monkeypatch):
-    """N steps of a run are N steps of its environments, whatever supervises, is filmed and is tried; evaluation has its
-    own."""
+    """N steps of a run are N steps of its environments and N transitions in the buffer, whatever supervises, is filmed
+    and is tried; evaluation has its own."""
     monkeypatch.setattr(CountedEnv, "made", [])
     Path("rule.py").write_text(parse_code(HARMFUL if who == "a harmful rule" else RULE))
     with Endpoint(both()) as endpoint:
@@ -238,11 +239,12 @@ def test_no_environment_but_those_of_training_is_stepped(who, run_here, monkeypa
             flags = ["--llm-base-url", endpoint.url, "--advisor-model", "an-advisor", "--coder-model", "a-coder"]
         run = run_here(*COUNTED, *flags)
     training = [env.unwrapped for env in run.envs.envs]
-    assert [env.steps for env in training] == [200, 200] and run.global_step == 400
-    assert len(run.rb.take(np.arange(400)).rewards) == 400
+    assert run.global_step == 400 and run.rb.transitions.actions[:400, 0].view(200, 2).T.tolist() == [
+        env.actions for env in training
+    ]
     evaluation = [env.unwrapped for env in run.evaluator.envs]
-    assert [env.steps for env in evaluation] == [30, 30]  # an episode each at steps 0, 200 and 400
-    assert sum(env.steps for env in CountedEnv.made) == 460
+    assert [len(env.actions) for env in evaluation] == [30, 30]  # an episode each at steps 0, 200 and 400
+    assert sum(len(env.actions) for env in CountedEnv.made) == 460
     logged = scalars(run.run_name)
     assert "charts/supervision_steps" not in logged
     assert len(list(Path(f"runs/{run.run_name}").rglob("*.mp4"))) > 0 or who == "none"  # it was filmed
