@@ -71,7 +71,7 @@ class Consultations:
         self.rule: SandboxedPolicy | None = None  # the last one that was accepted
         self.good: Known | None = None  # the last one that a trial found good
         self.ends = 0  # how often a trial ended the rule that no model writes
-        self.asked: Question | None = None  # to the coder, with its answer: the rule that is on trial
+        self.asked: Question | None = None  # to the coder, with its answer, while it may be told of an end
         self.mend = ""  # why the coder's rule was ended, of which the coder is still to be told
         self.advice: Advice | None = None  # the last one
         self.history: deque[str] = deque(maxlen=MEMORY)  # what was tried lately, for the advisor
@@ -155,7 +155,7 @@ class Consultations:
             return self.rule, "guiding, with the rule as before"
         if self.ends == MOST_ENDS:
             return None, f"unguided: {MOST_ENDS} trials ended the rule"
-        question = self._question(step)
+        mending, question = bool(self.mend), self._question(step)
         stretches, feedback = self.guidance.episodes.latest(guided=False), ""
         obs = [row for s in stretches for row in s.obs][-SEEN:]
         t = [s.start + i for s in stretches for i in range(len(s.obs))][-SEEN:]
@@ -176,7 +176,7 @@ class Consultations:
             self.tell("code that passed its check", rule.source)
             if question:
                 self.chat.note("verdict", "guiding")
-                self.asked = question.answered(answer, "")
+                self.asked = None if mending else question.answered(answer, "")  # it is told once
             log.add_text("supervisor/code", code_block(rule.source), step)
             self._begin(rule, Trial(self.args.trial_pairs, self.good.guided if self.good else deque()))
             return rule, "guiding"
@@ -220,7 +220,7 @@ class Consultations:
             return ""
         text = f"the rule made the behaviour worse and was ended: {verdict}"
         self.history[-1] += f"; at step {step} {text}"
-        if self.asked is not None:
+        if self.chat is not None and self.fixed_source is None:
             self.chat.note("trial", text)
         self.close_rule()
         self.ends += self.fixed_source is not None

@@ -72,11 +72,12 @@ class Guidance:
             nowhere any more; whoever holds the guidance finds the reason in `failure`.
         """
         actions, mask = self.nothing.copy(), self.mask.copy()
-        if self.policy is not None and mask.any():
+        if self.policy is not None:
             try:
                 if self.recorded is not None and self.now >= self.recorded[0]:
                     raise PolicyError(self.recorded[1])
-                actions[mask] = self.policy(obs[mask], t[mask], np.flatnonzero(mask))
+                if mask.any():
+                    actions[mask] = self.policy(obs[mask], t[mask], np.flatnonzero(mask))
             except PolicyError as error:
                 self.failure = error
                 self.mask[:] = self.marked[:] = mask[:] = False

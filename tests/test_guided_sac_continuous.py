@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, needs_compiler, run_process, scalars, texts
+from conftest import ROOT, Endpoint, needs_compiler, run_process, scalars, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rules import CONTENT
 
 from guided_utils.evaluation import episode_returns, evaluate
 from guided_utils.optimisation import take_step
@@ -503,25 +504,25 @@ def test_truncation_bootstraps_and_termination_does_not(run_here):
 
 
 def test_executed_clipped_action_is_in_the_buffer(run_here, tmp_path):
-    """a = clip(a_rl + a_g, low, high) per environment, with a_g at that environment's own episode step."""
+    """a = clip(a_rl + a_g, low, high) per environment, with a_g at that environment's own episode step.
+
+    a_rl is the learner's action, also before learning begins, where an unguided step is uniformly random: the actor,
+    here the one that the seed makes, is asked again in the same states with the same noise.
+    """
     (tmp_path / "rule.py").write_text(RULE)
-    flags = [*COUNTER, "--supervisor", "auto", "--guide-policy", "rule.py", "--advisor-always", "--num-envs", "3",
-             "--total-timesteps", "300", "--learning-starts", "300"]  # fmt: skip
-    run = run_here(*flags)
-    unguided = run_here(*[f for f in flags if f not in ("rule.py", "--advisor-always", "--guide-policy")][:-6],
-                        "--supervisor", "none", "--num-envs", "3", "--total-timesteps", "300",
-                        "--learning-starts", "300")  # fmt: skip
-    ours, plain = (
-        run.rb.transitions.actions[:300, 0],
-        unguided.rb.transitions.actions[:300, 0],
-    )  # the same random actions underneath
-    t = run.rb.transitions.observations[:300, 2]
-    residual = torch.where(t % 2 == 1, 0.4, -0.1)
-    torch.testing.assert_close(ours, (plain + residual).clamp(-0.5, 0.5))
+    run = run_here(*COUNTER, "--guide-policy", "rule.py", "--advisor-always", "--num-envs", "3", "--total-timesteps",
+                   "300", "--learning-starts", "300")  # fmt: skip
+    observations, ours = run.rb.transitions.observations[:300], run.rb.transitions.actions[:300, 0]
+    torch.manual_seed(run.args.seed)
+    actor = script.Actor(run.envs)
+    _ = script.SoftQNetwork(run.envs), script.SoftQNetwork(run.envs)  # which draw their weights too
+    with torch.no_grad():
+        learned = torch.cat([actor.get_action(x)[0][:, 0] for x in observations.split(3)])
+    residual = torch.where(observations[:, 2] % 2 == 1, 0.4, -0.1)
+    torch.testing.assert_close(ours, (learned + residual).clamp(-0.5, 0.5), rtol=0, atol=1e-6)
     torch.testing.assert_close(run.rb.transitions.next_observations[:300, 3], ours)  # what the environment got
-    assert (ours == 0.5).any() and (ours != plain).all()
-    active = scalars(run.run_name)["charts/guidance_active"]
-    assert active[0] == (0, 1.0)
+    assert (ours == 0.5).any() and (ours == -0.5).any() and ((ours - learned).abs() > 0.05).float().mean() > 0.8
+    assert scalars(run.run_name)["charts/guidance_active"] == [(0, 1.0), (299, 1.0), (300, 0.0)]
 
 
 def test_guidance_ends_at_guide_end(run_here, tmp_path):
@@ -531,30 +532,34 @@ def test_guidance_ends_at_guide_end(run_here, tmp_path):
     plain = run_here(*COUNTER, "--supervisor", "none", "--total-timesteps", "140", "--learning-starts", "140")
     changed = (run.rb.transitions.actions != plain.rb.transitions.actions)[:140, 0]
     assert changed[30:95].all() and not changed[:30].any() and not changed[95:].any()
-    assert scalars(run.run_name)["charts/guidance_active"] == [(30, 1.0), (70, 1.0), (95, 0.0)]
+    assert scalars(run.run_name)["charts/guidance_active"] == [
+        (29, 0.0), (30, 1.0), (70, 1.0), (94, 1.0), (95, 0.0),
+    ]  # fmt: skip
 
 
 def weights(run) -> list[torch.Tensor]:
     return [p.detach() for module in (run.actor, run.qf, run.qf_target) for p in module.parameters()]
 
 
-def test_unguided_equals_a_script_without_supervision(run_here, no_supervisor, tmp_path):
-    """--supervisor none, and consultations that end in "do not intervene", change no bit of the learning."""
-    (tmp_path / "content").mkdir()
-    (tmp_path / "content" / "bundled.toml").write_text('intervene_below = -1e9\nanalysis = ""\nadvice = ""\n')
-    (tmp_path / "content" / "bundled_policy.py").write_text(RULE)
+def test_unguided_equals_a_script_without_supervision(run_here, no_supervisor, capsys):
+    """--supervisor none, and a model that never intervenes, change no bit of the learning, pictures included.
+
+    Asked for the first time when each of the two environments is ten steps, a tenth of a window, away from its reset.
+    """
     flags = ["--env-id", "MountainCarContinuous-v0", "--total-timesteps", "350", "--num-envs", "2"]
     none = run_here(*flags, "--supervisor", "none")
-    content = run_here(*flags, "--supervisor", "bundled", "--prompt-dir", "content", "--guide-window", "100")
+    with Endpoint(lambda body, n: CONTENT) as endpoint:
+        content = run_here(*flags, "--llm-base-url", endpoint.url, "--guide-window", "100")
     no_supervisor()
     without = run_here(*flags)
-    assert scalars(content.run_name)["charts/guidance_active"] == [(step, 0.0) for step in (0, 100, 200, 300, 350)]
-    assert content.supervisor.steps > 0
+    logged = scalars(content.run_name)
+    assert logged["charts/guidance_active"] == [(step, 0.0) for step in (20, 120, 220, 320, 350)]
+    assert len(endpoint.requests) == 4 and logged["supervisor/guided_steps"][-1] == (350, 0.0)
     for other in (none, content):
         assert all(torch.equal(a, b) for a, b in zip(weights(without), weights(other), strict=True))
         assert torch.equal(without.rb.transitions.actions[:350], other.rb.transitions.actions[:350])
         a, b = scalars(without.run_name), scalars(other.run_name)
-        assert all(a[tag] == b[tag] for tag in a if tag != "charts/SPS")
+        assert all(a[tag] == b[tag] for tag in a if tag != "charts/SPS") and "losses/qf_loss" in a
 
 
 def test_evaluation_leaves_training_as_it_was(run_here):
@@ -573,7 +578,7 @@ def test_same_seed_gives_the_same_weights_in_another_process(tmp_path, flag):
         process = run_process("--total-timesteps", "300", "--save-model", "--exp-name", name, "--guide-window", "150",
                               flag)  # fmt: skip
         assert process.returncode == 0, process.stderr
-        assert "guiding, audition passed" in process.stdout
+        assert "step 0: supervisor: no unguided episode is over yet; guiding\n" in process.stdout
         (path,) = tmp_path.glob(f"runs/*{name}*/{name}.cleanrl_model")
         runs.append(torch.load(path, weights_only=True))
     for ours, theirs in zip(*runs, strict=True):
@@ -584,10 +589,10 @@ def test_same_seed_gives_the_same_weights_in_another_process(tmp_path, flag):
 def test_rule_that_fails_while_training_only_ends_the_guidance(run_here, tmp_path):
     (tmp_path / "rule.py").write_text("def policy(obs, t):\n    return 0.5 if t < 230 else [1] / 0\n")
     run = run_here("--guide-policy", "rule.py", "--advisor-always", "--total-timesteps", "300", "--learning-starts",
-                   "290", "--replay-max-steps", "100")  # fmt: skip
+                   "290")  # fmt: skip
     assert run.global_step == 300
     logged = scalars(run.run_name)
-    assert logged["charts/guidance_active"] == [(0, 1.0), (230, 0.0), (300, 0.0)]
+    assert logged["charts/guidance_active"] == [(0, 1.0), (229, 1.0), (230, 0.0), (300, 0.0)]
     assert logged["supervisor/failures"][-1] == (230, 1.0)
     assert "TypeError" in texts(run.run_name, "supervisor/verdict")[-1]
 

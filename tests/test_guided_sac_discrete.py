@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import OBSERVATIONS, ROOT, TabularEnv, run_process, scalars, texts
+from conftest import OBSERVATIONS, ROOT, Endpoint, TabularEnv, run_process, scalars, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rules import CONTENT
 from test_theory import Mdp, optimal_q
 
 from guided_utils.environments import integer_space
@@ -461,19 +462,31 @@ def test_every_stored_transition_is_a_real_one(run, num_envs):
 
 @pytest.mark.parametrize("probability", [0.5, 1.0])
 def test_substituted_action_is_what_the_buffer_holds(run, tmp_path, probability):
-    """Among 20,000 actions only the rule plays 3 and 4; the rest is, row by row, what the unguided learner played."""
+    """Among 20,000 actions the rule plays 3 and 4. Where the gate leaves a guided step to the learner, also before
+    learning begins, it is the policy's own action; behind the guided time, what an unguided run plays at random.
+
+    The policy, here the one that the seed makes, is asked again in the same states with the same random numbers.
+    """
     (tmp_path / "rule.py").write_text("def policy(obs, t):\n    assert t == obs[2]\n    return 3 + t % 2\n")
     flags = ["--env-id", "DiscreteCounter-v0", "--env-kwargs", '{"n": 20000}', "--num-envs", "3", "--total-timesteps",
              "600", "--learning-starts", "600", "--buffer-size", "600", *QUIET]  # fmt: skip
     guided = run(*flags, "--guide-policy", "rule.py", "--advisor-always", "--guide-end", "450", "--guide-probability",
                  str(probability))  # fmt: skip
     plain = run(*flags, "--supervisor", "none")
-    ours, learners = (r.rb.transitions.actions[:600] for r in (guided, plain))
+    ours, uniform = (r.rb.transitions.actions[:600] for r in (guided, plain))
     rows = guided.guided_rows[:600]
-    assert not plain.guided_rows.any() and not ((learners == 3) | (learners == 4)).any()
+    assert not plain.guided_rows.any() and not ((uniform == 3) | (uniform == 4)).any()
     assert torch.equal(rows, (ours == 3) | (ours == 4))
-    assert torch.equal(ours[~rows], learners[~rows])
-    assert not rows[450:].any()
+    torch.manual_seed(guided.args.seed)
+    _ = script.DiscreteSoftQNetwork(guided.envs), script.DiscreteSoftQNetwork(guided.envs)  # which draw their weights
+    learned, gate = [], []
+    for obs in guided.rb.transitions.observations[:450].split(3):
+        learned.append(torch.as_tensor(guided.act(obs.numpy(), deterministic=False)))
+        gate.append(torch.rand(3) < probability)
+    learned, gate = torch.cat(learned), torch.cat(gate)
+    assert torch.equal(rows[:450], gate) and torch.equal(ours[:450][~gate], learned[~gate])
+    assert torch.equal(ours[450:], uniform[450:]) and not rows[450:].any()
+    assert (learned != uniform[:450]).float().mean() > 0.9
     share = rows[:450].float().mean().item()
     assert abs(share - probability) <= 5 * math.sqrt(probability * (1 - probability) / 450)
     in_step = rows[:450].view(150, 3).sum(1)
@@ -506,7 +519,9 @@ def test_guidance_ends_at_guide_end(run, tmp_path):
     changed = run.rb.transitions.actions[:140] == 7
     assert changed[30:95].all() and not changed[:30].any() and not changed[95:].any()
     assert torch.equal(run.guided_rows[:140], changed)
-    assert scalars(run.run_name)["charts/guidance_active"] == [(30, 1.0), (70, 1.0), (95, 0.0)]
+    assert scalars(run.run_name)["charts/guidance_active"] == [
+        (29, 0.0), (30, 1.0), (70, 1.0), (94, 1.0), (95, 0.0),
+    ]  # fmt: skip
 
 
 def test_intervene_by_hand():
@@ -523,24 +538,22 @@ def weights(run) -> list[torch.Tensor]:
     return [p.detach() for module in (*run.modules, run.qf_target) for p in module.parameters()]
 
 
-def test_unguided_equals_a_script_without_supervision(run, no_supervisor, tmp_path):
-    """--supervisor none, and consultations that end in "do not intervene", change no bit of the learning."""
-    (tmp_path / "content").mkdir()
-    (tmp_path / "content" / "bundled.toml").write_text('intervene_below = -1e9\nanalysis = ""\nadvice = ""\n')
-    (tmp_path / "content" / "bundled_policy.py").write_text("def policy(obs, t):\n    return 0\n")
+def test_unguided_equals_a_script_without_supervision(run, no_supervisor):
+    """--supervisor none, and a model that never intervenes, change no bit of the learning."""
     flags = ["--env-id", "Taxi-v4", "--total-timesteps", "250", "--num-envs", "2", "--batch-size", "64"]
     none = run(*flags, "--supervisor", "none")
-    content = run(*flags, "--supervisor", "bundled", "--prompt-dir", "content", "--guide-window", "100",
-                  "--replay-max-steps", "100", *QUIET)  # fmt: skip
+    with Endpoint(lambda body, n: CONTENT) as endpoint:
+        content = run(*flags, "--llm-base-url", endpoint.url, "--guide-window", "100", *QUIET)
     no_supervisor()
     without = run(*flags)
-    assert scalars(content.run_name)["charts/guidance_active"] == [(step, 0.0) for step in (0, 100, 200, 250)]
-    assert content.supervisor.steps > 0
+    logged = scalars(content.run_name)
+    assert logged["charts/guidance_active"] == [(step, 0.0) for step in (20, 120, 220, 250)]
+    assert len(endpoint.requests) == 3 and logged["supervisor/guided_steps"][-1] == (250, 0.0)
     for other in (none, content):
         assert all(torch.equal(a, b) for a, b in zip(weights(without), weights(other), strict=True))
         assert torch.equal(without.rb.transitions.actions[:250], other.rb.transitions.actions[:250])
         a, b = scalars(without.run_name), scalars(other.run_name)
-        assert all(a[tag] == b[tag] for tag in a if tag != "charts/SPS")
+        assert all(a[tag] == b[tag] for tag in a if tag != "charts/SPS") and "losses/qf_loss" in a
 
 
 def test_each_seed_is_evaluated_from_starts_of_its_own(run):
@@ -561,12 +574,12 @@ def test_evaluation_leaves_training_as_it_was(run):
 
 
 def test_same_seed_gives_the_same_weights_in_another_process(run, tmp_path):
-    """With random numbers in every place: the gate, the learner's actions, the batches, the audition."""
+    """With random numbers in every place: the gate, the learner's actions, the batches, the probes."""
     flags = ["--env-id", "CliffWalking-v1", "--total-timesteps", "150", "--save-model", "--batch-size", "64", *QUIET,
              "--guide-probability", "0.7", "--supervisor", "bundled"]  # fmt: skip
     process = run_process(*flags, "--exp-name", "other", script="guided_sac_discrete.py")
     assert process.returncode == 0, process.stderr
-    assert "guiding, audition passed" in process.stdout
+    assert "step 0: supervisor: no unguided episode is over yet; guiding\n" in process.stdout
     (path,) = tmp_path.glob("runs/*other*/other.cleanrl_model")
     other = [p for part in torch.load(path, weights_only=True) for p in part.values()]
     here, elsewhere = ([p for module in run(*flags, "--seed", seed).modules for p in module.state_dict().values()]
@@ -578,11 +591,11 @@ def test_same_seed_gives_the_same_weights_in_another_process(run, tmp_path):
 def test_rule_that_fails_while_training_only_ends_the_guidance(run, tmp_path):
     (tmp_path / "rule.py").write_text("def policy(obs, t):\n    return 1 if t < 230 else [1] / 0\n")
     run = run("--env-id", "CliffWalking-v1", "--guide-policy", "rule.py", "--advisor-always", "--total-timesteps",
-              "260", "--learning-starts", "260", "--replay-max-steps", "100", "--max-episode-steps", "1000",
+              "260", "--learning-starts", "260", "--max-episode-steps", "1000",
               *QUIET)  # fmt: skip
     assert run.global_step == 260
     logged = scalars(run.run_name)
-    assert logged["charts/guidance_active"] == [(0, 1.0), (230, 0.0), (260, 0.0)]
+    assert logged["charts/guidance_active"] == [(0, 1.0), (229, 1.0), (230, 0.0), (260, 0.0)]
     assert logged["supervisor/failures"][-1] == (230, 1.0)
     assert run.guided_rows[:230].all() and not run.guided_rows[230:].any()
     assert "TypeError" in texts(run.run_name, "supervisor/verdict")[-1]
@@ -654,7 +667,7 @@ def test_every_environment_runs_guided(run, env_id, tmp_path):
         (tmp_path / "rule.py").write_text(f"def policy(obs, t):\n    {RULES[env_id][0]}\n")
     who = ["--guide-policy", "rule.py"] if env_id in RULES else ["--supervisor", "bundled"]
     run = run("--env-id", env_id, *STEPS, *OPTIONS[env_id], *who, "--advisor-always", "--guide-end", "150",
-              "--guide-window", "100", "--guide-probability", "1", "--replay-max-steps", "100", *QUIET)  # fmt: skip
+              "--guide-window", "100", "--guide-probability", "1", *QUIET)  # fmt: skip
     check_learning(run)
     assert run.guided_rows[:150].all() and not run.guided_rows[150:].any()
     if env_id in RULES:
@@ -679,7 +692,7 @@ def test_papers_table_is_in_force_with_paper(run, env_id):
     alpha = "auto" if a.autotune else a.alpha
     assert PAPER_TABLE[env_id] == (a.guide_window, a.guide_end, a.batch_size, a.gamma, a.tau, alpha, a.learning_starts)
     assert (a.value_network, a.exact_improvement, a.guide_probability, a.guide_conservatism) == (True, False, 1.0, 0.0)
-    assert a.audition_episodes == 0  # its rules are not auditioned
+    assert a.trial_pairs == 0  # its rules are not tried
     assert hasattr(run, "vf") and hasattr(run, "actor")
     assert run.sources["value_network"] == run.sources["exact_improvement"] == "paper"
 
@@ -740,7 +753,7 @@ TAXI = ["--env-id", "Taxi-v4", "--supervisor", "none"]
 BAD = {
     "unknown env": (["--env-id", "NoSuchEnv-v0"], "NoSuchEnv"),
     "before any video": ([*TAXI, "--guide-probability", "2", "--capture-video"], "--guide-probability"),
-    "paper and an audition": ([*TAXI, "--paper", "--audition-episodes", "1"], "--audition-episodes 0"),
+    "paper and a trial": ([*TAXI, "--paper", "--trial-pairs", "3"], "--trial-pairs 0"),
     "continuous actions": (["--env-id", "Pendulum-v1", "--supervisor", "none"], "guided_sac_continuous.py"),
     "observations without a length": (["--env-id", "AnyObservation-v0", "--env-kwargs", '{"kind": "sequence"}',
                                        "--supervisor", "none"], "its part ['x'] is Sequence("),

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, Endpoint, events, needs_compiler, run_process, scalars, texts
+from consultations import HARMFUL, INTERVENE, exchanges
+from consultations import RULE as RIGHT
 from processes import BRIEF, CAR, GUIDED, PLAIN, only_run, start, stop_at, wait_for
 
 from benchmark.probes import kill_points
@@ -68,6 +70,75 @@ def test_an_interrupted_run_goes_on_to_the_bit(script, flags, run_here, monkeypa
     assert [path.name for path in Path(f"runs/{cut}/checkpoints").iterdir()] == ["step_000000300.pt"]
 
 
+LINE = ["--env-id", "Line-v0", "--guide-window", "100", "--guide-end", "350", "--total-timesteps", "380",
+        "--learning-starts", "50", "--batch-size", "8", "--replay-frames", "0"]  # fmt: skip
+
+
+def cut_and_gone_on(run_here, monkeypatch, flags: list[str], step: int):
+    """A run that is interrupted after this step, and goes on."""
+    before = {*Path("runs").iterdir()} if Path("runs").is_dir() else set()
+    with monkeypatch.context() as patch:
+        stop_at(patch, step)
+        with pytest.raises(SystemExit):
+            run_here(*flags)
+    (folder,) = {*Path("runs").iterdir()} - before
+    state = torch.load(next((folder / "checkpoints").iterdir()), weights_only=True)["parts"]["supervisor"]
+    return run_here("--resume", f"runs/{folder.name}"), state
+
+
+def same(ours, theirs) -> None:
+    assert comparable(ours.run_name) == comparable(theirs.run_name)
+    assert all(torch.equal(a, b) for a, b in zip(weights(ours), weights(theirs), strict=True))
+    records = [[e | {"time": "", "seconds": 0} for e in exchanges(run.run_name)] for run in (ours, theirs)]
+    assert records[0] == records[1]
+
+
+def test_supervision_goes_on_from_any_of_its_states(run_here, monkeypatch):
+    """Under models: a harmful rule from step 10 on is ended at 70 and its coder told; the second is found good at 130;
+    a third, harmful again, comes at 170 and gives way to it at 230.
+
+    Interrupted while it waits for the first unguided stretch, in a trial, with the coder still to be told, told, with a
+    good rule kept, in the trial of a new one beside it, and back at the good one.
+    """
+    codes = [HARMFUL, RIGHT, HARMFUL, RIGHT]
+
+    def run_under_models(go):
+        asked = iter(codes)
+        with Endpoint(lambda body, n: next(asked) if body["model"] == "a-coder" else INTERVENE) as server:
+            return go([*LINE, "--supervisor", "llm", "--advisor-model", "an-advisor", "--coder-model", "a-coder",
+                       "--llm-base-url", server.url])  # fmt: skip
+
+    whole = run_under_models(lambda flags: run_here(*flags))
+    ended = [text for text in texts(whole.run_name, "supervisor/verdict") if "was ended" in text]
+    assert len(ended) == 2 and ended[1].endswith("; the last good rule guides again")
+    states = {}
+    for step in (5, 33, 70, 74, 150, 205, 240):
+        again, states[step] = run_under_models(
+            lambda flags, step=step: cut_and_gone_on(run_here, monkeypatch, flags, step)
+        )
+        same(again, whole)
+    assert states[5]["waiting"] and states[5]["count"] == 0 and states[5]["rule"] is None
+    assert states[33]["guiding"] and states[33]["guidance"]["trial"]["looked"] == 0
+    assert states[70]["mend"] and states[70]["waiting"] and not states[70]["guiding"]
+    assert states[74]["guiding"] and not states[74]["mend"] and states[74]["asked"] is None
+    assert states[150]["good"]["source"] == states[150]["rule"]["source"]
+    assert states[205]["good"]["source"] != states[205]["rule"]["source"]
+    assert len(states[205]["guidance"]["trial"]["predecessor"]) >= 3
+    assert states[240]["rule"]["source"] == states[150]["rule"]["source"] and states[240]["good"] is None
+
+
+def test_a_rule_of_one_s_own_has_its_second_try_also_in_a_run_that_goes_on(run_here, monkeypatch):
+    """Ended at 60 and at 160; interrupted in between, in the second try and behind it."""
+    Path("rule.py").write_text(HARMFUL.removeprefix("```python\n").removesuffix("```"))
+    flags = [*LINE, "--guide-policy", "rule.py"]
+    whole = run_here(*flags)
+    assert [step for step, _ in scalars(whole.run_name)["supervisor/trial_guided_return"]] == [60, 160]
+    for step, ends in ((80, 1), (125, 1), (210, 2)):
+        again, state = cut_and_gone_on(run_here, monkeypatch, flags, step)
+        assert state["ends"] == ends
+        same(again, whole)
+
+
 def test_a_longer_run_is_the_finished_one_gone_on(run_here):
     """A finished run with a larger --total-timesteps ends as one that was that long from the start."""
     longer = run_here(*PLAIN, "--total-timesteps", "300")
@@ -98,8 +169,7 @@ def test_killed_before_its_first_checkpoint_a_run_begins_again_in_its_folder(run
 def test_a_fork_from_none_to_bundled_is_the_same_run_with_guidance_from_there(run_here, capsys):
     base = run_here(*PLAIN, "--total-timesteps", "200", "--checkpoint-keep", "all")
     path = f"runs/{base.run_name}/checkpoints/step_000000100.pt"
-    fork = run_here("--resume", path, "--supervisor", "bundled", "--audition-episodes", "0", "--replay-max-steps",
-                    "60", "--guide-window", "100")  # fmt: skip
+    fork = run_here("--resume", path, "--supervisor", "bundled", "--guide-window", "100")
     said = capsys.readouterr().out
     assert fork.run_name != base.run_name and f"a fork of {base.run_name} at step 100" in said
     assert "supervisor=bundled (was none)" in said
@@ -108,7 +178,7 @@ def test_a_fork_from_none_to_bundled_is_the_same_run_with_guidance_from_there(ru
     ours, theirs = fork.rb.take(torch.arange(200)), base.rb.take(torch.arange(200))
     assert torch.equal(ours.actions[:100], theirs.actions[:100])
     assert not torch.equal(ours.actions[100:], theirs.actions[100:])
-    assert scalars(fork.run_name)["charts/guidance_active"][0] == (100, 1.0)
+    assert scalars(fork.run_name)["charts/guidance_active"][:2] == [(99, 0.0), (100, 1.0)]
     same = run_here("--resume", path, "--total-timesteps", "200", "--q-lr", "0.001")
     assert same.q_optimizer.param_groups[0]["lr"] == 0.001  # a changed setting is in force, whatever was saved
 
@@ -178,7 +248,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint(number, how):
     """… in one line that says how it goes on; also where SDL has drawn, which takes signals for itself."""
     flags = PLAIN if how == "plain" else [*GUIDED, "--replay-frames", "2"]
     process = start(*flags, "--total-timesteps", "100000", "--checkpoint-frequency", "90000")
-    wait_for(process, "steps/s" if how == "plain" else "guiding, without audition")
+    wait_for(process, "steps/s" if how == "plain" else "supervisor: no unguided episode is over yet; guiding")
     time.sleep(0.5)
     process.send_signal(number)
     said, _ = process.communicate(timeout=60)
@@ -219,7 +289,7 @@ def test_a_wait_for_a_model_does_not_hold_the_signal_up(tmp_path):
         return json.dumps({"analysis": "", "intervene": False, "advice": "", "keep_current_policy": False})
 
     with Endpoint(script) as server:
-        flags = [*CAR, *BRIEF, "--supervisor", "llm", "--llm-base-url", server.url, "--guide-window", "1000"]
+        flags = [*CAR, *BRIEF, "--supervisor", "llm", "--llm-base-url", server.url, "--guide-window", "100"]
         process = start(*flags, "--total-timesteps", "60")
         wait_for(process, "supervisor:")
         while not server.requests:
@@ -230,7 +300,10 @@ def test_a_wait_for_a_model_does_not_hold_the_signal_up(tmp_path):
         assert process.returncode == 143 and time.monotonic() - began < 10, said
         done = run_process("--resume", f"runs/{only_run()}")
         assert done.returncode == 0, done.stderr
-        assert scalars(only_run())["charts/guidance_active"] == [(0, 0.0), (60, 0.0)]
+        assert scalars(only_run())["charts/guidance_active"] == [
+            (10, 0.0),
+            (60, 0.0),
+        ]  # a tenth of a window behind the start
         assert len(list(Path(f"runs/{only_run()}/llm").glob("*.json"))) == 1
 
 
@@ -247,6 +320,8 @@ def test_handlers_are_put_back(run_here):
 
 # -- answers that were paid for ---------------------------------------------------------------------------------------
 
+# behind the start, and wherever a probe is longer than 8 steps, something new was seen: windows at 8, 88, 168 and 248
+OFTEN = ["--guide-window", "80", "--trial-pairs", "0", "--probe-share", "0.5", "--max-episode-steps", "20"]
 RULE = "```python\ndef policy(obs, t):\n    return 1.0 if obs[1] >= 0 else -1.0\n```"
 
 
@@ -259,16 +334,16 @@ def test_answers_behind_the_checkpoint_are_not_asked_for_again(run_here, monkeyp
         return RULE
 
     with Endpoint(script) as server:
-        flags = [*CAR, *BRIEF, "--supervisor", "llm", "--llm-base-url", server.url, "--guide-window", "80",
-                 "--audition-episodes", "0", "--total-timesteps", "250"]  # fmt: skip
+        flags = [*CAR, *BRIEF, "--supervisor", "llm", "--llm-base-url", server.url, *OFTEN,
+                 "--checkpoint-frequency", "120", "--total-timesteps", "250"]  # fmt: skip
         whole = run_here(*flags)
         asked = len(server.requests)
         process = start(*flags, "--total-timesteps", "100000")
-        wait_for(process, "step 160:")  # the third consultation, behind the checkpoint at step 100
+        wait_for(process, "step 168:")  # the third consultation, behind the checkpoint at step 120
         process.kill()
         process.wait()
         (cut,) = [path.name for path in Path("runs").iterdir() if path.name != whole.run_name]
-        assert torch.load(next(Path(f"runs/{cut}/checkpoints").iterdir()), weights_only=True)["global_step"] == 100
+        assert torch.load(next(Path(f"runs/{cut}/checkpoints").iterdir()), weights_only=True)["global_step"] == 120
         before = len(server.requests)
         again = run_here("--resume", f"runs/{cut}", "--total-timesteps", "250")
         assert len(server.requests) - before == asked - 6  # six of them had been answered
@@ -282,7 +357,7 @@ def test_answers_behind_the_checkpoint_are_not_asked_for_again(run_here, monkeyp
 def test_a_repeated_run_goes_on_in_its_record(run_here, monkeypatch):
     """--supervisor replay, interrupted within the second window and resumed: no question twice, none left out."""
     answers = [json.dumps({"analysis": "", "intervene": True, "advice": "push", "keep_current_policy": False}), RULE]
-    flags = [*CAR, *BRIEF, "--guide-window", "80", "--audition-episodes", "0"]
+    flags = [*CAR, *BRIEF, *OFTEN]
     with Endpoint(lambda body, number: answers[number % 2]) as server:
         first = run_here(*flags, "--supervisor", "llm", "--llm-base-url", server.url)
     flags += ["--supervisor", "replay", "--llm-log", f"runs/{first.run_name}/llm"]
@@ -302,7 +377,7 @@ def test_a_repeated_run_goes_on_in_its_record(run_here, monkeypatch):
 def test_a_record_that_was_cut_off_gives_what_is_there(run_here, capsys):
     answers = [json.dumps({"analysis": "", "intervene": True, "advice": "push", "keep_current_policy": False}), RULE]
     with Endpoint(lambda body, number: answers[number % 2]) as server:
-        flags = [*CAR, *BRIEF, "--guide-window", "80", "--audition-episodes", "0", "--total-timesteps", "200"]
+        flags = [*CAR, *BRIEF, *OFTEN, "--total-timesteps", "200"]
         first = run_here(*flags, "--supervisor", "llm", "--llm-base-url", server.url)
     folder = Path(f"runs/{first.run_name}/llm")
     for path in sorted(folder.glob("*.json"))[3:]:
@@ -312,7 +387,7 @@ def test_a_record_that_was_cut_off_gives_what_is_there(run_here, capsys):
     said = capsys.readouterr().out
     assert run.global_step == 200
     assert said.count("no model is asked any more in this run") == 1 and "ends with question 3" in said
-    assert [active for _, active in scalars(run.run_name)["charts/guidance_active"]] == [1.0, 0.0, 0.0]
+    assert [active for _, active in scalars(run.run_name)["charts/guidance_active"]] == [0.0, 1.0, 1.0, 0.0, 0.0]
 
 
 # -- environments -----------------------------------------------------------------------------------------------------
@@ -368,7 +443,7 @@ def test_the_key_is_in_no_checkpoint(run_here, monkeypatch):
     answer = json.dumps({"analysis": "", "intervene": False, "advice": "", "keep_current_policy": False})
     with Endpoint(lambda body, number: answer) as server:
         run = run_here(*CAR, "--supervisor", "llm", "--llm-base-url", server.url, "--replay-frames", "0",
-                       "--replay-max-steps", "60", "--total-timesteps", "110")  # fmt: skip
+                       "--total-timesteps", "110")  # fmt: skip
     files = [path for path in Path(f"runs/{run.run_name}").rglob("*") if path.is_file()]
     assert any(path.suffix == ".pt" for path in files)
     assert not any(b"sk-secret" in path.read_bytes() for path in files)

@@ -10,7 +10,8 @@ from conftest import ROOT, Endpoint, scalars, texts
 from consultations import INTERVENE, RULE, RUN, both, exchanges, same_numbers, same_run
 from processes import stop_at
 
-FLAGS = [*RUN, "--audition-episodes", "0", "--guide-window", "300", "--total-timesteps", "420", "--save-model"]
+FLAGS = [*RUN, "--trial-pairs", "0", "--probe-share", "0", "--guide-window", "300", "--total-timesteps", "420",
+         "--save-model"]  # fmt: skip
 SLOW = """```python
 def policy(obs, t):
     x = 0.0
@@ -18,7 +19,7 @@ def policy(obs, t):
         x += 1e-9 * i
     return 0.1
 ```"""
-ENDLESS = "```python\ndef policy(obs, t):\n    while obs[0] > 3:\n        pass\n    return 0.9\n```"
+ENDLESS = "```python\ndef policy(obs, t):\n    while obs[0] > 5:\n        pass\n    return 0.9\n```"
 ALWAYS = "```python\ndef policy(obs, t):\n    return 2\n```"
 
 
@@ -30,7 +31,7 @@ def replayed(flags: list[str], run_name: str) -> list[str]:
 def said(printed: str) -> list[str]:
     """What was printed of the supervision, but for who it is, how long it took and where it lies."""
     lines = [line for line in printed.splitlines() if re.match(r"(step [\d,]+: )?supervisor: ", line)]
-    return [re.sub(r" and [\d.]+ s; .*|[\d.]+ s a call", "", line) for line in lines]
+    return [re.sub(r"; supervision took [\d.]+ s; .*|[\d.]+ s a call", "", line) for line in lines]
 
 
 def amend(run_name: str, number: int, failure: str) -> None:
@@ -42,12 +43,13 @@ def amend(run_name: str, number: int, failure: str) -> None:
 @pytest.mark.parametrize(
     ("rule", "failed"),
     [
-        pytest.param(SLOW, r"at step 190: policy\(obs, t\) took longer than 2 ms of CPU time a row: .*", id="budget"),
+        pytest.param(SLOW, r"at step 200: policy\(obs, t\) took longer than 2 ms of CPU time a row: .*", id="budget"),
         pytest.param(ENDLESS, r"at step \d+: policy\(obs, t\) at t=\d took longer than 0.05 s", id="deadline"),
     ],
 )
 def test_a_rule_that_failed_in_training_fails_again_at_that_step(rule, failed, run_here, capsys):
-    """190: the budget is an average of 200 calls behind the first; ten were the dry run's, of an episode's states."""
+    """200: the budget is an average of 200 calls behind the first; ten were the dry run's, of the first episode's
+    states, and the rule acts from step 10 on."""
     with Endpoint(both(code=rule)) as endpoint:
         first = run_here(*FLAGS, "--llm-base-url", endpoint.url)
     expected = said(capsys.readouterr().out)
@@ -56,8 +58,12 @@ def test_a_rule_that_failed_in_training_fails_again_at_that_step(rule, failed, r
     record = exchanges(first.run_name)[1]["rule_failed"]
     assert re.fullmatch(failed, record, re.DOTALL)
     step, text = int(record.split()[2][:-1]), record.partition(": ")[2]
-    assert scalars(second.run_name)["charts/guidance_active"][:2] == [(0, 1.0), (step, 0.0)]
-    assert texts(second.run_name, "supervisor/verdict")[1].startswith("the rule failed: ")
+    assert scalars(second.run_name)["charts/guidance_active"][:4] == [
+        (9, 0.0), (10, 1.0), (step - 1, 1.0), (step, 0.0),
+    ]  # fmt: skip
+    assert texts(second.run_name, "supervisor/verdict")[1].startswith(
+        "the rule failed, unguided until the next window: "
+    )
     assert any(f"step {step}: supervisor: the rule failed, unguided until the next window: {text}".startswith(line)
                for line in expected)  # fmt: skip
     assert f"; at step {step} the rule failed: " in exchanges(first.run_name)[2]["messages"][1]["content"]
@@ -76,22 +82,26 @@ def test_a_rule_that_failed_in_training_fails_again_at_that_step(rule, failed, r
 def test_the_record_alone_decides_when_a_rule_fails(script, env_id, rule, flags, run_here):
     """A rule that never fails here ends at the step and in the words on record: where that machine killed it, say.
 
-    It is kept over windows, so that the step lies two windows behind the exchange that brought it.
+    The first window begins six steps of each environment behind the start, a tenth of it, or where an episode ends.
+    It is kept over windows, in which nobody is asked, so the step lies two windows behind the exchange that brought it.
     """
     flags = [*RUN, "--env-id", env_id, *flags, "--advisor-always", "--guide-window", "60", "--guide-end", "240",
-             "--total-timesteps", "246", "--replay-max-steps", "20"]  # fmt: skip
+             "--total-timesteps", "246"]  # fmt: skip
     with Endpoint(both(code=rule)) as endpoint:
         first = run_here(*flags, "--llm-base-url", endpoint.url, script=ROOT / script)
     assert len(exchanges(first.run_name)) == 1
     words = "policy(obs, t) at t=3 ended the policy's process: signal 9 (Killed)\nand more"
-    amend(first.run_name, 0, f"at step 138: {words}")
+    amend(first.run_name, 0, f"at step 150: {words}")
     again = run_here(*replayed(flags, first.run_name), script=ROOT / script)
     active = scalars(again.run_name)["charts/guidance_active"]
-    assert active[:4] == [(0, 1.0), (60, 1.0), (120, 1.0), (138, 0.0)]
-    assert scalars(again.run_name)["supervisor/failures"][3] == (138, 1.0)
-    assert "signal 9 (Killed)" in texts(again.run_name, "supervisor/verdict")[3]
+    begin = active[1][0]
+    assert 0 < begin <= 18 and active[:4] == [
+        (begin - 1, 0.0), (begin, 1.0), (149, 1.0), (150, 0.0),
+    ]  # fmt: skip
+    assert scalars(again.run_name)["supervisor/failures"][1] == (150, 1.0)
+    assert "signal 9 (Killed)" in texts(again.run_name, "supervisor/verdict")[1]
     (record,) = [e for e in exchanges(again.run_name) if "rule_failed" in e]
-    assert record["rule_failed"] == f"at step 138: {words}"
+    assert record["rule_failed"] == f"at step 150: {words}"
 
 
 def test_no_rule_is_too_slow_for_a_repeated_run(run_here):
@@ -102,11 +112,14 @@ def test_no_rule_is_too_slow_for_a_repeated_run(run_here):
     path = Path(f"runs/{first.run_name}/llm/0001-coder.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"answer": SLOW}))
     again = run_here(*replayed(flags, first.run_name))
-    assert scalars(again.run_name)["charts/guidance_active"] == [(0, 1.0), (300, 0.0)]
+    assert scalars(again.run_name)["charts/guidance_active"] == [
+        (9, 0.0), (10, 1.0), (299, 1.0), (300, 0.0),
+    ]  # fmt: skip
 
 
+# windows at 10, 110 and 210; half of the episodes are probes: the rule acts from 60 to 70, 120 to 130, 260 to 270
 BRIEF = ["--guide-window", "100", "--guide-end", "300", "--total-timesteps", "310", "--checkpoint-frequency", "40",
-         "--checkpoint-keep", "all", "--audition-episodes", "0"]  # fmt: skip
+         "--checkpoint-keep", "all", "--trial-pairs", "0", "--probe-share", "0.5"]  # fmt: skip
 
 
 def cut_off(run_here, monkeypatch, flags: list[str], step: int) -> str:
@@ -124,17 +137,17 @@ def test_a_repeated_run_that_goes_on_fails_at_the_recorded_step(run_here, monkey
     """Interrupted while the rule guides, before the step and behind it."""
     with Endpoint(both()) as endpoint:
         first = run_here(*RUN, *BRIEF, "--llm-base-url", endpoint.url)
-    amend(first.run_name, 5, "at step 257: it was killed")
+    amend(first.run_name, 5, "at step 267: it was killed")
     flags = replayed([*RUN, *BRIEF], first.run_name)
     whole = run_here(*flags)
-    assert (257, 0.0) in scalars(whole.run_name)["charts/guidance_active"]
+    assert (267, 0.0) in scalars(whole.run_name)["charts/guidance_active"]
     for step in (230, 280):
         cut = cut_off(run_here, monkeypatch, flags, step)
         run_here("--resume", f"runs/{cut}")
         same_run(whole.run_name, cut)
 
 
-@pytest.mark.parametrize(("cut_at", "number", "failed_at"), [(90, 1, 77), (130, 3, 115)])
+@pytest.mark.parametrize(("cut_at", "number", "failed_at"), [(90, 1, 67), (130, 3, 125)])
 def test_what_failed_behind_the_checkpoint_fails_again_in_the_run_that_goes_on(
     cut_at, number, failed_at, run_here, monkeypatch
 ):
@@ -151,27 +164,30 @@ def test_what_failed_behind_the_checkpoint_fails_again_in_the_run_that_goes_on(
         amend(cut, number, failure)
         run_here("--resume", f"runs/{cut}")
         assert len(endpoint.requests) == 6  # none twice
-    active = [(0, 1.0), (100, 1.0), (failed_at, 0.0), (200, 1.0), (300, 0.0)]
+    next_one = 110 if failed_at < 110 else 210
+    active = {(9, 0.0), (10, 1.0), (110, 1.0), (failed_at - 1, 1.0), (failed_at, 0.0), (next_one - 1, 0.0), (210, 1.0),
+              (299, 1.0), (300, 0.0)}  # fmt: skip
     assert scalars(cut)["charts/guidance_active"] == sorted(active)
     assert [e.get("rule_failed") for e in exchanges(cut)] == [failure if i == number else None for i in range(6)]
     repeated = run_here(*replayed([*RUN, *BRIEF], cut))
     same_numbers(cut, repeated.run_name)  # TensorBoard's reader keeps both texts of a step that was run twice
 
 
-def test_a_rule_that_cannot_be_started_again_is_a_failure_on_record(run_here, monkeypatch, capsys):
+@pytest.mark.parametrize("step", [125, 135], ids=["in a guided episode", "in a probe"])
+def test_a_rule_that_cannot_be_started_again_is_a_failure_on_record(step, run_here, monkeypatch, capsys):
     with Endpoint(both()) as endpoint:
-        cut = cut_off(run_here, monkeypatch, [*RUN, *BRIEF, "--llm-base-url", endpoint.url], 130)
-        path = Path(f"runs/{cut}/checkpoints/step_000000130.pt")
+        cut = cut_off(run_here, monkeypatch, [*RUN, *BRIEF, "--llm-base-url", endpoint.url], step)
+        path = Path(f"runs/{cut}/checkpoints/step_{step:09d}.pt")
         state = torch.load(path, weights_only=True)
         state["parts"]["supervisor"]["rule"]["source"] = "import os"
         torch.save(state, path)
         capsys.readouterr()
         run_here("--resume", f"runs/{cut}")
     lost = r"it could not be started again: .*os.*"
-    assert re.search(f"step 130: supervisor: the rule failed, unguided until the next window: {lost}\n",
+    assert re.search(f"step {step}: supervisor: the rule failed, unguided until the next window: {lost}\n",
                      capsys.readouterr().out)  # fmt: skip
-    assert re.match(f"at step 130: {lost}", exchanges(cut)[3]["rule_failed"])
-    assert (130, 0.0) in scalars(cut)["charts/guidance_active"]
+    assert re.match(f"at step {step}: {lost}", exchanges(cut)[3]["rule_failed"])
+    assert (step, 0.0) in scalars(cut)["charts/guidance_active"]
     same_run(cut, run_here(*replayed([*RUN, *BRIEF], cut)).run_name)
 
 

@@ -1,0 +1,315 @@
+"""Guidance inside training: which steps are guided, how a trial ends a rule, and that no step is hidden.
+
+On LineEnv episodes have ten steps and return the sum of the actions, so that the returns of a still agent under a rule
+are known: 5 under RULE, -10 under HARMFUL, 0 alone.
+"""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import ROOT, Endpoint, scalars, texts
+from consultations import (  # noqa: F401
+    DECLINE,
+    HARMFUL,
+    INTERVENE,
+    RULE,
+    LineEnv,
+    both,
+    consult,
+    consultant,
+    exchanges,
+    failures,
+    finish,
+    run_on,
+    train,
+    user_text,
+)
+
+from supervision.answers import parse_code
+from supervision.arguments import warn_of_late_learning
+
+WEAK = RULE.replace("LIMIT = 0.5", "LIMIT = 0.2")
+
+
+def steps(*begins: int, length: int = 10) -> list[int]:
+    """The steps of episodes that begin there."""
+    return [step for begin in begins for step in range(begin, begin + length)]
+
+
+def episode_returns(it) -> list[float]:
+    return [round(f.episode_return, 3) for f in it.supervisor.guidance.episodes.finished]
+
+
+def own_rule(consultant, code: str, **flags):
+    """A run under a rule of the user's own, without prompts, key or bundled rule."""
+    Path("rule.py").write_text(parse_code(code))
+    return consultant(None, supervisor="auto", guide_policy="rule.py", guide_window=100, **flags)
+
+
+# -- the trial ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_rule_that_makes_it_worse_is_ended_and_tried_once_more(consultant, capsys):
+    """Three pairs of episodes in the first window and three in the second: 60 guided steps, and no third try."""
+    it = own_rule(consultant, HARMFUL)
+    assert it.supervisor.mode == "bundled" and "a rule of your own" in it.supervisor.description
+    run_on(it, 400)
+    assert it.guided == steps(0, 20, 40, 100, 120, 140)
+    assert episode_returns(it)[:6] == [0, 0, 0, 0, 0, 0] and failures(it) == 0  # the last 20: from step 200 on
+    finish(it)
+    verdict = "return -10 guided (3 episodes), 0 unguided (3), over their first 10 steps"
+    ended = f"the rule made the behaviour worse and was ended: {verdict}"
+    printed = capsys.readouterr().out
+    assert f"step 60: supervisor: {ended}\n" in printed and f"step 160: supervisor: {ended}\n" in printed
+    assert texts(it.run, "supervisor/verdict") == [
+        "guiding", ended, "guiding", ended, *["unguided: 2 trials ended the rule"] * 2,
+    ]  # fmt: skip
+    logged = scalars(it.run)
+    assert logged["charts/guidance_active"] == [  # a step: the old value is logged one step before a change
+        (0, 1.0), (59, 1.0), (60, 0.0), (99, 0.0), (100, 1.0), (159, 1.0), (160, 0.0), (200, 0.0), (300, 0.0),
+        (401, 0.0),
+    ]  # fmt: skip
+    assert logged["supervisor/guided_steps"] == [
+        (0, 0.0), (60, 30.0), (100, 30.0), (160, 60.0), (200, 60.0), (300, 60.0), (401, 60.0),
+    ]  # fmt: skip
+    assert logged["supervisor/trial_guided_return"] == [(60, -10.0), (160, -10.0)]
+    assert logged["supervisor/trial_unguided_return"] == [(60, 0.0), (160, 0.0)]
+
+
+def test_a_rule_that_helps_goes_on(consultant):
+    """Looked at behind 3 pairs of episodes; then all is guided until less than a tenth of the steps is the learner's.
+
+    Up to step 60 thirty are, so the next probe begins at 310, the first end of an episode with more than 300 steps.
+    """
+    it = own_rule(consultant, RULE)
+    run_on(it, 320)
+    assert it.guided == steps(0, 20, 40, *range(60, 310, 10))
+    assert it.supervisor.consultations.good.source == parse_code(RULE)
+    finish(it)
+    logged = scalars(it.run)
+    assert logged["supervisor/trial_guided_return"] == [(60, 5.0)]
+    assert logged["supervisor/trial_unguided_return"] == [(60, 0.0)]
+
+
+def test_without_a_trial_a_rule_that_makes_it_worse_guides_on(consultant):
+    """Only the share of unguided steps is kept."""
+    it = own_rule(consultant, HARMFUL, trial_pairs=0)
+    run_on(it, 200)
+    assert it.guided == steps(*(s for s in range(0, 200, 10) if s not in (10, 110)))
+    finish(it)
+    assert "supervisor/trial_guided_return" not in scalars(it.run)
+
+
+def test_advisor_always_guides_every_step_without_a_trial(consultant):
+    it = own_rule(consultant, HARMFUL, advisor_always=True)
+    run_on(it, 150)
+    assert it.guided == list(range(150))
+    finish(it)
+    assert "supervisor/trial_guided_return" not in scalars(it.run)
+
+
+def test_a_coder_is_told_once_that_its_rule_was_ended(consultant, capsys):
+    """Its conversation goes on with the verdict; after a second bad rule the window goes unguided.
+
+    The first episode is the learner's. The rule begins at step 10 and is ended at 70, where the coder is asked again;
+    the second one is ended at 130. The window that began with it ends at 170.
+    """
+    with Endpoint(both(code=HARMFUL)) as endpoint:
+        it = consultant(endpoint.url, guide_window=100)
+        run_on(it, 70)
+        assert it.guided == steps(10, 30, 50) and it.supervisor.waiting and it.supervisor.guiding is None
+        run_on(it, 170)
+        assert it.guided == steps(10, 30, 50, 70, 90, 110) and not it.supervisor.waiting
+        assert [request["model"] for request in endpoint.requests] == ["an-advisor", "a-coder", "a-coder"]
+        run_on(it, 171)
+    assert [request["model"] for request in endpoint.requests[3:]] == ["an-advisor", "a-coder"]
+    first, again = (request["messages"] for request in endpoint.requests[1:3])
+    verdict = "return -10 guided (3 episodes), 0 unguided (3), over their first 10 steps"
+    ended = f"the rule made the behaviour worse and was ended: {verdict}"
+    assert again == [
+        *first, {"role": "assistant", "content": HARMFUL},
+        {"role": "user", "content": f"{ended}. Write another rule."},
+    ]  # fmt: skip
+    assert f"; guiding; at step 70 {ended}" in user_text(endpoint.requests[3])  # the advisor knows of both
+    assert f"at step 130 {ended}" in user_text(endpoint.requests[3])
+    assert [e.get("trial") for e in exchanges(it.run)] == [None, ended, ended, None, None]
+    assert capsys.readouterr().out.count("made the behaviour worse and was ended") == 2 and failures(it) == 0
+
+
+def test_a_rule_that_is_worse_than_the_last_good_one_gives_way_to_it(consultant, capsys):
+    """0.2 a step is better than standing still, and not as good as the 0.5 of the rule before.
+
+    The good rule guides three episodes of its trial and four more before the next one comes at step 110; that one is
+    ended at its first look, at 170.
+    """
+    codes = iter([RULE, WEAK])
+    with Endpoint(lambda body, n: next(codes) if body["model"] == "a-coder" else INTERVENE) as endpoint:
+        it = consultant(endpoint.url, guide_window=100)
+        run_on(it, 200)
+    assert episode_returns(it) == [0, 5, 0, 5, 0, 5, 0, 5, 5, 5, 5, 2, 0, 2, 0, 2, 0, 5, 0, 5]
+    assert it.supervisor.guiding is not None and it.supervisor.consultations.rule.source == parse_code(RULE)
+    assert (
+        "step 170: supervisor: the rule made the behaviour worse and was ended: return 2 guided (3 episodes), 5 under "
+        "the rule before (7), over their first 10 steps; the last good rule guides again\n"
+    ) in capsys.readouterr().out
+    assert not it.supervisor.waiting and len(endpoint.requests) == 4
+    finish(it)
+    assert scalars(it.run)["charts/guidance_active"] == [
+        (9, 0.0), (10, 1.0), (110, 1.0), (170, 1.0), (200, 1.0), (201, 0.0),
+    ]  # fmt: skip
+
+
+# -- windows -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_window_in_which_nothing_new_was_seen_keeps_its_decision(consultant):
+    """Without probes nobody is asked again; where the learner acts alone, in each window, from step 2 on."""
+    with Endpoint(both()) as endpoint:
+        it = consultant(endpoint.url, guide_window=20, trial_pairs=0, probe_share=0.0)
+        run_on(it, 120)
+        assert len(endpoint.requests) == 2 and it.guided == list(range(2, 120))
+        assert it.supervisor.consultations.count == 1
+    with Endpoint(both(advice=DECLINE)) as endpoint:
+        it = consultant(endpoint.url, "other", guide_window=20)
+        run_on(it, 120)
+        assert len(endpoint.requests) == 6 and not it.guided  # at 2, 22, 42, 62, 82, 102
+
+
+def test_a_model_is_asked_behind_a_tenth_of_a_window_where_episodes_are_long(consultant):
+    """A stretch of five steps is enough for a window of 50, also where the episode goes on."""
+    with Endpoint(both()) as endpoint:
+        it = consultant(endpoint.url, guide_window=50)
+        run_on(it, 5)
+        assert endpoint.requests == [] and it.supervisor.waiting
+        run_on(it, 8)
+        assert len(endpoint.requests) == 2 and it.guided == [5, 6, 7] and not it.supervisor.waiting
+
+
+def test_several_environments_are_marked_in_turn(consultant):
+    """Two side by side: one is guided and one a probe until three pairs are over, at step 60; then both are guided.
+
+    A tenth of all steps is the learner's while the 30 of the probes are: to step 300.
+    """
+    it = own_rule(consultant, RULE, num_envs=2)
+    run_on(it, 300)
+    assert it.guided == sorted([*range(0, 60, 2), *range(60, 300, 2), *range(60, 300, 2)])
+
+
+# -- no step is hidden -------------------------------------------------------------------------------------------------
+
+
+class CountedEnv(LineEnv):
+    """LineEnv that can be drawn; it knows all environments that were made and how often each was stepped."""
+
+    metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": 10}
+    made: ClassVar[list] = []
+
+    def __init__(self, render_mode: str | None = None):
+        super().__init__(render_mode)
+        self.actions: list[float] = []
+        CountedEnv.made.append(self)
+
+    def step(self, action):
+        self.actions.append(float(action[0]))
+        return super().step(action)
+
+    def render(self):
+        return np.full((16, 16, 3), self.t, np.uint8)
+
+
+gym.register("Counted-v0", entry_point=CountedEnv)
+COUNTED = ["--env-id", "Counted-v0", "--num-envs", "2", "--guide-window", "100", "--total-timesteps", "400",
+           "--batch-size", "8", "--eval-frequency", "200", "--eval-episodes", "2",
+           "--max-episode-steps", "50"]  # fmt: skip
+
+
+@pytest.mark.parametrize("who", ["a rule", "a harmful rule", "models", "none"])
+def test_no_environment_but_those_of_training_is_stepped(who, run_here, monkeypatch):
+    """N steps of a run are N steps of its environments and N transitions in the buffer, whatever supervises, is filmed
+    and is tried; evaluation has its own."""
+    monkeypatch.setattr(CountedEnv, "made", [])
+    Path("rule.py").write_text(parse_code(HARMFUL if who == "a harmful rule" else RULE))
+    with Endpoint(both()) as endpoint:
+        flags = ["--guide-policy", "rule.py"] if "rule" in who else ["--supervisor", "none"]
+        if who == "models":
+            flags = ["--llm-base-url", endpoint.url, "--advisor-model", "an-advisor", "--coder-model", "a-coder"]
+        run = run_here(*COUNTED, *flags)
+    training = [env.unwrapped for env in run.envs.envs]
+    assert run.global_step == 400 and run.rb.transitions.actions[:400, 0].view(200, 2).T.tolist() == [
+        env.actions for env in training
+    ]
+    evaluation = [env.unwrapped for env in run.evaluator.envs]
+    assert [len(env.actions) for env in evaluation] == [30, 30]  # an episode each at steps 0, 200 and 400
+    assert sum(len(env.actions) for env in CountedEnv.made) == 460
+    logged = scalars(run.run_name)
+    assert "charts/supervision_steps" not in logged
+    assert len(list(Path(f"runs/{run.run_name}").rglob("*.mp4"))) > 0 or who == "none"  # it was filmed
+    if who != "none":
+        assert 0 < logged["supervisor/guided_steps"][-1][1] < 400
+
+
+# -- guidance and learning ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("learning_starts", "start", "end", "said"),
+    [
+        (501, 0, 1_000, "501 of 1,000 steps"), (500, 0, 1_000, ""), (0, 0, 1_000, ""), 
+        (99_999, 0, 10, "10 of 10 steps"),
+        (5_000, 4_000, 6_000, ""), (5_001, 4_000, 6_000, "1,001 of 2,000 steps"), (100, 4_000, 6_000, ""),
+    ],
+)  # fmt: skip
+def test_guidance_that_would_end_before_learning_begins_is_a_loud_line(learning_starts, start, end, said, capsys):
+    warn_of_late_learning(SimpleNamespace(learning_starts=learning_starts, guide_start=start, guide_end=end))
+    printed = capsys.readouterr().out
+    assert (
+        printed.startswith(f"supervisor: WARNING: {said} of guidance come before the first update")
+        if said
+        else (printed == "")
+    )
+
+
+def test_the_loud_line_comes_before_training(run_here, capsys):
+    Path("rule.py").write_text(parse_code(RULE))
+    flags = ["--env-id", "Line-v0", "--guide-policy", "rule.py", "--guide-end", "50", "--total-timesteps", "60"]
+    run_here(*flags, "--learning-starts", "40")
+    printed = capsys.readouterr().out
+    assert printed.index("supervisor: WARNING: 40 of 50 steps") < printed.index("step 0: supervisor: ")
+    run_here(*flags, "--learning-starts", "20")
+    assert "WARNING" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("code", [RULE, HARMFUL], ids=["a good rule", "a harmful rule"])
+def test_a_rule_of_one_s_own_needs_nothing_else(code, run_here, capsys):
+    """In an environment without prompts, with default flags: it guides from step 0 on and is judged at step 60."""
+    Path("rule.py").write_text(parse_code(code))
+    run = run_here("--env-id", "Line-v0", "--guide-policy", "rule.py", "--total-timesteps", "160")
+    printed = capsys.readouterr().out
+    assert "supervisor: bundled (auto: no key or base URL is set; a rule of your own)\n" in printed
+    logged = scalars(run.run_name)
+    assert logged["supervisor/trial_guided_return"][0][0] == 60
+    ended = "made the behaviour worse and was ended" in printed
+    assert ended == (code == HARMFUL)
+    active = [(0, 1.0), (59, 1.0), (60, 0.0), (160, 0.0)] if ended else [(0, 1.0), (159, 1.0), (160, 0.0)]
+    assert logged["charts/guidance_active"] == active
+    assert logged["supervisor/guided_steps"][-1] == (160, 30.0 if ended else 130.0)
+
+
+def test_paper_has_probes_and_no_trial(run_here):
+    """On FrozenLake's bundled rule: an episode is the learner's while less than a tenth of the steps before it was, and
+    nothing is compared."""
+    run = run_here("--env-id", "FrozenLake-v1", "--paper", "--supervisor", "bundled", "--total-timesteps", "600",
+                   "--replay-frames", "0", script=ROOT / "guided_sac_discrete.py")  # fmt: skip
+    logged = scalars(run.run_name)
+    assert logged["charts/guidance_active"][0] == (0, 1.0) and logged["charts/guidance_active"][-2][1] == 1.0
+    marks = []
+    for end in [*(int(step) for step, _ in logged["charts/episodic_length"]), 600]:
+        guided = marks.count(False) >= 0.1 * len(marks)
+        marks += [guided] * (end - len(marks))
+    assert run.guided_rows[:600].tolist() == marks and marks.count(False) > 40
+    assert logged["supervisor/guided_steps"][-1] == (600, marks.count(True))
+    assert "supervisor/trial_guided_return" not in logged
