@@ -37,7 +37,7 @@ class SupervisorArgs:
     """episodes, guided and unguided in turn, with which a new rule begins before they are compared for the first time;
     a rule that makes the behaviour worse is ended. 0: no trial"""
     probe_share: float = 0.1
-    """share of the steps in guided time that the learner acts alone, in whole episodes, at least, in [0, 1)"""
+    """share of the steps in guided time that the agent acts alone, in whole episodes, at least, in [0, 1)"""
     coder_attempts: int = 3
     """answers that the coder may give at a consultation before the window goes unguided, ≥ 1"""
     advisor_model: str = "qwen3-vl-plus"
