@@ -216,6 +216,7 @@ class Rehearsal:
         """Reset the environment."""
         self.obs, _ = self.envs.reset(seed=self.command.seed)
         self.t = np.zeros(1, dtype=np.int64)
+        self.supervisor.guidance.open()
 
     def act(self, guidance: Any, writer: SummaryWriter) -> None:
         """One step, guided where `guidance` (None: nowhere) says so."""
