@@ -9,6 +9,7 @@ from supervision.consultation import Known
 from supervision.episodes import packed, unpacked
 from supervision.sandbox.messages import PolicyError, SandboxError
 from supervision.texts import say
+from supervision.trial import Verdict
 
 
 class Interrupted(Exception):
@@ -44,6 +45,7 @@ def state_of(supervisor: Any) -> dict[str, Any]:
         "mode": supervisor.mode, "ended": supervisor.ended, "seconds": supervisor.seconds, "count": held.count,
         "failures": held.failures, "ends": held.ends, "mend": held.mend, "history": list(held.history),
         "rule": None if rule is None else {"source": rule.source, "memory": rule.memory()},
+        "verdict": None if held.verdict is None else asdict(held.verdict),
         "good": None if good is None else {"source": good.source, "guided": [packed(s) for s in good.guided]},
         "asked": None if asked is None else asdict(replace(asked, pictures=[])),
         "guiding": supervisor.guiding is not None, "guidance": supervisor.guidance.state_dict(),
@@ -65,6 +67,7 @@ def load_state(supervisor: Any, state: dict[str, Any]) -> None:
     held.count, held.failures, held.ends, held.mend = (state[name] for name in ("count", "failures", "ends", "mend"))
     held.history.extend(state["history"])
     held.since = state["since"]
+    held.verdict = None if state["verdict"] is None else Verdict(**state["verdict"])
     if held.questions is not None and state["facts"] is not None:
         held.questions.facts = dict(state["facts"])
     if state["good"] is not None:

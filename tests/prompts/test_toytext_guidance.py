@@ -5,7 +5,6 @@ Every rule is asked through the real sandbox, in every state that there is.
 
 import functools
 import re
-import runpy
 import tomllib
 from collections.abc import Callable
 
@@ -13,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import ROOT
-from torch.utils.tensorboard import SummaryWriter
+from rules import Training, vectors
 
 import llm_supervisor as sup
 from benchmark.probes import taxi_coverage
@@ -246,7 +245,7 @@ def test_computed_hands_agree_with_dealt_ones():
 
 @pytest.mark.parametrize("env_id", ENVS)
 def test_threshold_lies_between_chance_and_the_rule(env_id):
-    threshold = tomllib.loads((ROOT / "prompts" / env_id / "bundled.toml").read_text())["intervene_below"]
+    threshold = bundled(env_id)["intervene_below"]
     actions = answers(env_id, source_of(env_id))
     if env_id == "Blackjack-v1":
         table = dict(zip(HANDS, actions.tolist(), strict=True))
@@ -257,50 +256,48 @@ def test_threshold_lies_between_chance_and_the_rule(env_id):
     assert chance < threshold <= rule + 1e-9
 
 
-# the script's own numbers of episodes and steps
-SETTINGS = {
-    env_id: {name: value for name, value in defaults.items() if name.startswith(("replay_", "audition_"))}
-    for env_id, defaults in runpy.run_path(str(ROOT / "guided_sac_discrete.py"))["ENV_DEFAULTS"].items()
-    if env_id in ENVS
-}
+WINDOWS = {"CliffWalking-v1": 200, "Taxi-v4": 600, "FrozenLake-v1": 2_000, "Blackjack-v1": 1_000}
+
+
+def bundled(env_id: str) -> dict:
+    return tomllib.loads((ROOT / "prompts" / env_id / "bundled.toml").read_text())
 
 
 @pytest.mark.parametrize("env_id", ENVS)
 def test_bundled_supervisor_guides_chance_and_lets_a_good_agent_alone(env_id, tmp_path, capsys):
-    """First a random agent, then one that plays the rule itself; steps of supervision within their bounds.
+    """First a random agent, under which the rule passes its trial; then one that plays the rule itself.
 
-    The thresholds are the rules' own values. So where a return is random, a replay of the rule falls below about every
-    other time: ten consultations leave the agent alone between one and nine times (but for 2 cases in 1,024).
+    The thresholds are the rules' own values. So where a return is random, the mean of the last unguided episodes falls
+    below about every other time. A window has room for as many as are counted: ten consultations leave the agent alone
+    between one and nine times (but for 2 cases in 1,024).
     """
     n = gym.make(env_id).action_space.n
     table = dict(zip(map(tuple, observations(env_id).tolist()), answers(env_id, source_of(env_id)), strict=True))
     rng, good = np.random.default_rng(0), False
 
-    def act(obs: np.ndarray, deterministic: bool) -> np.ndarray:
+    def act(obs: np.ndarray) -> np.ndarray:
         return np.array([table[tuple(o)] for o in obs.tolist()]) if good else rng.integers(0, n, len(obs))
 
-    def make(mode: str | None) -> gym.Env:
-        env = gym.make(env_id, max_episode_steps=STEPS.get(env_id), render_mode=mode)
-        sizes = [part.n for part in getattr(env.observation_space, "spaces", [env.observation_space])]
-        as_vector = lambda obs: np.array(obs, np.int64).reshape(-1)  # noqa: E731
-        return gym.wrappers.TransformObservation(env, as_vector, gym.spaces.MultiDiscrete(sizes))
-
-    args = sup.SupervisorArgs(supervisor="bundled", replay_frames=0, **SETTINGS[env_id])
-    args.env_id, args.seed, args.guide_window, args.guide_start, args.guide_end = env_id, 1, 100, 0, 1_100
-    supervisor = sup.Supervisor(args, env_fn=make, act=act, intervene=lambda a, g: g, run_dir=tmp_path)
-    supervisor.prepare()
-    writer = SummaryWriter(str(tmp_path))
-    before = supervisor.steps
-    assert supervisor.consult(0, [], writer) is not None
-    assert "audition passed" in supervisor.history[-1]
-    assert supervisor.steps - before <= args.replay_max_steps + args.audition_max_steps
-    good = True
-    for step in range(100, 1_100, 100):
-        supervisor.consult(step, [], writer)
+    args = sup.SupervisorArgs(supervisor="bundled", replay_frames=0, guide_end=10**6, probe_share=0.5)
+    args.env_id, args.seed, args.guide_window = env_id, 1, WINDOWS[env_id]
+    args.learning_starts, args.total_timesteps = 0, 10**6
+    training = Training(lambda mode: vectors(env_id, max_episode_steps=STEPS.get(env_id)), act, args, tmp_path)
+    assert training.consult() is not None
+    held = training.supervisor.consultations
+    while held.verdict is None:
+        training.run(1)
+    assert held.verdict.passed and training.step < 5_000
+    good, over = True, training.supervisor.guidance.episodes.over
+    while training.supervisor.guidance.episodes.over < over + bundled(env_id)["episodes"]:
+        training.run(1)
+    capsys.readouterr()
+    for _ in range(10):
+        training.run(WINDOWS[env_id])
+        training.consult()
     alone = capsys.readouterr().out.count("; not intervening")
     assert alone == 10 if env_id == "CliffWalking-v1" else 1 <= alone <= 9
-    supervisor.end(1_100, writer)
-    assert supervisor.failures == 0
+    training.close()
+    assert held.failures == 0
 
 
 # -- the prompts ------------------------------------------------------------------------------------------------------
@@ -400,11 +397,13 @@ def test_reasoning_said_about_frozen_lake():
     assert m.start @ m.value(m.random(), 100) == pytest.approx(0.014, abs=5e-4) and "random actions 0.014" in advisor
     direct = np.array([1, 2, 1, 0, 1, 0, 1, 0, 2, 1, 1, 0, 0, 2, 2, 0])  # shortest where the ice were not slippery
     assert m.start @ m.value(m.greedy(direct), 100) == pytest.approx(0.04, abs=0.005) and "slippery 0.04" in advisor
-    episodes = SETTINGS["FrozenLake-v1"]["replay_episodes"]
-    scatter = f"{(0.74 * 0.26 / episodes) ** 0.5:.2f}"
-    assert f"with {episodes} episodes the measured rate still scatters by {scatter}." in advisor
-    threshold = (ROOT / "prompts" / "FrozenLake-v1" / "bundled.toml").read_text()
-    assert f"{episodes} episodes of it scatter around that by {scatter} (" in threshold
+    ((episodes, scatter),) = re.findall(r"with (\d+) episodes the measured rate still scatters by ([\d.]+)\.", advisor)
+    assert f"{(0.74 * 0.26 / int(episodes)) ** 0.5:.2f}" == scatter
+    threshold, episodes = (
+        (ROOT / "prompts/FrozenLake-v1/bundled.toml").read_text(),
+        bundled("FrozenLake-v1")["episodes"],
+    )
+    assert f"{episodes} episodes of it scatter around that by {(0.74 * 0.26 / episodes) ** 0.5:.2f} (" in threshold
     assert gym.spec("FrozenLake-v1").reward_threshold == 0.7 and "0.70 counts as solved" in advisor
 
 
@@ -454,12 +453,13 @@ def test_returns_and_examples_said_of_taxi():
     assert "return 7.93 on average (3 to 15, by the start)" in text
     assert m.start @ m.value(m.random(), 200) == pytest.approx(-770, abs=5) and "about -770" in text
     assert m.start @ m.value(m.random(), 200, m.goal) == pytest.approx(0.05, abs=0.005) and "5 episodes of 100" in text
-    episodes = SETTINGS["Taxi-v4"]["replay_episodes"]
-    assert f"a single failure among {episodes} episodes costs {(best.mean() + 200) / episodes:.0f}." in text
-    scatter = f"{best.std() / episodes**0.5:.2f}"
-    assert f"{episodes} perfect episodes" in text and f"they scatter by {scatter};" in text
-    threshold = (ROOT / "prompts" / "Taxi-v4" / "bundled.toml").read_text()
-    assert f"{episodes} optimal episodes" in threshold and f"by {scatter} (standard error)" in threshold
+    ((episodes, cost),) = re.findall(r"a single failure among (\d+) episodes costs (\d+)\.", text)
+    assert f"{(best.mean() + 200) / int(episodes):.0f}" == cost
+    assert f"{episodes} perfect episodes" in text
+    assert f"they scatter by {best.std() / int(episodes) ** 0.5:.2f};" in text
+    threshold, episodes = (ROOT / "prompts" / "Taxi-v4" / "bundled.toml").read_text(), bundled("Taxi-v4")["episodes"]
+    assert f"{episodes} optimal episodes scatter" in threshold
+    assert f"by {best.std() / episodes**0.5:.2f} (standard error)" in threshold
     assert "328 is row 3, column 1, passenger 2 (Yellow), destination 0 (Red)" in coder
     actions, obs, names = answers("Taxi-v4", source_of("Taxi-v4")), 328, []
     assert gym.make("Taxi-v4").unwrapped.decode(328) == (3, 1, 2, 0)
@@ -504,11 +504,10 @@ def test_returns_and_hands_said_of_blackjack():
     ):
         number = words.split()[-1]
         assert words in text and f"{value:.{len(number) - 3}f}" == number
-    hands = SETTINGS["Blackjack-v1"]["replay_episodes"]
-    scatter = f"{0.95 / hands**0.5:.3f}"
-    assert f"{scatter} for {hands} hands" in text
-    threshold = (ROOT / "prompts" / "Blackjack-v1" / "bundled.toml").read_text()
-    assert f"{hands} hands scatter around their mean by {scatter} (" in threshold
+    ((scatter, hands),) = re.findall(r"that is ([\d.]+) for (\d+) hands", text)
+    assert f"{0.95 / int(hands) ** 0.5:.3f}" == scatter
+    threshold, hands = (ROOT / "prompts/Blackjack-v1/bundled.toml").read_text(), bundled("Blackjack-v1")["episodes"]
+    assert f"{hands} hands scatter around their mean by {0.95 / hands**0.5:.3f} (" in threshold
     busts = {card: dealers_sums(*drawn(0, 0, card))[0] for card in CARDS}
     said_busts = said(r"4, 5 or 6 \(about (\d+).*2 or 3 \((\d+)\).*7 to 10 \((\d+)\).*an ace \((\d+)\)", text)[0]
     for cards, percent in zip(((4, 5, 6), (2, 3), (7, 8, 9, 10), (1,)), said_busts, strict=True):
