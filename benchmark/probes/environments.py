@@ -14,19 +14,16 @@ The table goes to `--table`. Exit status 1 where something ends otherwise than i
 Docs: docs/compatibility.md
 """
 
-import io
 import json
 import os
 import re
-import runpy
 import subprocess
 import sys
 import tempfile
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -42,7 +39,7 @@ SHOWN = {  # packages whose versions stand above the table
     "mujoco 3.3": ("gymnasium", "mujoco", "gymnasium-robotics", "shimmy", "dm-control", "metaworld", "numpy"),
 }
 CONTINUOUS, DISCRETE = "guided_sac_continuous.py", "guided_sac_discrete.py"
-SECONDS = 1_200.0  # for an environment
+SECONDS = 600.0  # for a run
 
 
 @dataclass
@@ -141,24 +138,20 @@ def versions(python: Path, packages: Sequence[str]) -> str:
     return subprocess.run([python, "-c", code, *packages], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def call(script: str, *flags: str) -> tuple[int, str, str]:
-    """Run a script in this process, as CleanRL's tuner does: exit status, output, errors. All is kept in `log`."""
-    out, err, before, status = io.StringIO(), io.StringIO(), sys.argv, 0
-    sys.argv = [str(ROOT / script), *flags]
+def call(python: Path, folder: Path, script: str, *flags: str) -> tuple[int, str, str]:
+    """A script's process, on one thread: exit status, output, errors. All is kept in the folder's `log`."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    for name in ("OPENAI_API_KEY", "OPENAI_API_KEY_FILE", "OPENAI_BASE_URL"):
+        environment.pop(name, None)
+    command = [str(python), "-W", "ignore", str(ROOT / script), *flags]
     try:
-        with redirect_stdout(out), redirect_stderr(err):
-            runpy.run_path(sys.argv[0], run_name="__main__")
-    except SystemExit as end:
-        status = int(end.code is not None) if isinstance(end.code, str | None) else end.code
-        err.write(f"{end.code}\n" if isinstance(end.code, str) else "")
-    except Exception:  # an environment may raise anything: that is what is looked for
-        status = 1
-        err.write(traceback.format_exc())
-    finally:
-        sys.argv = before
-    with open("log", "a", encoding="utf-8") as log:
-        log.write(f"$ {script} {' '.join(flags)}\n{out.getvalue()}{err.getvalue()}[{status}]\n\n")
-    return status, out.getvalue(), err.getvalue()
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
+        status, out, errors = done.returncode, done.stdout, done.stderr
+    except subprocess.TimeoutExpired:
+        status, out, errors = 124, "", f"still running after {SECONDS:.0f} s"
+    with open(folder / "log", "a", encoding="utf-8") as log:
+        log.write(f"$ {script} {' '.join(flags)}\n{out}{errors}[{status}]\n\n")
+    return status, out, errors
 
 
 def last_line(text: str) -> str:
@@ -166,10 +159,18 @@ def last_line(text: str) -> str:
     return (text.strip().splitlines() or ["nothing was said"])[-1][:200]
 
 
-def tried(case: Case, steps: int) -> tuple[list[str], bool]:
-    """In the present folder and process: the cells of the table between name and limits, and whether all is as said."""
+def try_one(python: Path, case: Case, steps: int, folder: Path) -> tuple[list[str], bool]:
+    """A row of the table, and whether all is as the case says."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"`{case.env_id}`" + (f" `{json.dumps(case.env_kwargs)}`" if case.env_kwargs else "")
+    cells, as_said = tried(partial(call, python, folder), case, steps, folder)
+    return [name, case.script.removeprefix("guided_sac_").removesuffix(".py"), *cells, case.limits], as_said
+
+
+def tried(run: Callable[..., tuple[int, str, str]], case: Case, steps: int, folder: Path) -> tuple[list[str], bool]:
+    """The cells of the table between name and limits, and whether all is as the case says."""
     of = ["--env-id", case.env_id, "--env-kwargs", json.dumps(case.env_kwargs)]
-    status, shown, errors = call("llm_supervisor.py", "show-prompt", *of, "--role", "coder", "--replay-max-steps", "60")
+    status, shown, errors = run("llm_supervisor.py", "show-prompt", *of, "--role", "coder", "--replay-max-steps", "60")
     if status != 0:
         line = last_line(errors)
         refused = bool(case.refused) and case.refused in line and "Traceback" not in errors
@@ -178,47 +179,20 @@ def tried(case: Case, steps: int) -> tuple[list[str], bool]:
     observed = (given[1] or given[2]) + (", flattened" if ", flattened: " in shown else "")
     undrawn = re.search(r"replays without pictures.*?: (.*)", errors)
     rule = re.search(r"## Code template\n+```python\n(.*?)```", shown, re.DOTALL)[1]
-    Path("rule.py").write_text(rule, encoding="utf-8")
+    (folder / "rule.py").write_text(rule, encoding="utf-8")
     brief = ["--total-timesteps", str(steps), "--learning-starts", str(steps // 3), "--batch-size", "32", *case.flags]
     guided = ["--guide-policy", "rule.py", "--advisor-always", "--guide-end", str(steps // 2), "--replay-max-steps",
               "60", "--audition-episodes", "0"]  # fmt: skip
     runs = [
-        call(case.script, *of, *brief, "--supervisor", "none"),
-        call(case.script, *of, *brief, *guided),
-        call("rnd_sac.py", *of, *brief),
+        run(case.script, *of, *brief, "--supervisor", "none"),
+        run(case.script, *of, *brief, *guided),
+        run("rnd_sac.py", *of, *brief),
     ]
     through = [status == 0 and f"step {steps:,}/{steps:,} " in out for status, out, _ in runs]
-    cells = ["yes" if ok else f"**no: {last_line(run[2] or run[1])}**" for ok, run in zip(through, runs, strict=True)]
+    cells = ["yes" if ok else f"**no: {last_line(done[2] or done[1])}**"
+             for ok, done in zip(through, runs, strict=True)]  # fmt: skip
     drawn = "yes" if undrawn is None else f"no: {undrawn[1]}"
     return [observed, "yes", *cells, drawn], all(through) and not case.refused
-
-
-def child() -> None:
-    """In a process of its own: read a case and steps from standard input, answer with what `tried` returns."""
-    options = json.load(sys.stdin)
-    print("\n" + json.dumps(tried(Case(**options["case"]), options["steps"])))
-
-
-def try_one(python: Path, case: Case, steps: int, folder: Path) -> tuple[list[str], bool]:
-    """A row of the table, from a process of the interpreter's on one thread, and whether all is as the case says."""
-    folder.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    for name in ("OPENAI_API_KEY", "OPENAI_API_KEY_FILE", "OPENAI_BASE_URL"):
-        environment.pop(name, None)
-    code = "from benchmark.probes.environments import child; child()"
-    options = json.dumps({"case": asdict(case), "steps": steps})
-    try:
-        done = subprocess.run([python, "-W", "ignore", "-c", code], cwd=folder, env=environment, input=options,
-                              capture_output=True, text=True, timeout=SECONDS)  # fmt: skip
-        reason = f"exit status {done.returncode}: {last_line(done.stderr)}"
-    except subprocess.TimeoutExpired:
-        done, reason = None, f"still running after {SECONDS:.0f} s"
-    if done is None or done.returncode != 0:
-        cells, as_said = ["–", f"**fails: {reason}**", "–", "–", "–", "–"], False
-    else:
-        cells, as_said = json.loads(done.stdout.splitlines()[-1])
-    name = f"`{case.env_id}`" + (f" `{json.dumps(case.env_kwargs)}`" if case.env_kwargs else "")
-    return [name, case.script.removeprefix("guided_sac_").removesuffix(".py"), *cells, case.limits], as_said
 
 
 HEADER = ("environment", "script", "observations", "prompt", "without supervisor", "guided", "RND", "pictures",
