@@ -61,6 +61,8 @@ class Args:
     """where all contestants learn and act; physics is on the CPU with both"""
     sbx_python: str | None = None
     """the interpreter of a virtual environment with sbx-rl; None: no SBX"""
+    rltools_python: str | None = None
+    """the interpreter of a virtual environment with rltools and MKL (needs a C++ compiler); None: no RLtools"""
     cleanrl: str | None = None
     """CleanRL's sac_continuous_action.py; None: no CleanRL"""
     leanrl: str | None = None
@@ -109,6 +111,8 @@ def commands(args: Args, env_id: str) -> dict[str, list[str]]:
         peers["Stable-Baselines3"] = [sys.executable, str(PEER), "stable_baselines3", env_id]
     if args.sbx_python:
         peers["SBX"] = [interpreter(args.sbx_python), str(PEER), "sbx", env_id]
+    if args.rltools_python:
+        peers["RLtools"] = [interpreter(args.rltools_python), str(PEER), "rltools", env_id]
     if args.cleanrl:
         peers["CleanRL"] = [sys.executable, str(PEER), "script", str(Path(args.cleanrl).resolve()), env_id]
     for name, (script, *flags) in LEANRL.items() if args.leanrl else ():
@@ -127,6 +131,7 @@ def environment(device: str = "cpu", threads: int | None = None) -> dict[str, st
         env["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # else JAX takes most of the memory that the others need
     if threads:
         env["OMP_NUM_THREADS"] = str(threads)
+    env["MKL_NUM_THREADS"] = str(threads or os.cpu_count())  # RLtools alone would set 1 where nobody has set it
     return env
 
 
@@ -301,6 +306,8 @@ def title(args: Args) -> str:
     words = [versions(sys.executable, "torch", "stable-baselines3", "gymnasium", "mujoco")]
     if args.sbx_python:
         words.append(f"SBX: {versions(args.sbx_python, 'sbx-rl', 'jax')}")
+    if args.rltools_python:
+        words.append(f"RLtools: {versions(interpreter(args.rltools_python), 'rltools', 'mkl', 'gymnasium', 'mujoco')}")
     if args.leanrl:
         words.append(f"LeanRL: {versions(interpreter(args.leanrl_python), 'torch', 'tensordict', 'torchrl')}")
     words.append(f"{machine(args.device, args.threads)}, {args.blocks} blocks of {args.steps} steps")
