@@ -24,7 +24,6 @@ from importlib import metadata
 from pathlib import Path
 
 LEARNING_STARTS = 100
-BATCH = 256
 
 
 class Pace:
@@ -79,7 +78,7 @@ def rltools(env_id: str) -> None:
     # evaluation and statistics are off: its C++ does nothing but learn and act
     state = importlib.import_module("rltools").SAC(
         make, interface_name=re.sub(r"\W", "_", env_id), enable_evaluation=False, COLLECT_EPISODE_STATS=False,
-        STEP_LIMIT=10**9, REPLAY_BUFFER_CAP=10**6, N_WARMUP_STEPS=BATCH, ACTOR_BATCH_SIZE=BATCH, CRITIC_BATCH_SIZE=BATCH,
+        STEP_LIMIT=10**9, REPLAY_BUFFER_CAP=10**6, N_WARMUP_STEPS=256, ACTOR_BATCH_SIZE=256, CRITIC_BATCH_SIZE=256,
         ACTOR_HIDDEN_DIM=256, CRITIC_HIDDEN_DIM=256, ACTOR_NUM_LAYERS=3, CRITIC_NUM_LAYERS=3, OPTIMIZER_ALPHA=3e-4,
     ).State(1)  # fmt: skip
     while not state.step():
