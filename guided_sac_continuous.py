@@ -261,10 +261,10 @@ class Actor(nn.Module):
         log_prob = log_prob - 2 * (np.log(2) - u - F.softplus(-2 * u))
         return self._to_env(u), log_prob.sum(dim=1)
 
-    def sample(self, obs: torch.Tensor) -> torch.Tensor:
-        """Actions as those of `get_action`, to the bit, without the cost of their log-probabilities."""
+    def sample(self, obs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """The actions of `get_action` without the cost of their log-probabilities."""
         mean, log_std = self(obs)
-        return self._to_env(mean + log_std.exp() * torch.randn_like(mean))
+        return self._to_env(mean + log_std.exp() * noise)
 
     def get_greedy_action(self, obs: torch.Tensor) -> torch.Tensor:
         """The policy's mode before squashing, (B, *action) in environment units."""
@@ -343,17 +343,18 @@ if __name__ == "__main__":
 
     # casts a weight where it is used: a copy kept until the end of an update would be older than the optimiser's step
     mixed_precision = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16", cache_enabled=False)
-    # one graph for the whole update, down to Adam and the targets: what is compiled together is fused. Noise is an
-    # argument, because random numbers drawn in compiled code are others. Autocast is the outer decorator: were it
-    # compiled too, networks would be looked up by module name, and a second run in one process would find the first's
+    # one graph for the whole update, down to Adam and the targets: the compiler fuses within it. Noise is handed in:
+    # compiled code draws other numbers. Autocast stays outside: inside, a second run would find the first's networks
     torch._dynamo.config.trace_autograd_ops = args.compile
     compiled = partial(torch.compile, dynamic=False, fullgraph=True, disable=not args.compile)
+    sample = compiled(actor.sample)
 
     @torch.no_grad()
     def act(obs: np.ndarray, deterministic: bool) -> np.ndarray:
         """Actions (N, *action) of the unguided policy π_θ for observations (N, *obs)."""
         x = torch.as_tensor(obs, dtype=torch.float32, device=device)
-        actions = actor.get_greedy_action(x) if deterministic else actor.sample(x)
+        noise = None if deterministic else torch.randn(len(x), act_dim, device=device)
+        actions = actor.get_greedy_action(x) if deterministic else sample(x, noise)
         return clip_action(actions.cpu().numpy(), envs.single_action_space)
 
     def critic_gradients(data: Batch, noise: torch.Tensor) -> Gradients:

@@ -269,10 +269,10 @@ class Actor(nn.Module):
         log_prob = log_prob - 2 * (np.log(2) - u - F.softplus(-2 * u))
         return self._to_env(u), log_prob.sum(dim=1)
 
-    def sample(self, obs: torch.Tensor) -> torch.Tensor:
-        """Actions as those of `get_action`, to the bit, without the cost of their log-probabilities."""
+    def sample(self, obs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """The actions of `get_action` without the cost of their log-probabilities."""
         mean, log_std = self(obs)
-        return self._to_env(mean + log_std.exp() * torch.randn_like(mean))
+        return self._to_env(mean + log_std.exp() * noise)
 
     def get_greedy_action(self, obs: torch.Tensor) -> torch.Tensor:
         """The policy's mode before squashing, (B, *action) in environment units."""
@@ -491,15 +491,23 @@ if __name__ == "__main__":
         actor_groups.append({"params": [log_alpha], "lr": args.alpha_lr})
     q_optimizer = Adam(online, lr=args.q_lr)
     actor_optimizer = Adam(actor_groups, lr=args.policy_lr) if actor_groups else None
+    # casts a weight where it is used: a copy kept until the end of an update would be older than the optimiser's step
+    mixed_precision = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16", cache_enabled=False)
+    # one graph for the whole update, down to Adam and the targets: the compiler fuses within it. Noise is handed in:
+    # compiled code draws other numbers. Autocast stays outside: inside, a second run would find the first's networks
+    torch._dynamo.config.trace_autograd_ops = args.compile
+    compiled = partial(torch.compile, dynamic=False, fullgraph=True, disable=not args.compile)
     if not discrete:
-        act_dim, actor_parameters = len(actor.action_scale), parameters_of(actor_optimizer)
+        act_dim, sample = len(actor.action_scale), compiled(actor.sample)
+        actor_parameters = parameters_of(actor_optimizer)
 
     @torch.no_grad()
     def act(obs: np.ndarray, deterministic: bool) -> np.ndarray:
         """Actions (N, *action) of the policy π_θ for observations (N, *obs); discrete ones (N,) int64."""
         x = torch.as_tensor(obs, dtype=tensor_dtype(envs.single_observation_space), device=device)
         if not discrete:
-            actions = actor.get_greedy_action(x) if deterministic else actor.sample(x)
+            noise = None if deterministic else torch.randn(len(x), act_dim, device=device)
+            actions = actor.get_greedy_action(x) if deterministic else sample(x, noise)
             return clip_action(actions.cpu().numpy(), envs.single_action_space)
         log_pi = improved_policy(qf(x), log_alpha.exp())
         indices = log_pi.argmax(dim=1) if deterministic else log_pi.exp().multinomial(1).squeeze(1)
@@ -532,14 +540,6 @@ if __name__ == "__main__":
         if iteration % args.target_network_frequency == 0:
             soft_update()
         return logs
-
-    # casts a weight where it is used: a copy kept until the end of an update would be older than the optimiser's step
-    mixed_precision = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16", cache_enabled=False)
-    # one graph for the whole update, down to Adam and the targets: what is compiled together is fused. Noise is an
-    # argument, because random numbers drawn in compiled code are others. Autocast is the outer decorator: were it
-    # compiled too, networks would be looked up by module name, and a second run in one process would find the first's
-    torch._dynamo.config.trace_autograd_ops = args.compile
-    compiled = partial(torch.compile, dynamic=False, fullgraph=True, disable=not args.compile)
 
     def critic_gradients(data: Batch, noise: torch.Tensor) -> Gradients:
         """∇(J_Q₁ + J_Q₂), given the noise (2, B, dim(A)) of a~ for s and for s'."""

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 import gymnasium as gym
+import pandas as pd
 import torch
 import tyro
 
@@ -69,6 +70,8 @@ class Args:
     """folder of a LeanRL checkout; adds its scripts (with CUDA graphs only on a GPU); None: no LeanRL"""
     leanrl_python: str | None = None
     """the interpreter of a virtual environment with LeanRL's packages; None: this one"""
+    csv: Path | None = None
+    """file to which the medians are added, for `speed_figure`; None: no file"""
     memory: bool = False
     """also the peak resident memory with a full replay buffer, on the CPU (needs about 8 GB for Humanoid-v5)"""
 
@@ -266,6 +269,17 @@ def table(
     return rows
 
 
+def add_to(csv: Path, env_id: str, threads: int | None, rates: dict[str, list[float]]) -> None:
+    """Add a race's medians, lowest and highest blocks to a table, in steps per second."""
+    rows = [
+        dict(environment=env_id, threads=threads or torch.get_num_threads(), contestant=name,
+             median=round(statistics.median(blocks), 1), lowest=round(blocks[0], 1), highest=round(blocks[-1], 1))
+        for name, blocks in rates.items()
+    ]  # fmt: skip
+    csv.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(csv, mode="a", header=not csv.exists(), index=False)
+
+
 def against_leanrl(rates: dict[str, list[float]]) -> list[str]:
     """What compilation and CUDA graphs bring LeanRL here, beside what it publishes, and where ours stands."""
     median = {name: statistics.median(blocks) for name, blocks in rates.items()}
@@ -330,6 +344,8 @@ if __name__ == "__main__":
         for env_id in args.env_ids:
             contestants, floors = race(args, env_id, folder)
             print("\n".join(table(env_id, contestants, floors, args.steps, gflop_of(update_of(env_id)))), flush=True)
+            if args.csv:
+                add_to(args.csv, env_id, args.threads, rates_of(contestants, args.steps))
             remarks += [f"{env_id}: {line}" for line in against_leanrl(rates_of(contestants, args.steps))]
         if remarks:
             print("\n".join(["", *remarks]))
