@@ -28,7 +28,7 @@ def draw(table: pd.DataFrame) -> Figure:
             rows = rows.reindex(contestants)
             places = [place + (i - (len(threads) - 1) / 2) * height for place in range(len(contestants))]
             spread = [rows["median"] - rows.lowest, rows.highest - rows["median"]]
-            axes.barh(places, rows["median"], height, xerr=spread, label=f"{number} thread{'s' * (number > 1)}",
+            axes.barh(places, rows["median"], height, xerr=spread, label=f"{number} thread{'s' if number > 1 else ''}",
                       error_kw={"lw": 0.8})  # fmt: skip
         axes.set(title=environment, xlabel="environment steps per second, one update each")
         axes.set_yticks(range(len(contestants)), contestants)
