@@ -18,7 +18,6 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-import torch.optim as optim
 
 from guided_utils.checkpoint import Checkpoints, claim_run
 from guided_utils.console import Progress, end_run, open_log
@@ -27,7 +26,7 @@ from guided_utils.environments import check_continuous_spaces as check_spaces
 from guided_utils.evaluation import Evaluator
 from guided_utils.interrupts import Interrupts
 from guided_utils.memory import check_memory
-from guided_utils.optimisation import Gradients, parameters_of, take_step
+from guided_utils.optimisation import Adam, Gradients, Logs, affine, parameters_of, take_step
 from guided_utils.settings import ExperimentArgs, one_line_errors, parse_args, parse_env_kwargs
 from llm_supervisor import Supervisor, SupervisorArgs
 
@@ -81,7 +80,7 @@ class Args(ExperimentArgs, SupervisorArgs):
     precision: Literal["fp32", "bf16"] = "fp32"
     """of the matrix products while learning continuous actions; weights, targets, losses and acting are float32"""
     compile: bool = False
-    """compile the gradients of continuous actions with torch.compile (needs a C++ compiler; the first update waits)"""
+    """compile acting and updates for continuous actions with torch.compile (needs a C++ compiler; takes 10 to 30 s)"""
 
 
 # The paper's settings (table in C.1) are that environment's defaults; a flag on the command line still wins.
@@ -204,9 +203,9 @@ class SoftQNetwork(nn.Module):
 
     def forward(self, obs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """Values (2, B) of observations (B, *obs) and actions (B, *action) in environment units."""
-        x = torch.baddbmm(self.biases[0], obs.flatten(1).expand(2, -1, -1), self.weights[0])  # (2, B, hidden)
-        x = torch.baddbmm(x, actions.flatten(1).expand(2, -1, -1), self.weights[1]).relu_()
-        x = torch.baddbmm(self.biases[1], x, self.weights[2]).relu_()
+        x = affine(self.biases[0], obs.flatten(1).expand(2, -1, -1), self.weights[0])  # (2, B, hidden)
+        x = affine(x, actions.flatten(1).expand(2, -1, -1), self.weights[1]).relu_()
+        x = affine(self.biases[1], x, self.weights[2]).relu_()
         # a matrix product with a single column is slow, its gradient slower: a row-wise scalar product instead, which
         # is float32 also where the products before it are not
         return (x * self.weights[3].mT).sum(dim=2) + self.biases[2].squeeze(-1)
@@ -267,6 +266,11 @@ class Actor(nn.Module):
         log_prob = -0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi)
         log_prob = log_prob - 2 * (np.log(2) - u - F.softplus(-2 * u))
         return self._to_env(u), log_prob.sum(dim=1)
+
+    def sample(self, obs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """The actions of `get_action` without the cost of their log-probabilities."""
+        mean, log_std = self(obs)
+        return self._to_env(mean + log_std.exp() * noise)
 
     def get_greedy_action(self, obs: torch.Tensor) -> torch.Tensor:
         """The policy's mode before squashing, (B, *action) in environment units."""
@@ -337,30 +341,29 @@ if __name__ == "__main__":
         online, targets = [*vf.parameters()], [*vf_target.parameters()]  # V̄ takes the place of the target critics
     log_alpha = torch.tensor(args.alpha, device=device).log().requires_grad_(args.autotune)
     target_entropy = -float(np.prod(envs.single_action_space.shape))  # −dim(A)
-    q_optimizer = optim.Adam(critic_parameters, lr=args.q_lr, fused=True)
+    q_optimizer = Adam(critic_parameters, lr=args.q_lr)
     actor_groups = [{"params": [*actor.parameters()]}]
     if args.autotune:
         actor_groups.append({"params": [log_alpha], "lr": args.alpha_lr})
-    actor_optimizer = optim.Adam(actor_groups, lr=args.policy_lr, fused=True)
+    actor_optimizer = Adam(actor_groups, lr=args.policy_lr)
     act_dim, actor_parameters = len(actor.action_scale), parameters_of(actor_optimizer)
 
-    # a decorator of all that leads to a gradient: it casts each weight once per call, and must not outlive the step
-    mixed_precision = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
-    # forward and backward pass in one graph: in two, compilation brings next to nothing. Noise is an argument, because
-    # random numbers drawn in compiled code are others. Autocast is the outer decorator: were it compiled too, networks
-    # would be looked up by module name, and a second run in one process would find those of the first
+    # casts a weight where it is used: a copy kept until the end of an update would be older than the optimiser's step
+    mixed_precision = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16", cache_enabled=False)
+    # one graph for the whole update, down to Adam and the targets: the compiler fuses within it. Noise is handed in:
+    # compiled code draws other numbers. Autocast stays outside: inside, a second run would find the first's networks
     torch._dynamo.config.trace_autograd_ops = args.compile
     compiled = partial(torch.compile, dynamic=False, fullgraph=True, disable=not args.compile)
+    sample = compiled(actor.sample)
 
     @torch.no_grad()
     def act(obs: np.ndarray, deterministic: bool) -> np.ndarray:
         """Actions (N, *action) of the unguided policy π_θ for observations (N, *obs)."""
         x = torch.as_tensor(obs, dtype=torch.float32, device=device)
-        actions = actor.get_greedy_action(x) if deterministic else actor.get_action(x)[0]
+        noise = None if deterministic else torch.randn(len(x), act_dim, device=device)
+        actions = actor.get_greedy_action(x) if deterministic else sample(x, noise)
         return clip_action(actions.cpu().numpy(), envs.single_action_space)
 
-    @mixed_precision
-    @compiled
     def critic_gradients(data: Batch, noise: torch.Tensor) -> Gradients:
         """∇(J_Q₁ + J_Q₂) (and ∇J_V), given the noise (2, B, dim(A)) of a~ for s and for s'."""
         alpha = log_alpha.detach().exp()
@@ -381,8 +384,6 @@ if __name__ == "__main__":
             loss, logs["vf_loss"] = loss + vf_loss, vf_loss.detach()
         return torch.autograd.grad(loss, critic_parameters), logs
 
-    @mixed_precision
-    @compiled
     def actor_gradients(data: Batch, noise: torch.Tensor) -> Gradients:
         """∇J_π and that of α's loss, given the noise (B, dim(A)) of a~ for s."""
         pi, log_pi = actor.get_action(data.observations, noise)  # (B, *action), (B,)
@@ -394,14 +395,33 @@ if __name__ == "__main__":
             loss, logs["alpha_loss"] = loss + alpha_loss, alpha_loss.detach()
         return torch.autograd.grad(loss, actor_parameters), logs
 
+    def soft_update() -> None:
+        """Polyak averaging: lerp(φ̄, φ, τ) = (1 − τ) φ̄ + τ φ."""
+        with torch.no_grad():
+            torch._foreach_lerp_(targets, online, args.tau)
+
+    @mixed_precision
+    @compiled
+    def update(data: Batch, noise: torch.Tensor, actor_noise: list[torch.Tensor], soft: bool) -> Logs:
+        """One step on the critics, one on the actor and α per `actor_noise`, and one of the targets if `soft`."""
+        gradients, logs = critic_gradients(data, noise)
+        take_step(q_optimizer, gradients)
+        for eps in actor_noise:
+            gradients, actor_logs = actor_gradients(data, eps)
+            take_step(actor_optimizer, gradients)
+            logs |= actor_logs
+        if soft:
+            soft_update()
+        return logs
+
     rb = ReplayBuffer(args.buffer_size, envs, device)
     episode_steps = np.zeros(args.num_envs, dtype=np.int64)
-    recent_returns, actor_logs = deque(maxlen=20), {}
+    recent_returns, logs = deque(maxlen=20), {}
     global_step, iteration, next_consultation = 0, 0, args.guide_start
 
     def loop() -> tuple:
         """What of the loop a checkpoint holds."""
-        return obs, episode_steps, recent_returns, actor_logs, global_step, iteration, next_consultation
+        return obs, episode_steps, recent_returns, logs, global_step, iteration, next_consultation
 
     with one_line_errors():
         supervisor = Supervisor(
@@ -419,7 +439,7 @@ if __name__ == "__main__":
         parts |= dict(vf=vf, vf_target=vf_target) if args.value_network else {}
         checkpoints = Checkpoints(args, run_name, parts | dict(supervisor=supervisor, evaluator=evaluator), modules)
         if resumed and resumed.state:
-            obs, fresh, episode_steps, recent_returns, actor_logs, *counters = checkpoints.restore(resumed)
+            obs, fresh, episode_steps, recent_returns, logs, *counters = checkpoints.restore(resumed)
             global_step, iteration, next_consultation = counters
             episode_steps[fresh] = 0
             if next_consultation > args.guide_end:  # guidance was over; in a fork it may not be
@@ -475,18 +495,11 @@ if __name__ == "__main__":
         if global_step > args.learning_starts:
             data = rb.sample(args.batch_size)
             noise = torch.randn(2, args.batch_size, act_dim, device=device)
-            gradients, critic_logs = critic_gradients(data, noise)
-            take_step(q_optimizer, gradients)
             # a delay of k updates is made up for by k steps at once, as in CleanRL, each with noise of its own
-            for i in range(args.policy_frequency if iteration % args.policy_frequency == 0 else 0):
-                gradients, actor_logs = actor_gradients(data, noise[0] if i == 0 else torch.randn_like(noise[0]))
-                take_step(actor_optimizer, gradients)
-            if iteration % args.target_network_frequency == 0:
-                # Polyak averaging: lerp(φ̄, φ, τ) = (1 − τ) φ̄ + τ φ
-                with torch.no_grad():
-                    torch._foreach_lerp_(targets, online, args.tau)
+            steps = args.policy_frequency if iteration % args.policy_frequency == 0 else 0
+            actor_noise = [noise[0] if i == 0 else torch.randn_like(noise[0]) for i in range(steps)]
+            logs |= update(data, noise, actor_noise, soft=iteration % args.target_network_frequency == 0)
             if iteration % 100 == 0:
-                logs = critic_logs | actor_logs
                 (qf1_value, qf2_value), (qf1_loss, qf2_loss) = logs["q"].mean(1).tolist(), logs["qf_losses"].tolist()
                 writer.add_scalar("losses/qf1_values", qf1_value, global_step)
                 writer.add_scalar("losses/qf2_values", qf2_value, global_step)

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-import torch.optim as optim
 
 from guided_utils.checkpoint import Checkpoints, claim_run
 from guided_utils.console import Progress, end_run, open_log
@@ -36,7 +35,7 @@ from guided_utils.environments import (
 from guided_utils.evaluation import Evaluator
 from guided_utils.interrupts import Interrupts
 from guided_utils.memory import check_memory
-from guided_utils.optimisation import Gradients, minimise, parameters_of, take_step
+from guided_utils.optimisation import Adam, Gradients, Logs, affine, minimise, parameters_of, take_step
 from guided_utils.settings import ExperimentArgs, one_line_errors, parse_args, parse_env_kwargs
 from guided_utils.statistics import RunningMeanStd
 
@@ -87,7 +86,7 @@ class Args(ExperimentArgs):
     precision: Literal["fp32", "bf16"] = "fp32"
     """of the matrix products while learning continuous actions; weights, targets, losses and acting are float32"""
     compile: bool = False
-    """compile the gradients of continuous actions with torch.compile (needs a C++ compiler; the first update waits)"""
+    """compile acting and updates for continuous actions with torch.compile (needs a C++ compiler; takes 10 to 30 s)"""
     bonus_lr: float = 3e-4
     """learning rate of the bonus's networks"""
     replay_frequency: int = 0
@@ -227,9 +226,9 @@ class SoftQNetwork(nn.Module):
 
     def forward(self, obs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         """Values (2, B) of observations (B, *obs) and actions (B, *action) in environment units."""
-        x = torch.baddbmm(self.biases[0], obs.flatten(1).expand(2, -1, -1), self.weights[0])  # (2, B, hidden)
-        x = torch.baddbmm(x, actions.flatten(1).expand(2, -1, -1), self.weights[1]).relu_()
-        x = torch.baddbmm(self.biases[1], x, self.weights[2]).relu_()
+        x = affine(self.biases[0], obs.flatten(1).expand(2, -1, -1), self.weights[0])  # (2, B, hidden)
+        x = affine(x, actions.flatten(1).expand(2, -1, -1), self.weights[1]).relu_()
+        x = affine(self.biases[1], x, self.weights[2]).relu_()
         # a matrix product with a single column is slow, its gradient slower: a row-wise scalar product instead, which
         # is float32 also where the products before it are not
         return (x * self.weights[3].mT).sum(dim=2) + self.biases[2].squeeze(-1)
@@ -274,6 +273,11 @@ class Actor(nn.Module):
         log_prob = -0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi)
         log_prob = log_prob - 2 * (np.log(2) - u - F.softplus(-2 * u))
         return self._to_env(u), log_prob.sum(dim=1)
+
+    def sample(self, obs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """The actions of `get_action` without the cost of their log-probabilities."""
+        mean, log_std = self(obs)
+        return self._to_env(mean + log_std.exp() * noise)
 
     def get_greedy_action(self, obs: torch.Tensor) -> torch.Tensor:
         """The policy's mode before squashing, (B, *action) in environment units."""
@@ -491,24 +495,37 @@ if __name__ == "__main__":
     log_alpha = torch.tensor(args.alpha, device=device).log().requires_grad_(args.autotune)
     if args.autotune:
         actor_groups.append({"params": [log_alpha], "lr": args.alpha_lr})
-    q_optimizer = optim.Adam(online, lr=args.q_lr, fused=True)
-    actor_optimizer = optim.Adam(actor_groups, lr=args.policy_lr, fused=True) if actor_groups else None
+    q_optimizer = Adam(online, lr=args.q_lr)
+    actor_optimizer = Adam(actor_groups, lr=args.policy_lr) if actor_groups else None
+    # casts a weight where it is used: a copy kept until the end of an update would be older than the optimiser's step
+    mixed_precision = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16", cache_enabled=False)
+    # one graph for the whole update, down to Adam and the targets: the compiler fuses within it. Noise is handed in:
+    # compiled code draws other numbers. Autocast stays outside: inside, a second run would find the first's networks
+    torch._dynamo.config.trace_autograd_ops = args.compile
+    compiled = partial(torch.compile, dynamic=False, fullgraph=True, disable=not args.compile)
     if not discrete:
-        act_dim, actor_parameters = len(actor.action_scale), parameters_of(actor_optimizer)
+        act_dim, sample = len(actor.action_scale), compiled(actor.sample)
+        actor_parameters = parameters_of(actor_optimizer)
 
     @torch.no_grad()
     def act(obs: np.ndarray, deterministic: bool) -> np.ndarray:
         """Actions (N, *action) of the policy π_θ for observations (N, *obs); discrete ones (N,) int64."""
         x = torch.as_tensor(obs, dtype=tensor_dtype(envs.single_observation_space), device=device)
         if not discrete:
-            actions = actor.get_greedy_action(x) if deterministic else actor.get_action(x)[0]
+            noise = None if deterministic else torch.randn(len(x), act_dim, device=device)
+            actions = actor.get_greedy_action(x) if deterministic else sample(x, noise)
             return clip_action(actions.cpu().numpy(), envs.single_action_space)
         log_pi = improved_policy(qf(x), log_alpha.exp())
         indices = log_pi.argmax(dim=1) if deterministic else log_pi.exp().multinomial(1).squeeze(1)
         return (indices + first_action).cpu().numpy()
 
-    def update_discrete(data: Batch) -> dict[str, torch.Tensor]:
-        """One step on J_Q and, every `policy_frequency` updates, as many on α."""
+    def soft_update() -> None:
+        """Polyak averaging: lerp(φ̄, φ, τ) = (1 − τ) φ̄ + τ φ."""
+        with torch.no_grad():
+            torch._foreach_lerp_(targets, online, args.tau)
+
+    def update_discrete(data: Batch) -> Logs:
+        """One step on J_Q and, every `policy_frequency` updates, as many on α; the targets when it is time."""
         x, s, next_x, next_s = distinct(data, places)
         q, alpha = qf(x), log_alpha.detach().exp()  # (2, U, |A|)
         log_pi = improved_policy(q.detach(), alpha)  # (U, |A|): one policy for both steps
@@ -526,18 +543,10 @@ if __name__ == "__main__":
             alpha_loss = log_alpha.exp() * (entropy - target_entropy)
             minimise(alpha_loss, actor_optimizer)
             logs["alpha_loss"] = alpha_loss.detach()
+        if iteration % args.target_network_frequency == 0:
+            soft_update()
         return logs
 
-    # a decorator of all that leads to a gradient: it casts each weight once per call, and must not outlive the step
-    mixed_precision = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16")
-    # forward and backward pass in one graph: in two, compilation brings next to nothing. Noise is an argument, because
-    # random numbers drawn in compiled code are others. Autocast is the outer decorator: were it compiled too, networks
-    # would be looked up by module name, and a second run in one process would find those of the first
-    torch._dynamo.config.trace_autograd_ops = args.compile
-    compiled = partial(torch.compile, dynamic=False, fullgraph=True, disable=not args.compile)
-
-    @mixed_precision
-    @compiled
     def critic_gradients(data: Batch, noise: torch.Tensor) -> Gradients:
         """∇(J_Q₁ + J_Q₂), given the noise (2, B, dim(A)) of a~ for s and for s'."""
         with torch.no_grad():
@@ -548,8 +557,6 @@ if __name__ == "__main__":
         losses = critic_losses(q, target)  # (2,)
         return torch.autograd.grad(losses.sum(), online), {"q": q.detach(), "qf_losses": losses.detach()}
 
-    @mixed_precision
-    @compiled
     def actor_gradients(data: Batch, noise: torch.Tensor) -> Gradients:
         """∇J_π and that of α's loss, given the noise (B, dim(A)) of a~ for s."""
         pi, log_pi = actor.get_action(data.observations, noise)  # (B, *action), (B,)
@@ -561,17 +568,27 @@ if __name__ == "__main__":
             loss, logs["alpha_loss"] = loss + alpha_loss, alpha_loss.detach()
         return torch.autograd.grad(loss, actor_parameters), logs
 
-    def update_continuous(data: Batch) -> dict[str, torch.Tensor]:
-        """One step on J_Q and, every `policy_frequency` updates, as many on J_π and α."""
-        noise = torch.randn(2, len(data.rows), act_dim, device=device)
+    @mixed_precision
+    @compiled
+    def update(data: Batch, noise: torch.Tensor, actor_noise: list[torch.Tensor], soft: bool) -> Logs:
+        """One step on the critics, one on the actor and α per `actor_noise`, and one of the targets if `soft`."""
         gradients, logs = critic_gradients(data, noise)
         take_step(q_optimizer, gradients)
-        # a delay of k updates is made up for by k steps at once, as in CleanRL, each with noise of its own
-        for i in range(args.policy_frequency if iteration % args.policy_frequency == 0 else 0):
-            gradients, actor_logs = actor_gradients(data, noise[0] if i == 0 else torch.randn_like(noise[0]))
+        for eps in actor_noise:
+            gradients, actor_logs = actor_gradients(data, eps)
             take_step(actor_optimizer, gradients)
             logs |= actor_logs
+        if soft:
+            soft_update()
         return logs
+
+    def update_continuous(data: Batch) -> Logs:
+        """One step on J_Q and, every `policy_frequency` updates, as many on J_π and α; the targets when it is time."""
+        noise = torch.randn(2, len(data.rows), act_dim, device=device)
+        # a delay of k updates is made up for by k steps at once, as in CleanRL, each with noise of its own
+        steps = args.policy_frequency if iteration % args.policy_frequency == 0 else 0
+        actor_noise = [noise[0] if i == 0 else torch.randn_like(noise[0]) for i in range(steps)]
+        return update(data, noise, actor_noise, soft=iteration % args.target_network_frequency == 0)
 
     rb = ReplayBuffer(args.buffer_size, envs, device)
     obs, _ = envs.reset(seed=seeds)
@@ -580,7 +597,7 @@ if __name__ == "__main__":
     # SAC's random numbers must be those of a run without a bonus: --intrinsic-coef 0 is plain SAC to the bit
     with torch.random.fork_rng(devices=[]):
         bonus = RND(envs).to(device)
-    bonus_optimizer = optim.Adam([p for p in bonus.parameters() if p.requires_grad], lr=args.bonus_lr, fused=True)
+    bonus_optimizer = Adam([p for p in bonus.parameters() if p.requires_grad], lr=args.bonus_lr)
     obs_stats = RunningMeanStd(envs.single_observation_space.shape, device)
     bonus_stats = RunningMeanStd((), device)
     episode_bonuses = np.zeros(args.num_envs)
@@ -646,10 +663,6 @@ if __name__ == "__main__":
             minimise(loss, bonus_optimizer)  # the bonus's networks only; SAC gets r_int, a number without gradient
             data = data._replace(rewards=data.rewards + args.intrinsic_coef * r_int / bonus_stats.std)  # (B,)
             logs |= bonus_logs | (update_discrete(data) if discrete else update_continuous(data))
-            if iteration % args.target_network_frequency == 0:
-                # Polyak averaging: lerp(φ̄, φ, τ) = (1 − τ) φ̄ + τ φ
-                with torch.no_grad():
-                    torch._foreach_lerp_(targets, online, args.tau)
             if iteration % 100 == 0:
                 (qf1_value, qf2_value), (qf1_loss, qf2_loss) = logs["q"].mean(1).tolist(), logs["qf_losses"].tolist()
                 writer.add_scalar("losses/qf1_values", qf1_value, global_step)

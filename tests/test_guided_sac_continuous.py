@@ -1,5 +1,6 @@
 """guided_sac_continuous.py: losses, buffer, loop, supervision and the contract with CleanRL's tools."""
 
+import copy
 import importlib.util
 import math
 import os
@@ -45,7 +46,7 @@ def spaces(obs_dim: int, low: list[float], high: list[float], num_envs: int = 1)
 
 def update(run: SimpleNamespace, which: str, data, noise: torch.Tensor) -> dict[str, torch.Tensor]:
     """One step of a finished run's critics or actor, as in its loop; returns what it would log."""
-    gradients, logs = getattr(run, f"{which}_gradients")(data, noise)
+    gradients, logs = run.mixed_precision(getattr(run, f"{which}_gradients"))(data, noise)
     take_step(run.q_optimizer if which == "critic" else run.actor_optimizer, gradients)
     return logs
 
@@ -314,30 +315,36 @@ def test_bf16_rounds_the_products_and_nothing_else(run_here):
 
 
 @needs_compiler
-@pytest.mark.parametrize("flags", [[], ["--value-network", "--no-autotune", "--policy-frequency", "2"]])
-def test_compiled_gradients_are_those_of_the_plain_ones(run_here, flags):
-    """One graph each for all of a run, and from equal weights, batch and noise the same gradients and logs."""
+@pytest.mark.parametrize(
+    "flags, graphs", [([], 2), (["--value-network", "--no-autotune", "--policy-frequency", "2"], 3)]
+)
+def test_a_compiled_update_is_the_plain_one(run_here, flags, graphs):
+    """A graph to act and one to learn, one more to teach the critics alone; from an equal state, equal results."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     flags = ["--env-id", "MountainCarContinuous-v0", "--supervisor", "none", "--batch-size", "16",
              "--total-timesteps", "60", "--learning-starts", "50", *flags]  # fmt: skip
     plain, compiled = run_here(*flags), run_here(*flags, "--compile")
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
     after_ten_updates = compiled.actor.fc1.weight, plain.actor.fc1.weight
     torch.testing.assert_close(*after_ten_updates, rtol=0, atol=1e-4)
-    for run in (plain, compiled):
-        for module in [run.actor, run.qf, run.qf_target]:
-            torch.manual_seed(1)
-            for parameter in module.parameters():
-                parameter.data.normal_(std=0.3)
-    if plain.args.value_network:
-        compiled.vf.load_state_dict(plain.vf.state_dict())
-        compiled.vf_target.load_state_dict(plain.vf_target.state_dict())
+
+    learning = ["actor", "qf", "qf_target", "q_optimizer", "actor_optimizer"]
+    learning += ["vf", "vf_target"] if plain.args.value_network else []
+    for name in learning:
+        getattr(compiled, name).load_state_dict(copy.deepcopy(getattr(plain, name).state_dict()))
+    compiled.log_alpha.data.copy_(plain.log_alpha)
+    before = copy.deepcopy(plain.qf.state_dict())
     data, noise = plain.rb.sample(16), torch.randn(2, 16, plain.act_dim)
-    for name, inputs in (("critic_gradients", noise), ("actor_gradients", noise[0])):
-        ours, theirs = (getattr(run, name)(data, inputs) for run in (compiled, plain))
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-        assert any(gradient.abs().max() > 1e-3 for gradient in theirs[0])
+    actor_noise = [noise[0], torch.randn_like(noise[0])][: plain.args.policy_frequency]
+    ours, theirs = (run.update(run.Batch(*data), noise, actor_noise, True) for run in (compiled, plain))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+    for name in learning:
+        ours, theirs = (getattr(run, name).state_dict() for run in (compiled, plain))
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(compiled.log_alpha, plain.log_alpha, rtol=0, atol=1e-6)
+    assert all((before[name] != value).any() for name, value in plain.qf.state_dict().items())
 
 
 def test_compilation_without_a_compiler_ends_with_one_line(tmp_path):

@@ -25,6 +25,7 @@ import tyro
 from gymnasium.vector import SyncVectorEnv
 
 from benchmark.races.speed import OURS, SCRIPT, machine, versions
+from guided_utils import optimisation
 
 PARTS = {  # what has happened since the moment before, when a moment comes
     "step ends": "physics",
@@ -35,6 +36,12 @@ PARTS = {  # what has happened since the moment before, when a moment comes
     "actor's Adam ends": "actor's Adam",
     "lerp ends": "targets",
     "step begins": "logging, acting",  # of the next step
+}
+COMPILED_PARTS = {  # nothing can be told apart within a graph
+    "step ends": "physics",
+    "randn begins": "store, sample",
+    "update ends": "update",
+    "step begins": "logging, acting",
 }
 
 
@@ -68,14 +75,14 @@ def timed(function: Callable, name: str, moments: list[tuple[str, float]]) -> Ca
     return call
 
 
-def parts(moments: list[tuple[str, float]], steps: int) -> dict[str, float]:
+def parts(moments: list[tuple[str, float]], steps: int, of: dict[str, str] = PARTS) -> dict[str, float]:
     """Mean seconds of each part over the last whole steps, each from one call of the environment to the next."""
-    moments = [(name, when) for name, when in moments if name in PARTS]
+    moments = [(name, when) for name, when in moments if name in of]
     begins = [i for i, (name, _) in enumerate(moments) if name == "step begins"]
     names, times = zip(*moments[begins[-1 - steps] : begins[-1] + 1], strict=True)
-    if names[1:] != tuple(PARTS) * steps:
-        raise ValueError(f"a step of the script is no longer {' → '.join(PARTS)}")
-    return dict(zip(PARTS.values(), np.diff(times).reshape(steps, -1).mean(axis=0).tolist(), strict=True))
+    if names[1:] != tuple(of) * steps:
+        raise ValueError(f"a step of the script is no longer {' → '.join(of)}")
+    return dict(zip(of.values(), np.diff(times).reshape(steps, -1).mean(axis=0).tolist(), strict=True))
 
 
 def recorded(step: Callable, profiler: torch.profiler.profile, first: int, last: int) -> Callable:
@@ -109,16 +116,20 @@ if __name__ == "__main__":
     moments: list[tuple[str, float]] = []
     optimizers = iter(("critics' Adam", "actor's Adam"))  # in the order in which the script makes them
 
-    class Adam(torch.optim.Adam):
+    class Adam(optimisation.Adam):
         """The script's optimiser, whose steps are moments too."""
 
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
             self.step = timed(self.step, next(optimizers), moments)
 
-    torch.optim.Adam = Adam
     torch.randn = timed(torch.randn, "randn", moments)  # an update begins with its noise
-    torch._foreach_lerp_ = timed(torch._foreach_lerp_, "lerp", moments)
+    if args.compile:
+        compiler = torch.compile
+        torch.compile = lambda function, **options: timed(compiler(function, **options), function.__name__, moments)
+    else:
+        optimisation.Adam = Adam
+        torch._foreach_lerp_ = timed(torch._foreach_lerp_, "lerp", moments)
     SyncVectorEnv.step = timed(SyncVectorEnv.step, "step", moments)
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
     if args.operations:
@@ -137,6 +148,7 @@ if __name__ == "__main__":
         for name, calls, own in operations(profiler, args.steps, args.operations):
             print(f"| {name} | {calls:.1f} | {own:.2f} |")
     else:
-        means = {name: 1e3 * seconds for name, seconds in parts(moments, args.steps).items()}
+        spans = parts(moments, args.steps, COMPILED_PARTS if args.compile else PARTS)
+        means = {name: 1e3 * seconds for name, seconds in spans.items()}
         print(f"\n{about}\n\n| step | {' | '.join(means)} |\n|{'-|' * (len(means) + 1)}")
         print(f"| {sum(means.values()):.2f} | {' | '.join(f'{mean:.2f}' for mean in means.values())} |")

@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import tyro
 
@@ -47,11 +48,13 @@ class Args:
     """steps of each contestant before the first block, of which the first 100 are without updates"""
     threads: int | None = None
     """threads of each contestant (OMP_NUM_THREADS); None: its default"""
+    before: Path | None = None
+    """a folder with the scripts of another commit (of `git archive`): its "ours" and its guided one race too"""
 
 
-def command(args: Args, name: str) -> list[str]:
-    """A contestant's command line."""
-    script = PEER.with_name("plain_discrete_sac.py") if name == "plain" else ROOT / "guided_sac_discrete.py"
+def command(args: Args, name: str, folder: Path = ROOT) -> list[str]:
+    """A contestant's command line, with our scripts of this folder."""
+    script = PEER.with_name("plain_discrete_sac.py") if name == "plain" else folder / "guided_sac_discrete.py"
     flags = ["--batch-size", str(args.batch_size), *FLAGS[name]]
     return [sys.executable, str(PEER), "script", str(script), args.env_id, *flags]
 
@@ -59,7 +62,11 @@ def command(args: Args, name: str) -> list[str]:
 def race(args: Args, folder: str) -> dict[str, list[float]]:
     """Steps per second of every block of each contestant, sorted."""
     env = environment("cpu", args.threads)
-    contestants = [Contestant(name, command(args, name), folder, env) for name in FLAGS]
+    commands = {name: command(args, name) for name in FLAGS}
+    if args.before:
+        for name in ("ours", "ours, guided at every step"):
+            commands[f"{name}, before"] = command(args, name, args.before.resolve())
+    contestants = [Contestant(name, line, folder, env) for name, line in commands.items()]
     take_turns(contestants, args.warm_up, args.steps, args.blocks)
     return rates_of(contestants, args.steps)
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 import gymnasium as gym
+import pandas as pd
 import torch
 import tyro
 
@@ -61,12 +62,16 @@ class Args:
     """where all contestants learn and act; physics is on the CPU with both"""
     sbx_python: str | None = None
     """the interpreter of a virtual environment with sbx-rl; None: no SBX"""
+    rltools_python: str | None = None
+    """the interpreter of a virtual environment with rltools and MKL (needs a C++ compiler); None: no RLtools"""
     cleanrl: str | None = None
     """CleanRL's sac_continuous_action.py; None: no CleanRL"""
     leanrl: str | None = None
     """folder of a LeanRL checkout; adds its scripts (with CUDA graphs only on a GPU); None: no LeanRL"""
     leanrl_python: str | None = None
     """the interpreter of a virtual environment with LeanRL's packages; None: this one"""
+    csv: Path | None = None
+    """file to which the medians are added, for `speed_figure`; None: no file"""
     memory: bool = False
     """also the peak resident memory with a full replay buffer, on the CPU (needs about 8 GB for Humanoid-v5)"""
 
@@ -109,6 +114,8 @@ def commands(args: Args, env_id: str) -> dict[str, list[str]]:
         peers["Stable-Baselines3"] = [sys.executable, str(PEER), "stable_baselines3", env_id]
     if args.sbx_python:
         peers["SBX"] = [interpreter(args.sbx_python), str(PEER), "sbx", env_id]
+    if args.rltools_python:
+        peers["RLtools"] = [interpreter(args.rltools_python), str(PEER), "rltools", env_id]
     if args.cleanrl:
         peers["CleanRL"] = [sys.executable, str(PEER), "script", str(Path(args.cleanrl).resolve()), env_id]
     for name, (script, *flags) in LEANRL.items() if args.leanrl else ():
@@ -127,6 +134,7 @@ def environment(device: str = "cpu", threads: int | None = None) -> dict[str, st
         env["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # else JAX takes most of the memory that the others need
     if threads:
         env["OMP_NUM_THREADS"] = str(threads)
+    env["MKL_NUM_THREADS"] = str(threads or os.cpu_count())  # RLtools alone would set 1 where nobody has set it
     return env
 
 
@@ -261,6 +269,17 @@ def table(
     return rows
 
 
+def add_to(csv: Path, env_id: str, threads: int | None, rates: dict[str, list[float]]) -> None:
+    """Add a race's medians, lowest and highest blocks to a table, in steps per second."""
+    rows = [
+        dict(environment=env_id, threads=threads or torch.get_num_threads(), contestant=name,
+             median=round(statistics.median(blocks), 1), lowest=round(blocks[0], 1), highest=round(blocks[-1], 1))
+        for name, blocks in rates.items()
+    ]  # fmt: skip
+    csv.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(csv, mode="a", header=not csv.exists(), index=False)
+
+
 def against_leanrl(rates: dict[str, list[float]]) -> list[str]:
     """What compilation and CUDA graphs bring LeanRL here, beside what it publishes, and where ours stands."""
     median = {name: statistics.median(blocks) for name, blocks in rates.items()}
@@ -301,6 +320,8 @@ def title(args: Args) -> str:
     words = [versions(sys.executable, "torch", "stable-baselines3", "gymnasium", "mujoco")]
     if args.sbx_python:
         words.append(f"SBX: {versions(args.sbx_python, 'sbx-rl', 'jax')}")
+    if args.rltools_python:
+        words.append(f"RLtools: {versions(interpreter(args.rltools_python), 'rltools', 'mkl', 'gymnasium', 'mujoco')}")
     if args.leanrl:
         words.append(f"LeanRL: {versions(interpreter(args.leanrl_python), 'torch', 'tensordict', 'torchrl')}")
     words.append(f"{machine(args.device, args.threads)}, {args.blocks} blocks of {args.steps} steps")
@@ -323,6 +344,8 @@ if __name__ == "__main__":
         for env_id in args.env_ids:
             contestants, floors = race(args, env_id, folder)
             print("\n".join(table(env_id, contestants, floors, args.steps, gflop_of(update_of(env_id)))), flush=True)
+            if args.csv:
+                add_to(args.csv, env_id, args.threads, rates_of(contestants, args.steps))
             remarks += [f"{env_id}: {line}" for line in against_leanrl(rates_of(contestants, args.steps))]
         if remarks:
             print("\n".join(["", *remarks]))

@@ -2,11 +2,12 @@
 
     python speed_peer.py script FILE.py ENV_ID [FLAG...]     an unmodified script with CleanRL's flags
     python speed_peer.py stable_baselines3|sbx ENV_ID        the library's SAC with its default settings
+    python speed_peer.py rltools ENV_ID                      RLtools' SAC of the same sizes, compiled for the task
     python speed_peer.py ... --fill                          no blocks: 200 steps, then touch the whole replay buffer
     python speed_peer.py versions PACKAGE...                 no training: what is installed of these
 
 Protocol: each line on stdin is a number of steps; the answer is the seconds that these took, training included. The
-only foothold in the training loop is the vector environment's `step`, of which every loop here makes one call per step.
+only foothold in the training loop is the environment's `step`, of which every loop here makes one call per step.
 All train on the GPU where they see one, and on the CPU where the environment hides it (`environment` in speed.py).
 Imports nothing of this project, so that it runs in any virtual environment.
 """
@@ -59,6 +60,31 @@ def library(name: str, env_id: str, fill: bool):
     return vars(model.replay_buffer)
 
 
+def rltools(env_id: str) -> None:
+    """RLtools' loop is C++ and knows no end; its settings are constants that are compiled in."""
+    import gymnasium as gym
+
+    pace = Pace(gym.Wrapper.step)  # before the library's first words, which are no answer
+
+    class Halted(gym.Wrapper):
+        def step(self, action):
+            return pace(self, action)
+
+    def make() -> gym.Env:
+        env = Halted(gym.wrappers.RescaleAction(gym.make(env_id), -1.0, 1.0))
+        env.reset(seed=1)
+        return env
+
+    # evaluation and statistics are off: its C++ does nothing but learn and act
+    state = importlib.import_module("rltools").SAC(
+        make, interface_name=re.sub(r"\W", "_", env_id), enable_evaluation=False, COLLECT_EPISODE_STATS=False,
+        STEP_LIMIT=10**9, REPLAY_BUFFER_CAP=10**6, N_WARMUP_STEPS=256, ACTOR_BATCH_SIZE=256, CRITIC_BATCH_SIZE=256,
+        ACTOR_HIDDEN_DIM=256, CRITIC_HIDDEN_DIM=256, ACTOR_NUM_LAYERS=3, CRITIC_NUM_LAYERS=3, OPTIMIZER_ALPHA=3e-4,
+    ).State(1)  # fmt: skip
+    while not state.step():
+        pass
+
+
 def script(path: str, env_id: str, flags: list[str], fill: bool):
     import gymnasium as gym
 
@@ -86,6 +112,8 @@ if __name__ == "__main__":
     if kind == "versions":
         print(versions(rest))
         sys.exit()
+    if kind == "rltools":
+        rltools(rest[0])
     fill = "--fill" in sys.argv
     buffer = script(rest[0], rest[1], rest[2:], fill) if kind == "script" else library(kind, rest[0], fill)
     for array in buffer.values():

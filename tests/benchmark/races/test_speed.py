@@ -1,5 +1,6 @@
 """benchmark/races/: an update's matrix products, the protocol with a contestant, the race, its table."""
 
+import json
 import os
 import re
 import runpy
@@ -148,9 +149,47 @@ def test_an_interpreter_is_found_from_the_contestants_folder():
     """Relative to where the race was started, and through the link by which a virtual environment is known."""
     Path("sbx").mkdir()
     Path("sbx/python").symlink_to(sys.executable)
-    args = Args(sbx_python="sbx/python", leanrl="x", leanrl_python="sbx/python")
+    args = Args(sbx_python="sbx/python", rltools_python="sbx/python", leanrl="x", leanrl_python="sbx/python")
     peers = commands(args, "HalfCheetah-v5")
-    assert peers["SBX"][0] == peers["LeanRL"][0] == str(Path.cwd() / "sbx" / "python")
+    interpreters = {peers[name][0] for name in ("SBX", "RLtools", "LeanRL")}
+    assert interpreters == {str(Path.cwd() / "sbx" / "python")}
+
+
+def test_rltools_has_the_threads_of_the_others(monkeypatch):
+    """Left alone, it would have its products computed by one thread."""
+    assert speed.environment("cpu", 2)["MKL_NUM_THREADS"] == "2"
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert speed.environment()["MKL_NUM_THREADS"] == "7"
+
+
+def test_rltools_runs_its_own_loop_of_the_same_sizes(tmp_path):
+    """A stand-in for the package, which notes its settings and steps the environment as the C++ does."""
+    (tmp_path / "rltools.py").write_text(
+        "import json\n"
+        "class SAC:\n"
+        "    def __init__(self, make, **settings):\n"
+        "        self.env = make()\n"
+        "        json.dump(settings, open('settings.json', 'w'))\n"
+        "    def State(self, seed):\n"
+        "        return self\n"
+        "    def step(self):\n"
+        "        observation, _, terminated, truncated, _ = self.env.step(self.env.action_space.high)\n"
+        "        assert observation.shape == (2,) and not terminated\n"
+    )
+    env = {"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"]}
+    command = [sys.executable, str(speed.PEER), "rltools", "MountainCarContinuous-v0"]
+    peer = Contestant("RLtools", command, str(tmp_path), env)
+    try:
+        assert peer.run(5) > 0 and peer.run(5) > 0
+    finally:
+        peer.process.kill()
+        peer.process.wait()
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    for name in ("ACTOR", "CRITIC"):
+        assert (settings[f"{name}_BATCH_SIZE"], settings[f"{name}_HIDDEN_DIM"], settings[f"{name}_NUM_LAYERS"]) == (
+            256, 256, 3,  # of which the last gives the output
+        )  # fmt: skip
+    assert not settings["enable_evaluation"] and not settings["COLLECT_EPISODE_STATS"]
 
 
 def test_leanrls_gain_stands_beside_its_published_one():
