@@ -56,8 +56,7 @@ class Args(ExperimentArgs, SupervisorArgs):
     batch_size: int = 256
     """transitions of an update"""
     learning_starts: int = 100
-    """environment steps of uniformly random actions before the first update; 100 as in Stable-Baselines3, on which the
-    paper is built, CleanRL has 5,000"""
+    """environment steps of random actions before the first update (100 as in Stable-Baselines3; CleanRL has 5,000)"""
     policy_lr: float = 3e-4
     """learning rate of the actor"""
     q_lr: float = 3e-4
@@ -395,11 +394,6 @@ if __name__ == "__main__":
             loss, logs["alpha_loss"] = loss + alpha_loss, alpha_loss.detach()
         return torch.autograd.grad(loss, actor_parameters), logs
 
-    def soft_update() -> None:
-        """Polyak averaging: lerp(φ̄, φ, τ) = (1 − τ) φ̄ + τ φ."""
-        with torch.no_grad():
-            torch._foreach_lerp_(targets, online, args.tau)
-
     @mixed_precision
     @compiled
     def update(data: Batch, noise: torch.Tensor, actor_noise: list[torch.Tensor], soft: bool) -> Logs:
@@ -410,8 +404,9 @@ if __name__ == "__main__":
             gradients, actor_logs = actor_gradients(data, eps)
             take_step(actor_optimizer, gradients)
             logs |= actor_logs
-        if soft:
-            soft_update()
+        if soft:  # Polyak averaging: lerp(φ̄, φ, τ) = (1 − τ) φ̄ + τ φ
+            with torch.no_grad():
+                torch._foreach_lerp_(targets, online, args.tau)
         return logs
 
     rb = ReplayBuffer(args.buffer_size, envs, device)
@@ -447,8 +442,8 @@ if __name__ == "__main__":
         writer = open_log(args, sources, run_name, device, resumed)
     print(f"{'supervisor':>12}: {supervisor.description}", flush=True)
 
-    if args.eval_frequency and global_step == 0:
-        evaluator.run(act, global_step, writer)
+    if global_step == 0:
+        evaluator.run_if_due(act, global_step, writer)
     guidance, progress = supervisor.guiding, Progress(args.total_timesteps, global_step)
     while global_step < args.total_timesteps and not interrupts.received:
         if global_step >= next_consultation or supervisor.waiting:
@@ -512,9 +507,7 @@ if __name__ == "__main__":
                         writer.add_scalar(f"losses/{name}", value.item(), global_step)
                 writer.add_scalar("charts/SPS", progress.steps_per_second(global_step), global_step)
 
-        last_step = global_step >= args.total_timesteps
-        if args.eval_frequency and (global_step % args.eval_frequency < args.num_envs or last_step):
-            evaluator.run(act, global_step, writer)
+        evaluator.run_if_due(act, global_step, writer)
         progress.report(global_step, recent_returns, "guided" if supervisor.guiding else "")
 
     checkpoints.finish(global_step, loop, interrupts.received is not None, writer)

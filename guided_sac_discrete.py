@@ -57,8 +57,7 @@ class Args(ExperimentArgs, SupervisorArgs):
     batch_size: int = 256
     """transitions of an update"""
     learning_starts: int = 100
-    """environment steps of uniformly random actions before the first update; 100 as in Stable-Baselines3, on which the
-    paper is built, CleanRL has 5,000"""
+    """environment steps of random actions before the first update (100 as in Stable-Baselines3; CleanRL has 5,000)"""
     policy_lr: float = 3e-4
     """learning rate of the actor network (the exact improvement has none)"""
     q_lr: float = 3e-4
@@ -499,8 +498,8 @@ if __name__ == "__main__":
         writer = open_log(args, sources, run_name, device, resumed)
     print(f"{'supervisor':>12}: {supervisor.description}", flush=True)
 
-    if args.eval_frequency and global_step == 0:
-        evaluator.run(act, global_step, writer)
+    if global_step == 0:
+        evaluator.run_if_due(act, global_step, writer)
     guidance, progress = supervisor.guiding, Progress(args.total_timesteps, global_step)
     while global_step < args.total_timesteps and not interrupts.received:
         if global_step >= next_consultation or supervisor.waiting:
@@ -575,9 +574,7 @@ if __name__ == "__main__":
                         writer.add_scalar(f"losses/{name}", value.item(), global_step)
                 writer.add_scalar("charts/SPS", progress.steps_per_second(global_step), global_step)
 
-        last_step = global_step >= args.total_timesteps
-        if args.eval_frequency and (global_step % args.eval_frequency < args.num_envs or last_step):
-            evaluator.run(act, global_step, writer)
+        evaluator.run_if_due(act, global_step, writer)
         progress.report(global_step, recent_returns, "guided" if supervisor.guiding else "")
 
     checkpoints.finish(global_step, loop, interrupts.received is not None, writer)

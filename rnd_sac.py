@@ -65,8 +65,7 @@ class Args(ExperimentArgs):
     batch_size: int = 256
     """transitions of an update"""
     learning_starts: int = 100
-    """environment steps of uniformly random actions before the first update; 100 as in Stable-Baselines3, on which the
-    paper is built, CleanRL has 5,000"""
+    """environment steps of random actions before the first update (100 as in Stable-Baselines3; CleanRL has 5,000)"""
     policy_lr: float = 3e-4
     """learning rate of the actor (discrete actions have none)"""
     q_lr: float = 3e-4
@@ -519,11 +518,6 @@ if __name__ == "__main__":
         indices = log_pi.argmax(dim=1) if deterministic else log_pi.exp().multinomial(1).squeeze(1)
         return (indices + first_action).cpu().numpy()
 
-    def soft_update() -> None:
-        """Polyak averaging: lerp(φ̄, φ, τ) = (1 − τ) φ̄ + τ φ."""
-        with torch.no_grad():
-            torch._foreach_lerp_(targets, online, args.tau)
-
     def update_discrete(data: Batch) -> Logs:
         """One step on J_Q and, every `policy_frequency` updates, as many on α; the targets when it is time."""
         x, s, next_x, next_s = distinct(data, places)
@@ -543,8 +537,9 @@ if __name__ == "__main__":
             alpha_loss = log_alpha.exp() * (entropy - target_entropy)
             minimise(alpha_loss, actor_optimizer)
             logs["alpha_loss"] = alpha_loss.detach()
-        if iteration % args.target_network_frequency == 0:
-            soft_update()
+        if iteration % args.target_network_frequency == 0:  # Polyak averaging: lerp(φ̄, φ, τ) = (1 − τ) φ̄ + τ φ
+            with torch.no_grad():
+                torch._foreach_lerp_(targets, online, args.tau)
         return logs
 
     def critic_gradients(data: Batch, noise: torch.Tensor) -> Gradients:
@@ -578,8 +573,9 @@ if __name__ == "__main__":
             gradients, actor_logs = actor_gradients(data, eps)
             take_step(actor_optimizer, gradients)
             logs |= actor_logs
-        if soft:
-            soft_update()
+        if soft:  # Polyak averaging: lerp(φ̄, φ, τ) = (1 − τ) φ̄ + τ φ
+            with torch.no_grad():
+                torch._foreach_lerp_(targets, online, args.tau)
         return logs
 
     def update_continuous(data: Batch) -> Logs:
@@ -622,8 +618,8 @@ if __name__ == "__main__":
             episode_bonuses[fresh] = 0
         writer = open_log(args, sources, run_name, device, resumed)
 
-    if args.eval_frequency and global_step == 0:
-        evaluator.run(act, global_step, writer)
+    if global_step == 0:
+        evaluator.run_if_due(act, global_step, writer)
     progress = Progress(args.total_timesteps, global_step)
     while global_step < args.total_timesteps and not interrupts.received:
         checkpoints.save_if_due(global_step, loop, writer)
@@ -678,9 +674,7 @@ if __name__ == "__main__":
 
         if args.replay_frequency and global_step % args.replay_frequency < args.num_envs:
             videos.record(act, args.seed + global_step, global_step, writer)
-        last_step = global_step >= args.total_timesteps
-        if args.eval_frequency and (global_step % args.eval_frequency < args.num_envs or last_step):
-            evaluator.run(act, global_step, writer)
+        evaluator.run_if_due(act, global_step, writer)
         progress.report(global_step, recent_returns)
 
     checkpoints.finish(global_step, loop, interrupts.received is not None, writer)

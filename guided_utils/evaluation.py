@@ -75,6 +75,7 @@ class Evaluator:
     """
 
     def __init__(self, args: Any, env_fn: Callable[[int], gym.Env]):
+        self.args = args
         self.seed, self.greedy, self.sampled = args.seed, args.eval_episodes, args.eval_sampled_episodes
         if args.eval_frequency is None:
             args.eval_frequency = _usual_frequency(args.total_timesteps, env_fn)
@@ -83,6 +84,15 @@ class Evaluator:
             check_time_limit(env)
         self.seeds = evaluation_seeds(args.seed, len(self.envs))
         self.means: list[float] = []
+
+    def run_if_due(
+        self, act: Callable[[np.ndarray, bool], np.ndarray], global_step: int, writer: SummaryWriter
+    ) -> None:
+        """Evaluate at step 0, every `eval_frequency` steps and at the end (see `run`)."""
+        args = self.args
+        last_step = global_step >= args.total_timesteps
+        if args.eval_frequency and (global_step % args.eval_frequency < args.num_envs or last_step):
+            self.run(act, global_step, writer)
 
     def run(self, act: Callable[[np.ndarray, bool], np.ndarray], global_step: int, writer: SummaryWriter) -> None:
         """Log and print the mean returns; `act` maps observations and `deterministic` to actions."""
