@@ -98,10 +98,13 @@ class Questions:
         return self._question("coder", step, seen, [*parts, *self._steps(seen), self._effects(seen)])
 
     def _question(self, role: Literal["advisor", "coder"], step: int, seen: Seen, parts: list[str]) -> Question:
-        if FACTS[0] not in self.facts:
-            self.facts |= facts_of([*seen.unguided, *seen.guided], self.observation)
+        facts, stretches = self.facts, [*seen.unguided, *seen.guided]
+        if FACTS[0] not in facts:
+            facts = facts | facts_of(stretches, self.observation)
+            if stretches:  # an advisor beside a rule that begins at step 0 is asked before anything was seen
+                self.facts = facts
         model = self.args.advisor_model if role == "advisor" else self.args.coder_model
-        system = fill(self.prompts[role], self.values | self.facts)
+        system = fill(self.prompts[role], self.values | facts)
         text = "\n\n".join(part for part in parts if part)
         turns = [{"role": "system", "content": system}, {"role": "user", "content": text}]
         return Question(role, model, step, self.hashes[role], turns)

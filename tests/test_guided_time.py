@@ -199,6 +199,18 @@ def test_several_environments_are_marked_in_turn(consultant):
     assert it.guided == sorted([*range(0, 60, 2), *range(60, 300, 2), *range(60, 300, 2)])
 
 
+def test_an_advisor_beside_a_rule_of_one_s_own_is_asked_at_once_and_told_the_facts_later(consultant):
+    """At step 0 nothing was seen; at 20 a guided episode and a probe are over."""
+    Path("rule.py").write_text(parse_code(RULE))
+    with Endpoint(both()) as endpoint:
+        it = consultant(endpoint.url, guide_policy="rule.py", guide_window=20)
+        assert consult(it, 0) is not None
+        consult(it, 20)
+    first, later = (request["messages"][0]["content"] for request in endpoint.requests)
+    assert "nothing is known yet" in first and "nothing is known yet" not in later
+    assert "0 to 0.5 in 20 steps of training (guided, sampled actions)" in later
+
+
 # -- no step is hidden -------------------------------------------------------------------------------------------------
 
 
