@@ -390,7 +390,7 @@ class Supervisor:
             self.camera.finish(global_step, writer)
         if self.ended:
             return
-        self.ended = True
+        self.ended, self.begin_again = True, False
         guided, steps = self.guidance.steps - self.guidance.unguided_steps, self.guidance.steps
         self.consultations.close_rule()
         if not self.interrupted():

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.utils.tensorboard.writer
+from torch.utils.tensorboard.summary import hparams
 
 from guided_utils.checkpoint import Resumed, code_hash, keep_folder, machine, note_setting
 from guided_utils.interrupts import Interrupts
@@ -48,6 +49,7 @@ def open_log(
     if not goes_on:
         rows = "\n".join(f"|{k}|{v}|{sources.get(k, 'machine')}|" for k, v in settings.items())
         writer.add_text("hyperparameters", f"|param|value|source|\n|-|-|-|\n{rows}")
+        _set_tables(writer, settings)
     for source in sorted(set(sources.values())):
         print(f"{source:>12}: " + " ".join(f"{k}={v}" for k, v in settings.items() if sources.get(k) == source))
     print(f"{'machine':>12}: {device} with {torch.get_num_threads()} threads, logging to runs/{run_name}", flush=True)
@@ -55,6 +57,23 @@ def open_log(
         _say_what_goes_on(resumed)
     keep_folder()
     return writer
+
+
+CHARTS = {  # TensorBoard's tab "custom scalars": chart and tags by group
+    "learning": {"return": ["charts/episodic_return", "eval/episodic_return", "charts/guidance_active"]},
+    "guidance": {"return over equal steps": ["supervisor/trial_guided_return", "supervisor/trial_unguided_return"]},
+}
+
+
+def _set_tables(writer: RunLog, settings: dict[str, Any]) -> None:
+    """Leave the layout of TensorBoard's "custom scalars" and, for its "HPARAMS", the settings and what they brought."""
+    writer.add_custom_scalars({
+        group: {title: ["Multiline", tags] for title, tags in charts.items()} for group, charts in CHARTS.items()
+    })  # fmt: skip
+    known = {name: value for name, value in settings.items() if isinstance(value, bool | int | float | str)}
+    # the last points of these tags stand beside the settings
+    for summary in hparams(known, dict.fromkeys(("eval/episodic_return", "charts/episodic_return"), 0))[:2]:
+        writer.file_writer.add_summary(summary)
 
 
 def _say_what_goes_on(resumed: Resumed) -> None:

@@ -173,7 +173,7 @@ class EpisodeTape(gym.Wrapper):
     on_step: Callable[[bool], None] | None = None  # told after each step whether the episode is over; not in `play`
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        self.seed, self.actions = seed, []
+        self.seed, self.actions, self.space = seed, [], self.observation_space
         # a reset without a seed goes on with the environment's random numbers as they are now
         self.generator = deepcopy(self.unwrapped.np_random.bit_generator.state) if seed is None else None
         obs, info = self.env.reset(seed=seed, options=options)
@@ -192,7 +192,7 @@ class EpisodeTape(gym.Wrapper):
 
     def _array(self, obs: Any) -> np.ndarray:
         """An observation, which may come as a list or with another number of axes, as an array of its own, (*obs)."""
-        space = self.observation_space
+        space = self.space
         try:
             array = np.array(obs)
             if array.shape != space.shape:

@@ -13,6 +13,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from guided_utils.environments import clip_action, evaluation_seeds, tensor_dtype
 
+LONG_RUN, EVALUATIONS = 20_000, 20  # steps of a run that is evaluated unasked, and how often
+
 
 def check_time_limit(env: gym.Env) -> None:
     """Raise ValueError where an episode need not end: a greedy policy that goes in circles would never return."""
@@ -45,6 +47,18 @@ def episode_returns(
     return returns
 
 
+def _usual_frequency(total_timesteps: int, env_fn: Callable[[int], gym.Env]) -> int:
+    """Steps between the evaluations of a run for which nobody said it; 0: none."""
+    if total_timesteps < LONG_RUN:
+        return 0
+    env = env_fn(0)
+    env.close()
+    if env.spec.max_episode_steps is None:
+        print("no evaluations: the environment has no time limit (--max-episode-steps gives it one)", flush=True)
+        return 0
+    return total_timesteps // EVALUATIONS
+
+
 class Evaluator:
     """The return of the unguided policy, in environments and from starts of its own, the same every time.
 
@@ -52,8 +66,8 @@ class Evaluator:
     as they are.
 
     Args:
-        args: a script's settings: eval_frequency (0: no environments are made), eval_episodes, eval_sampled_episodes
-            and seed.
+        args: a script's settings: eval_frequency (0: no environments are made; None is replaced by what it stands for),
+            eval_episodes, eval_sampled_episodes, total_timesteps and seed.
         env_fn: makes the i-th environment.
 
     Raises:
@@ -62,6 +76,8 @@ class Evaluator:
 
     def __init__(self, args: Any, env_fn: Callable[[int], gym.Env]):
         self.seed, self.greedy, self.sampled = args.seed, args.eval_episodes, args.eval_sampled_episodes
+        if args.eval_frequency is None:
+            args.eval_frequency = _usual_frequency(args.total_timesteps, env_fn)
         self.envs = [env_fn(i) for i in range(max(self.greedy, self.sampled) if args.eval_frequency else 0)]
         for env in self.envs:
             check_time_limit(env)

@@ -51,23 +51,23 @@ def check_memory(transitions: Sequence[torch.Tensor], args: Any, device: torch.d
 def _can_be_reserved(transitions: Sequence[torch.Tensor], device: torch.device) -> bool:
     """Whether all columns can be had at once; a CPU's memory is not touched by that."""
     try:
-        columns = [torch.empty_like(column, device=device) for column in transitions]
+        _ = [torch.empty_like(column, device=device) for column in transitions]
     except RuntimeError:
         return False
-    return len(columns) > 0
+    return True
 
 
 def available(device: torch.device) -> float:
     """Bytes of memory that a process may still take; infinite where the system does not say."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    amounts = [_of_cgroups(), np.inf]
+    left = _of_cgroups()
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return min(*amounts, float(next(line.split()[1] for line in lines if line.startswith("MemAvailable"))) * 1024)
+        return min(left, float(next(line.split()[1] for line in lines if line.startswith("MemAvailable"))) * 1024)
     with suppress(OSError, ValueError):  # no Linux: all that is built in
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return min(amounts)
+        return min(left, float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
+    return left
 
 
 def _of_cgroups() -> float:

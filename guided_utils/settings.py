@@ -62,8 +62,9 @@ class ExperimentArgs:
     """record training episodes of the first environment to `videos/{run_name}`"""
     save_model: bool = False
     """save the networks to `runs/{run_name}/{exp_name}.cleanrl_model`"""
-    eval_frequency: int = 0
-    """environment steps between greedy evaluations of the unguided policy; 0 = off"""
+    eval_frequency: int | None = None
+    """environment steps between greedy evaluations of the unguided policy; 0 = off; None: 20 evaluations of a run of
+    20,000 steps or more, where the environment has a time limit"""
     eval_episodes: int = 10
     """greedy episodes of an evaluation, ≥ 1"""
     eval_sampled_episodes: int = 0
@@ -216,7 +217,7 @@ def _check(args: Any) -> None:
         check_compiler()
     if args.checkpoint_keep != "all" and args.checkpoint_keep < 1:
         raise ValueError(f"--checkpoint-keep must be at least 1, or all, not {args.checkpoint_keep}")
-    if args.eval_sampled_episodes and not args.eval_frequency:
+    if args.eval_sampled_episodes and args.eval_frequency == 0:
         raise ValueError("--eval-sampled-episodes needs evaluations: give --eval-frequency")
     if args.buffer_size < args.num_envs:
         raise ValueError(f"--buffer-size must hold a step of all {args.num_envs} environments, not {args.buffer_size}")

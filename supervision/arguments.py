@@ -32,12 +32,12 @@ class SupervisorArgs:
     the environment's default, which it describes, else `prompts/default` (discrete actions: `prompts/default-discrete`)
     """
     replay_frames: int = 16
-    """key frames of a replay: between this many and twice as many are kept, whatever its length; 0 = no pictures"""
+    """pictures of an episode that are kept for models: half as many to this many; 0 = no pictures and no videos"""
     trial_pairs: int = 3
     """episodes, guided and unguided in turn, with which a new rule begins before they are compared for the first time;
     a rule that makes the behaviour worse is ended. 0: no trial"""
     probe_share: float = 0.1
-    """share of the steps in guided time that the learner acts alone, in whole episodes, at least, in [0, 1)"""
+    """share of the steps in guided time that the agent acts alone, in whole episodes, at least, in [0, 1)"""
     coder_attempts: int = 3
     """answers that the coder may give at a consultation before the window goes unguided, ≥ 1"""
     advisor_model: str = "qwen3-vl-plus"

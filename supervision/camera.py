@@ -40,7 +40,8 @@ class Camera:
 
     In each window one unguided and one guided stretch at most: long where the window's number is a power of two, a few
     frames where a model is asked. In the run's last steps one unguided episode more. Long films take as many pictures
-    as fit in `SHARE` of the run's time, but always as many as a model is shown.
+    as fit in `SHARE` of the run's time, but always as many as a model is shown; after window 1 they wait until there is
+    time for any (not so MuJoCo's, which cost nothing while the training goes on).
 
     Most environments are drawn while they are stepped; where they can be, environment 0 of training is replaced by one
     that renders to arrays. Of MuJoCo's the states are copied, and drawn when somebody needs the pictures, in an
@@ -136,20 +137,21 @@ class Camera:
         if self.off:
             return
         self.shot = None
-        length = len(self.before[stretch.guided]) if stretch.guided in self.before else 0
+        before = self.before.get(stretch.guided) or self.before.get(not stretch.guided)
+        length = len(before) if before else 0
         self.before[stretch.guided] = stretch
         size = self.wanted[stretch.guided]
         ending = stretch.global_step >= self.args.total_timesteps - max(self.args.guide_window, LAST_STEPS)
         if ending and not stretch.guided and not self.last:
             size, self.last = LONG, True
-        elif size == LONG and not self.physics and self._left() < 0:
+        elif size == LONG and not self.physics and self.number > 1 and self._left() < 0:
             size = self.few if self.asked else 0  # a later one, perhaps, when more of the run's time has passed
         if not size:
             return
         self.wanted[stretch.guided] = 0
         most, stride, long = size, 1, size == LONG
         if not self.physics:
-            most = self._affordable() if long else size
+            most = self._affordable(2.5 if length else 4.0) if long else size
             while 8 * most * stride <= length:  # as long as the last one it would cost several times as much
                 stride *= 2
         film = Film(drawn_by(self.envs.envs[0]), most, stretch.start, stride)
@@ -162,9 +164,12 @@ class Camera:
         """Seconds that long films may still take by now."""
         return ALLOWANCE + SHARE * (time.monotonic() - self.began) - self.seconds
 
-    def _affordable(self) -> int:
-        """Pictures for a long film: as many as the run's time allows, and no fewer than a model is shown."""
-        taken = 1 if self.physics else 2.5  # for each picture that is kept: the stride doubles on the way
+    def _affordable(self, taken: float = 1.0) -> int:
+        """Pictures for a long film: as many as the run's time allows, and no fewer than a model is shown.
+
+        Args:
+            taken: pictures that are drawn for each that is kept, since the stride doubles on the way.
+        """
         return int(np.clip(self._left() / (taken * max(self.cost, 1e-4)), self.few, LONG))
 
     def _on_step(self, over: bool) -> None:

@@ -19,7 +19,10 @@ def documentation(doc: str, most: int = DOC_CHARACTERS) -> str:
     """
     text = re.sub(FENCED_FIGURE, "", doc, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(FIGURE, "", text, flags=re.MULTILINE)
-    text = re.sub(r"^ *\|.*$", lambda row: re.sub(r"[ -]{2,}", _narrow, row[0]), text, flags=re.MULTILINE)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(
+        r"^ *\|.*$", lambda row: re.sub(r"-{3,}", "---", re.sub(" {2,}", " ", row[0])), text, flags=re.MULTILINE
+    )
     sections = [s for s in _sections(text) if not re.fullmatch(DROPPED, _title(s), flags=re.IGNORECASE)]
     if not sections:
         return doc[:most]
@@ -36,18 +39,13 @@ def documentation(doc: str, most: int = DOC_CHARACTERS) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n\n".join(part for part in parts if part)).strip()
 
 
-def _narrow(padding: re.Match[str]) -> str:
-    """Between two words of a table: one space; below its head: three dashes."""
-    return "---" if "-" in padding[0] else " "
-
-
 def _sections(text: str) -> list[str]:
     """The text cut before each heading, whose lines may be of Markdown or underlined; subsections stay in theirs."""
     text = re.sub(r"^(\S.*)\n([=\-~])\2{3,}[ \t]*$", r"## \1", text, flags=re.MULTILINE)
     parts, fenced = [[]], False
     for line in text.splitlines():
         fenced ^= line.lstrip().startswith("```")
-        if not fenced and re.match(r" {0,3}##? +\S", line):
+        if re.match(r" {0,3}## +\S", line) or (not fenced and re.match(r" {0,3}# +\S", line)):
             parts.append([])
         parts[-1].append(line)
     return [section for part in parts if (section := "\n".join(part).strip())]

@@ -73,8 +73,8 @@ def a_server_is_named(args: Any) -> bool:
     return bool(args.llm_base_url or os.environ.get("OPENAI_BASE_URL") or key_is_given())
 
 
-def few(pictures: list[tuple[int, bytes]], most: int) -> list[tuple[int, bytes]]:
-    """So many of a replay's pictures, evenly spaced; of one only, the last, which shows what became of the episode."""
+def few(pictures: list[tuple[str, bytes]], most: int) -> list[tuple[str, bytes]]:
+    """So many of the pictures, evenly spaced; of one only, the last."""
     if len(pictures) <= most:
         return pictures
     step = (len(pictures) - 1) / (most - 1) if most > 1 else 0.0
@@ -279,7 +279,7 @@ class ChatModel(Chat):
         if way.pictures == len(question.pictures) or too_long:
             return
         if way.pictures:
-            self.most_pictures, told = way.pictures, f"at most {way.pictures} of a replay's pictures"
+            self.most_pictures, told = way.pictures, f"at most {way.pictures} pictures"
         else:
             self.vision, told = "off", "no pictures: states only from now on"
         say(f"supervisor: {question.model} takes {told}")

@@ -19,7 +19,7 @@ LONG = 300  # captures of a film for a person, at most: 10 s at 30 frames a seco
 SHORTEST, LONGEST = 2.0, 9.5  # seconds of a video, without its last picture, which stands for half a second
 DISTINCT = 10  # different pictures a second, at least, before a video becomes shorter than real time asks for
 SLOWEST_FPS, FASTEST_FPS = 20, 30  # frames a second of a video
-GIF_FPS, GIF_FRAMES = 10, 60  # of its small copy on TensorBoard, at most
+GIF_FPS, GIF_FRAMES = 10, 30  # of its small copy on TensorBoard, at most
 WIDTH, FONT = 240, 13  # pixels of a video's width, at least, and of the text below it
 
 
@@ -138,9 +138,11 @@ def playback(steps: Sequence[int], rate: float) -> tuple[list[int], float, float
     elif 0 < span < SHORTEST:
         factor = 1 / math.ceil(SHORTEST / span)
     pictures = (len(steps) - 1) / (span / factor) if span else 1.0  # a second
-    fps = FASTEST_FPS if pictures > FASTEST_FPS else pictures * math.ceil(SLOWEST_FPS / pictures)
-    if fps > FASTEST_FPS:
-        fps = (SLOWEST_FPS + FASTEST_FPS) / 2
+    # each picture equally often, or every k-th one, if that makes a rate in between
+    many = pictures > FASTEST_FPS
+    fps = pictures / math.ceil(pictures / FASTEST_FPS) if many else pictures * math.ceil(SLOWEST_FPS / pictures)
+    if not SLOWEST_FPS <= fps <= FASTEST_FPS:
+        fps = FASTEST_FPS
     frames = round(span / factor * fps) + round(fps / 2)
     at = steps[0] + np.arange(frames) * rate * factor / fps
     shown = np.searchsorted(steps, at + 1e-6, side="right") - 1

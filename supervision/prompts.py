@@ -156,10 +156,11 @@ def _flattened_parts(env: gym.Env) -> str:
 
     `make_env` flattens what is neither a Box nor made of integers by Gymnasium's FlattenObservation.
     """
+    shape = env.observation_space.shape
     while isinstance(env, gym.Wrapper) and not isinstance(env, gym.wrappers.FlattenObservation):
         env = env.env
-    if not isinstance(env, gym.wrappers.FlattenObservation):
-        return ""
+    if not isinstance(env, gym.wrappers.FlattenObservation) or env.observation_space.shape != shape:
+        return ""  # nothing was flattened, or an environment's own wrapper made something else of it (a stack, say)
     first, texts = 0, []
     for name, space in _leaves(env.env.observation_space):
         size = spaces.flatdim(space)

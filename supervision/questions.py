@@ -12,7 +12,7 @@ from supervision.chat import Question
 from supervision.effects import measured_effects
 from supervision.episodes import Finished, Stretch
 from supervision.pictures import jpeg_bytes
-from supervision.prompts import ADVISOR_HEADINGS, CODER_HEADINGS, FACTS, facts_of, fill, read_prompt
+from supervision.prompts import ADVISOR_HEADINGS, CODER_HEADINGS, facts_of, fill, read_prompt
 from supervision.sandbox.messages import Observation
 from supervision.tables import (
     FEWEST_ROWS,
@@ -98,11 +98,9 @@ class Questions:
         return self._question("coder", step, seen, [*parts, *self._steps(seen), self._effects(seen)])
 
     def _question(self, role: Literal["advisor", "coder"], step: int, seen: Seen, parts: list[str]) -> Question:
-        facts, stretches = self.facts, [*seen.unguided, *seen.guided]
-        if FACTS[0] not in facts:
-            facts = facts | facts_of(stretches, self.observation)
-            if stretches:  # an advisor beside a rule that begins at step 0 is asked before anything was seen
-                self.facts = facts
+        facts = facts_of([*seen.unguided, *seen.guided], self.observation) | self.facts
+        if seen.unguided or seen.guided:
+            self.facts = facts
         model = self.args.advisor_model if role == "advisor" else self.args.coder_model
         system = fill(self.prompts[role], self.values | facts)
         text = "\n\n".join(part for part in parts if part)

@@ -183,7 +183,7 @@ def new_prompt(command: NewPrompt, training: Training) -> None:
     if present := [str(path) for path in paths if path.exists()]:
         raise ValueError(f"{' and '.join(present)} would be overwritten: move them, or give another --prompt-dir")
     env = training.env_fn(None)
-    default, values = default_prompts(rule_spaces(env)[1]), describe_env(env, command.env_id, command.seed)
+    default, values = default_prompts(rule_spaces(env)[1]), describe_env(env, command.env_id)
     env.close()
     values = {name: value.replace("{{", "{ {") for name, value in values.items()}  # LaTeX is no placeholder
     values |= {name: f"{{{{{name}}}}}" for name in ("max_episode_steps", "rule_is_given", "rule_returns")}
@@ -216,6 +216,7 @@ class Rehearsal:
         """Reset the environment."""
         self.obs, _ = self.envs.reset(seed=self.command.seed)
         self.t = np.zeros(1, dtype=np.int64)
+        self.supervisor.guidance.open()
 
     def act(self, guidance: Any, writer: SummaryWriter) -> None:
         """One step, guided where `guidance` (None: nowhere) says so."""

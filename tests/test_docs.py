@@ -90,7 +90,8 @@ def test_metrics_table_is_complete(run_here, name):
     page = (ROOT / "docs" / f"{name}.md").read_text()
     table = page.split("## Logged metrics")[1].split("## Implementation")[0]
     documented = set(re.findall(r"`((?:charts|losses|eval|supervisor)/\w+)`", table))
-    texts = {"supervisor/advice", "supervisor/code", "supervisor/verdict", "supervisor/replay"}
+    texts = {"supervisor/advice", "supervisor/code", "supervisor/verdict"}
+    texts |= {"supervisor/replay", "supervisor/replay_guided"}  # images
     run = run_here(*RUNS[name], "--supervisor", "bundled", "--eval-episodes", "1", "--eval-sampled-episodes", "1",
                    "--value-network", script=ROOT / f"{name}.py")  # fmt: skip
     assert set(scalars(run.run_name)) == documented - texts

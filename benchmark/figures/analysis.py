@@ -116,9 +116,19 @@ def iqm(scores: np.ndarray) -> Interval:
 
 
 def probability_of_improvement(scores: np.ndarray, others: np.ndarray) -> Interval:
-    """P(a seed of the one beats a seed of the other), a tie counting half: scores (seeds,), (seeds,) → arrays (1,)."""
+    """P(a seed of the one beats a seed of the other), a tie counting half, of each of k scores for itself.
+
+    Args:
+        scores: (seeds, k), or (seeds,) for one.
+        others: as scores; their number of seeds may be another.
+
+    Returns:
+        Arrays (k,).
+    """
+    pair = [np.reshape(values, (len(values), 1, -1)) for values in (scores, others)]
+    count = pair[0].shape[2]
     return interval(
-        [scores[:, None], others[:, None]], lambda x, y: np.array([metrics.probability_of_improvement(x, y)])
+        pair, lambda x, y: np.array([metrics.probability_of_improvement(x[..., i], y[..., i]) for i in range(count)])
     )
 
 
@@ -130,7 +140,7 @@ def reaches(values: np.ndarray | pd.Series, threshold: float) -> np.ndarray:
 def first_steps(table: pd.DataFrame, env: str, arm: str, metric: str, threshold: float) -> np.ndarray:
     """(seeds,): each seed's first step with the metric at the threshold, inf for never."""
     rows = table[(table.env == env) & (table.arm == arm) & (table.tag == metric)]
-    return rows.step.where(reaches(rows.value, threshold), np.inf).groupby(rows.seed).min().to_numpy(dtype=float)
+    return rows.step.astype(float).where(reaches(rows.value, threshold), np.inf).groupby(rows.seed).min().to_numpy()
 
 
 def last_mean(curve: Curves) -> np.ndarray:
@@ -210,8 +220,9 @@ def environment_summary(table: pd.DataFrame, study: Study, env: str) -> list[lis
     for arm, curve in data.items():
         trained = curve.steps[curve.steps > 0]
         if len(trained):
-            estimates = [shown(*(x[0] for x in iqm(values[:, None])), digits)
-                         for values in (area(curve), last_mean(curve))]  # fmt: skip
+            estimates = [
+                shown(*x, digits) for x in zip(*iqm(np.stack([area(curve), last_mean(curve)], 1)), strict=True)
+            ]
             rows.append(f"| {arm} | {trained[0]:,} | {trained[-1]:,} | {' | '.join(estimates)} |")
     if len(rows) > 2:
         blocks += [[f"Area under the curve (the mean of `{study.metric}` along the steps after 0), and the mean of a "
@@ -279,8 +290,8 @@ def compared(curve: Curves, other: Curves) -> tuple[str, str, str, str]:
     pair = shared(curve, other)
     if not pair[0].steps.any():  # evaluated before training alone
         return "0", "", "", ""
-    better = [shown(*(x[0] for x in probability_of_improvement(*map(statistic, pair))), digits=2)
-              for statistic in (lambda one: one.scores[:, -1], last_mean)]  # fmt: skip
+    scores = (np.stack([one.scores[:, -1], last_mean(one)], axis=1) for one in pair)
+    better = (shown(*x, digits=2) for x in zip(*probability_of_improvement(*scores), strict=True))
     return f"{pair[0].steps[-1]:,}", *better, separated(*(iqm(area(one)[:, None]) for one in pair))
 
 

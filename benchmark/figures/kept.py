@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from benchmark.figures.table import KEPT, as_table, tags
+from benchmark.figures.table import GUIDANCE_ACTIVE, KEPT, as_table, tags
 from benchmark.sweeps.studies import Run, Study
 
 AGAIN = 2  # seeds of an arm that are run again, the first ones
@@ -15,12 +15,11 @@ AGAIN = 2  # seeds of an arm that are run again, the first ones
 
 def arms_of(study: Study, names: Sequence[str]) -> list[str]:
     """Those arms of a study that have one of these names, or come from its grid."""
-    return [
-        arm
-        for arm in study.arms
-        for name in names
-        if arm == name or (study.arms[arm].point and arm.startswith(f"{name} "))
-    ]
+    return [arm for arm in study.arms if any(arm == name or _of_grid(study, arm, name) for name in names)]
+
+
+def _of_grid(study: Study, arm: str, name: str) -> bool:
+    return bool(study.arms[arm].point) and arm.startswith(f"{name} ")
 
 
 def runs(study: Study, threads: int, names: Sequence[str], only_again: bool = False) -> Iterator[Run]:
@@ -57,7 +56,7 @@ def with_kept(table: pd.DataFrame, before: pd.DataFrame, study: Study, names: Se
                 raise ValueError(
                     f"{study.name}: {arm} on {env} cannot be kept: its table lacks seed {', '.join(missing)}"
                 )
-            seeds = sorted(set(now.seed))
+            seeds = sorted({*now.seed} & {*study.seeds_of(arm)})
             if len(seeds) < AGAIN:
                 raise ValueError(
                     f"{study.name}: {arm} on {env} cannot be kept: {AGAIN} seeds are to be run again, {len(seeds)} were"
@@ -74,13 +73,19 @@ def with_kept(table: pd.DataFrame, before: pd.DataFrame, study: Study, names: Se
 def differs(now: pd.DataFrame, then: pd.DataFrame) -> str:
     """The first difference of a run's rows from those of the last time, in words; "" where there is none.
 
-    Tags that the last time did not have are no difference.
+    Tags that the last time did not have are no difference, nor is how often it was logged that guidance is on.
     """
     now = now[now.tag.isin(set(then.tag))]
-    new, old = ({(row.tag, row.step): row.value for row in rows.itertuples()} for rows in (now, then))
+    new, old = ({(row.tag, row.step): row.value for row in changes(rows).itertuples()} for rows in (now, then))
     for tag, step in sorted({*new, *old}):
         value, before = new.get((tag, step)), old.get((tag, step))
         if value != before:
             shown = ("nothing" if x is None else f"{x:.9g}" for x in (value, before))
-            return "{} at step {:,} is {}, before it was {}".format(tag, step, *shown)
+            return "{} at step {:,} is {}, before {}".format(tag, step, *shown)
     return ""
+
+
+def changes(run: pd.DataFrame) -> pd.DataFrame:
+    """A run's rows, but of those that say whether guidance is on only where that changes."""
+    active = run[run.tag == GUIDANCE_ACTIVE].sort_values("step", kind="stable")
+    return run.drop(active.index[active.value.diff() == 0])

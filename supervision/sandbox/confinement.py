@@ -75,7 +75,18 @@ def missing_layers() -> dict[str, str]:
 
 
 def check_platform(strict: bool) -> None:
-    """Say, once in a process, what this machine cannot enforce; with `strict` raise a ValueError instead."""
+    """Say, once in a process, what this machine cannot enforce; with `strict` raise a ValueError instead.
+
+    Raises:
+        ValueError: NumPy is older than the one whose names the rules' language has.
+    """
+    import numpy as np  # here: the rule's process imports it later, when it is confined
+
+    if int(np.__version__.partition(".")[0]) < 2:
+        raise ValueError(
+            f"rules need NumPy 2 or newer, and this is {np.__version__}, as another package may ask for: "
+            "pip install --upgrade numpy; --supervisor none trains without rules"
+        )
     missing = "; ".join(f"{layer}: {reason}" for layer, reason in missing_layers().items())
     if missing and strict:
         raise ValueError(f"the strict sandbox needs what this machine lacks ({missing}); use auto to run without it")

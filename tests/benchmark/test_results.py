@@ -1,5 +1,6 @@
 """benchmark/results.py: the one command for every table and figure."""
 
+import json
 import runpy
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def test_results_from_event_files(monkeypatch, capsys, tmp_path):
         runpy.run_path(str(ROOT / "benchmark" / "results.py"), run_name="__main__")
         return capsys.readouterr().out
 
-    assert "| A over B | 50 | 1.00 [1.00, 1.00] |" in results("--plain-runs", "runs")
+    assert "| A over B | 50 | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] | above |" in results("--plain-runs", "runs")
     made = {path.name: path.read_bytes() for path in Path("runs/quick").iterdir()}
     assert sorted(made) == ["study.csv", "study.md", "study.png"]
     assert b"charts/SPS" not in made["study.csv"] and b"| A | 50 | 5.7 [5.7, 5.7] |" in made["study.md"]
@@ -112,6 +113,53 @@ def test_results_of_a_sweep_in_which_a_run_fails(tmp_path):
     ]  # fmt: skip
     for kind in ("csv", "md", "png"):
         assert Path(f"runs/quick/none.{kind}").read_text() == "of the last time"
+
+
+def test_an_arm_is_kept_where_two_of_its_seeds_have_the_same_digits(tmp_path):
+    """A's third seed is not run again, its rows say where they are from; with another digit nothing else is run."""
+    (tmp_path / "script.py").write_text(TINY_SCRIPT)
+    arms = "\n".join(f'[arms.{name}]\nscript = "{tmp_path / "script.py"}"\nflags = {{ gamma = {gamma} }}'
+                     for name, gamma in (("A", 0.9), ("B", 0.7)))  # fmt: skip
+    Path("study.toml").write_text(
+        f'environments = ["E-v0"]\nseeds = [1, 2, 3]\nquick = {{ seeds = [1, 2, 3], flags = {{}} }}\n{arms}'
+    )
+
+    def run_results(*flags: str) -> subprocess.CompletedProcess:
+        line = command("results", "study.toml", "--quick", "--cores", "1", *flags)
+        return subprocess.run(line, env=anywhere(), capture_output=True, text=True, timeout=280)
+
+    def kept_runs(folder: str) -> list[tuple[str, int]]:
+        records = [json.loads(path.read_text()) for path in Path(folder).glob("*/run.json")]
+        return sorted((record["flags"]["gamma"], record["seed"]) for record in records)
+
+    result = run_results("--keep-arms", "A", "--runs", "first")
+    assert (result.returncode, result.stderr) == (
+        1, "results.py: error: study: A on E-v0 cannot be kept: its table lacks seed 1, 2, 3\n"
+    )  # fmt: skip
+    result = run_results("--runs", "first")
+    assert result.returncode == 0, result.stderr
+    csv = Path("runs/quick/study.csv")
+    before = table.load_table(csv)
+
+    result = run_results("--keep-arms", "A", "--runs", "second")
+    assert result.returncode == 0, result.stderr
+    assert kept_runs("second") == [(0.7, 1), (0.7, 2), (0.7, 3), (0.9, 1), (0.9, 2)]
+    after, columns = table.load_table(csv), ["arm", "seed", "tag", "step", "value", "settings", "commit"]
+    assert after[columns].equals(before[columns])
+    assert set(after[after.arm == "B"].versions) == set(before.versions)
+    assert "; kept: seeds 1, 2 are the same at " in after[after.arm == "A"].versions.unique()[0]
+    assert "Kept from the table of before: A, of commit " in Path("runs/quick/study.md").read_text()
+
+    before.loc[(before.arm == "A") & (before.seed == 2) & (before.step == 10), "value"] = 8.0
+    table.write_table(before, csv)
+    result = run_results("--keep-arms", "A", "--runs", "third")
+    assert (result.returncode, result.stderr) == (
+        1, "results.py: error: study: A on E-v0, seed 2, cannot be kept: eval/episodic_return at step 10 is 9, "
+        "before 8\n"
+    )  # fmt: skip
+    assert kept_runs("third") == [(0.9, 1), (0.9, 2)]
+    for flags, message in ((("--redraw",), "--redraw runs nothing"), ((), "names 'C', which is an arm of none")):
+        assert message in run_results("--keep-arms", "C", *flags).stderr
 
 
 def test_missing_seeds_are_named():

@@ -191,3 +191,17 @@ def test_not_finite_names_environment_and_value():
     obs[2, 1] = -2e18
     assert not_finite(obs, rewards) == "the observation of environment 2 is -2e+18 (at [1])"
     assert not_finite(np.zeros((3, 2), np.int64), np.array([0, np.inf, 0])).startswith("the reward of environment 1 is")
+
+
+def test_whoever_watches_a_tape_sees_each_step_before_the_reset_and_none_that_is_played_again():
+    """In a vector environment that resets at once: steps 1 to 5, and the first two of the next episode."""
+    envs = gym.vector.SyncVectorEnv([lambda: EpisodeTape(InPlace())], autoreset_mode=gym.vector.AutoresetMode.SAME_STEP)
+    tape, seen = envs.envs[0], []
+    envs.reset(seed=3)
+    tape.on_step = lambda over: seen.append((int(tape.unwrapped.obs[1]), over))
+    for _ in range(7):
+        envs.step(np.zeros((1, 1), np.float32))
+    assert seen == [(1, False), (2, False), (3, False), (4, False), (5, True), (1, False), (2, False)]
+    other = EpisodeTape(InPlace())
+    other.on_step = lambda over: seen.append("played")
+    assert other.play(tape.state_dict()).tolist() == tape.unwrapped.obs.tolist() and len(seen) == 7

@@ -94,4 +94,28 @@ def test_sampled_episodes_leave_training_as_it_was(name, run_here):
 
 def test_sampled_episodes_without_evaluations_are_refused(run_here, capsys):
     with pytest.raises(SystemExit, match="--eval-sampled-episodes needs evaluations: give --eval-frequency"):
-        run_here("--supervisor", "none", "--eval-sampled-episodes", "3")
+        run_here("--supervisor", "none", "--eval-sampled-episodes", "3", "--eval-frequency", "0")
+
+
+def settings_of(**given) -> SimpleNamespace:
+    usual = dict(eval_frequency=None, eval_episodes=2, eval_sampled_episodes=0, total_timesteps=40_000, seed=1)
+    return SimpleNamespace(**usual | given)
+
+
+def test_long_runs_are_evaluated_unasked(capsys):
+    """Twenty times; a shorter run, or an environment whose episodes need not end, is not."""
+    args = settings_of()
+    Evaluator(args, lambda i: gym.make("Pendulum-v1")).close()
+    assert args.eval_frequency == 2_000
+    args = settings_of(total_timesteps=19_999)
+    Evaluator(args, lambda i: gym.make("Pendulum-v1")).close()
+    assert args.eval_frequency == 0
+    args = settings_of(eval_frequency=0)
+    Evaluator(args, lambda i: gym.make("Pendulum-v1")).close()
+    assert args.eval_frequency == 0 and not capsys.readouterr().out
+    args = settings_of()
+    Evaluator(args, lambda i: gym.make("CliffWalking-v1")).close()
+    assert args.eval_frequency == 0
+    assert capsys.readouterr().out == (
+        "no evaluations: the environment has no time limit (--max-episode-steps gives it one)\n"
+    )

@@ -6,9 +6,8 @@ import pytest
 from conftest import ROOT, Endpoint, events
 from consultations import DECLINE
 
-from supervision.pictures import as_picture, frame_rate
-from supervision.questions import PICTURES
-from supervision.replay import open_rendered, record_replay
+from supervision.pictures import as_picture, frame_rate, reduced
+from supervision.replay import open_rendered, record_episode
 
 RGB = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
 GREY = RGB[..., :1].repeat(3, axis=2)
@@ -129,18 +128,20 @@ def test_no_renderer_ends_a_guided_run(kind, run_here, capsys):
         flags = ["--supervisor", "llm", "--llm-base-url", endpoint.url, "--guide-window", "30", "--guide-end", "80"]
         run = run_odd(kind, run_here, "guided_sac_continuous.py", *flags)
         content = endpoint.requests[-1]["messages"][1]["content"]
-    assert run.global_step == 90 and run.supervisor.failures == 0
+    assert run.global_step == 90 and run.supervisor.consultations.failures == 0
     printed = capsys.readouterr().out
     if kind in NOT_DRAWN:
         assert isinstance(content, str) and not list(run.supervisor.run_dir.glob("replays/*.mp4"))
         assert printed.count(f": {NOT_DRAWN[kind]}\n") == 2  # of the replays and of the videos
-        assert printed.count("replays without pictures") == 1 and printed.count("no videos") == 1
+        assert printed.count("supervisor: no pictures") == 1 and printed.count("no videos") == 1
         return
-    assert ("without pictures" not in printed and "no videos" not in printed) or kind == "tiny"
-    assert len(content) == 1 + PICTURES
-    assert len(events(run.run_name).Images("supervisor/replay")) == 3
-    if kind != "tiny":  # too small for a video
-        assert len(list(run.supervisor.run_dir.glob("replays/*.mp4"))) == 3
+    assert "no pictures" not in printed and ("no videos" not in printed or kind == "tiny")
+    assert len(content) == 1 + 3  # of the present episode, at its step 3
+    assert content[0]["text"].endswith("in order: unguided t=0, unguided t=1, unguided t=2.")
+    replays = [path.name for path in run.supervisor.run_dir.glob("replays/*.mp4")]
+    assert "step_00000000_unguided.mp4" in replays  # more where there was time
+    assert len(events(run.run_name).Images("supervisor/replay")) == len(replays)
+    if kind != "tiny":  # too small for a video as it is
         assert len(list(run.supervisor.run_dir.parents[1].glob("videos/*/*.mp4"))) >= 2
 
 
@@ -152,19 +153,33 @@ def test_no_renderer_ends_a_baseline(kind, run_here, capsys):
     assert printed.count("no videos from now on: ") == printed.count("no replays from now on: ") == (kind == "later")
 
 
-def test_the_states_of_a_replay_are_the_same_without_its_pictures():
+def test_the_states_of_an_episode_are_the_same_without_its_pictures():
     """The renderer fails at step 3; nothing else of the episode changes."""
     make = lambda kind: lambda mode: gym.make("Odd-v0", kind=kind, render_mode=mode)  # noqa: E731
-    replays = []
+    episodes = []
     for kind in ("plain", "later"):
         env, reason = open_rendered(make(kind))
         assert not reason
-        replays.append(record_replay(env, lambda obs, deterministic: np.zeros((1, 1)), episodes=2, max_steps=99, seed=0,
-                                     frames=4))  # fmt: skip
-    plain, later = replays
-    assert (plain.obs == later.obs).all() and plain.lengths == later.lengths == [30, 30]
-    assert len(plain.frames) == len(plain.frame_steps) >= 4 and not plain.no_frames
-    assert later.frames == [] == later.frame_steps and later.no_frames
+        episodes.append(record_episode(env, lambda obs: np.zeros((1, 1)), seed=0, max_steps=99, frames=8))
+    (plain, nothing), (later, failure) = episodes
+    assert (np.array(plain.obs) == np.array(later.obs)).all() and len(plain) == len(later) == 30
+    assert len(plain.frames) == len(plain.frame_steps) >= 4 and not nothing
+    assert later.frames == [] == later.frame_steps and failure.startswith("RuntimeError: ")
+
+
+@pytest.mark.parametrize("shape", [(40, 60, 3), (41, 60, 3), (500, 800, 3), (256, 256, 3), (400, 600, 3)])
+def test_reduced_pictures_are_means_of_blocks(shape):
+    """Whole blocks of the least size that makes a side at most 384; in any order of the memory."""
+    picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    block = -(-max(shape[:2]) // 384)
+    height, width = shape[0] // block, shape[1] // block
+    blocks = picture[: height * block, : width * block].reshape(height, block, width, block, 3).mean((1, 3))
+    transposed = np.ascontiguousarray(picture.transpose(1, 0, 2)).transpose(1, 0, 2)  # as pygame's
+    for given in (picture, transposed, picture.astype(np.float32)):
+        small = reduced(given)
+        assert small.dtype == np.uint8 and small.flags.c_contiguous and not np.shares_memory(small, given)
+        assert np.abs(small[:height, :width] - blocks).max() <= 1
+    assert reduced(picture, (20, 30)).shape == (20, 30, 3) == reduced(transposed, (20, 30)).shape
 
 
 @pytest.mark.parametrize(

@@ -1,113 +1,67 @@
-"""The replay: rollout, key frames, pictures and videos, and where nothing can be rendered."""
+"""Pictures without a screen: episodes outside training, videos, and where nothing can be rendered."""
 
 import io
-import math
 import time
 
 import gymnasium as gym
-import mujoco
 import numpy as np
 import pytest
-from conftest import events, run_process
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from conftest import run_process
+from films import decoded
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from supervision import replay
-from supervision.pictures import gif_bytes, jpeg_bytes, write_mp4
+from supervision.pictures import LARGEST, gif_bytes, jpeg_bytes, reduced, write_mp4
 from supervision.replay import (
-    KeyFrames,
+    GreedyVideos,
     _choose_mujoco_gl,
     open_rendered,
     own_opengl_context,
-    record_replay,
+    record_episode,
     record_video,
 )
 
 
-class StillEnv(gym.Env):
-    """Counts how often it is drawn."""
-
-    drawn = 0
-
-    def render(self):
-        self.drawn += 1
-        return np.zeros((2, 2, 3), np.uint8)
-
-
-@given(length=st.integers(1, 3_000), wanted=st.integers(1, 40))
-@settings(max_examples=200, deadline=None)
-def test_key_frames_are_evenly_spaced_and_few(length, wanted):
-    env = StillEnv()
-    key_frames = KeyFrames(env, wanted)
-    for step in range(length):
-        key_frames.offer(step)
-    assert key_frames.steps == list(range(0, length, key_frames.stride))
-    assert len(key_frames.frames()) == len(key_frames.steps) <= 2 * wanted
-    assert len(key_frames.frames()) >= min(length, wanted)
-    assert env.drawn <= 2 * wanted + wanted * max(0, math.ceil(math.log2(length / wanted)))
-
-
-def test_key_frames_of_mujoco_show_the_states_of_their_steps():
-    """Drawn afterwards from captured physics, the pictures equal those drawn on the way, and few are drawn."""
-    env, reason = open_rendered(lambda mode: gym.make("InvertedPendulum-v5", render_mode=mode))
-    if env is None:
-        pytest.skip(reason)
-    env.reset(seed=0)
-    env.action_space.seed(0)
-    key_frames, on_the_way = KeyFrames(env, 2), {}
-    for step in range(100):
-        key_frames.offer(step)
-        mujoco.mj_forward(env.unwrapped.model, env.unwrapped.data)  # else poses are those of one physics step before
-        on_the_way[step] = np.array(env.render())
-        _, _, terminated, _, _ = env.step(0.1 * env.action_space.sample())
-        if terminated:
-            break
-    frames = key_frames.frames()
-    assert 2 <= len(frames) <= 4 and step > 4
-    for step, frame in zip(key_frames.steps, frames, strict=True):
-        assert (frame == on_the_way[step]).all()
-    assert (frames[0] != frames[-1]).any()
-    env.close()
-
-
-def test_replay_is_the_greedy_rollout():
-    """Against a plain loop over the same environment; both episodes, all steps."""
+def test_an_episode_is_the_rollout():
+    """Against a plain loop over the same environment; and how it ended."""
     env, plain = gym.make("MountainCarContinuous-v0"), gym.make("MountainCarContinuous-v0")
 
-    def act(obs: np.ndarray, deterministic: bool) -> np.ndarray:
-        assert deterministic and obs.shape == (1, 2)
+    def act(obs: np.ndarray) -> np.ndarray:
+        assert obs.shape == (1, 2)
         return np.sign(obs[:, 1:] + 1e-9).astype(np.float32)
 
-    replay = record_replay(env, act, episodes=2, max_steps=10_000, seed=5)
-    for episode in range(2):
-        obs, _ = plain.reset(seed=5 + episode)
-        total, t, done = 0.0, 0, False
-        rows = slice(sum(replay.lengths[:episode]), sum(replay.lengths[: episode + 1]))
-        while not done:
-            row = rows.start + t
-            assert (replay.obs[row] == obs).all() and replay.steps[row] == t
-            obs, reward, terminated, truncated, _ = plain.step(act(obs[None], True)[0])
-            assert replay.rewards[row] == reward
-            total, t, done = total + reward, t + 1, terminated or truncated
-        assert (
-            replay.returns[episode] == pytest.approx(total) and replay.lengths[episode] == t == rows.stop - rows.start
-        )
-    assert min(replay.returns) > 85  # the rule reaches the goal
-    short = record_replay(env, act, episodes=3, max_steps=50, seed=5)
-    assert short.lengths == [50] and len(short.rewards) == 50
+    episode, failure = record_episode(env, act, seed=5, max_steps=10_000)
+    obs, _ = plain.reset(seed=5)
+    for t in range(len(episode)):
+        assert (episode.obs[t] == obs).all()
+        obs, reward, terminated, _, _ = plain.step(act(obs[None])[0])
+        assert episode.rewards[t] == reward and (episode.next_obs[t] == obs).all()
+    assert terminated and episode.end == "terminated" and sum(episode.rewards) > 85 and not failure
+    short, _ = record_episode(env, act, seed=5, max_steps=50)
+    assert len(short) == 50 and short.end == "" and short.rewards == episode.rewards[:50]
+
+
+def test_a_picture_of_each_step_and_of_the_end():
+    env, reason = open_rendered(lambda mode: gym.make("CartPole-v1", render_mode=mode))
+    assert not reason
+    episode, failure = record_episode(env, lambda obs: np.array([0]), seed=0, max_steps=99, frames=300)
+    assert not failure and episode.frame_steps == list(range(len(episode) + 1)) and episode.end == "terminated"
+    twin = gym.make("CartPole-v1", render_mode="rgb_array")
+    twin.reset(seed=0)
+    for frame in episode.frames:
+        assert (frame == reduced(twin.render())).all() and max(frame.shape) <= LARGEST
+        twin.step(0)
 
 
 def test_video_and_gif_hold_the_frames(tmp_path):
     """Read back by decoders: number, size and colour of the frames; odd sizes are cropped to even ones."""
     frames = [np.full((31, 45, 3), (40 * i, 0, 200 - 40 * i), np.uint8) for i in range(5)]
     write_mp4(frames, tmp_path / "v.mp4", fps=5)
-    from moviepy import VideoFileClip
-
-    with VideoFileClip(str(tmp_path / "v.mp4")) as clip:
-        decoded = list(clip.iter_frames())
-        assert clip.size == [44, 30] and len(decoded) == 5 and clip.fps == 5
-    for ours, theirs in zip(frames, decoded, strict=True):
+    shown, fps = decoded(tmp_path / "v.mp4")
+    assert shown[0].shape == (30, 44, 3) and len(shown) == 5 and fps == 5
+    for ours, theirs in zip(frames, shown, strict=True):
         assert np.abs(theirs.mean((0, 1)) - ours[0, 0]).max() < 12  # lossy
     gif = Image.open(io.BytesIO(gif_bytes(frames, fps=5, largest=20)))
     assert gif.n_frames == 5 and max(gif.size) == 20 and gif.info["duration"] == 200
@@ -115,18 +69,25 @@ def test_video_and_gif_hold_the_frames(tmp_path):
     assert jpeg.format == "JPEG" and jpeg.size == (512, 256)
 
 
-def test_replay_of_a_run_is_a_watchable_video(run_here):
-    run = run_here("--total-timesteps", "5", "--learning-starts", "5", "--supervisor", "bundled")
-    if run.supervisor.recorder.frames == 0:
-        pytest.skip("nothing can be rendered here")
-    from moviepy import VideoFileClip
+def test_greedy_videos_are_watchable(tmp_path):
+    """A still car for 999 steps: 33 s of 30 frames become 8.3 s, four times as fast."""
+    acted = []
 
-    with VideoFileClip(f"runs/{run.run_name}/replays/step_00000000.mp4") as clip:
-        shown = list(clip.iter_frames())
-    assert 16 <= len(shown) <= 32 and len({frame.tobytes() for frame in shown}) > 3  # the car moves
-    images = events(run.run_name).Images("supervisor/replay")
-    gif = Image.open(io.BytesIO(images[0].encoded_image_string))
-    assert gif.format == "GIF" and 16 <= gif.n_frames <= len(shown)  # equal neighbours are stored as one
+    def act(obs: np.ndarray, deterministic: bool) -> np.ndarray:
+        acted.append(deterministic)
+        return np.zeros((1, 1), np.float32)
+
+    videos = GreedyVideos(lambda mode: gym.make("MountainCarContinuous-v0", render_mode=mode), tmp_path)
+    with SummaryWriter(str(tmp_path)) as writer:
+        videos.record(act, 3, 500, writer)
+    videos.close()
+    frames, fps = decoded(tmp_path / "replays" / "step_00000500.mp4")
+    assert len(acted) == 999 and all(acted) and 20 <= fps <= 30 and 8 < len(frames) / fps < 10
+    assert len({frame.tobytes() for frame in frames}) > 100
+    accumulator = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
+    accumulator.Reload()
+    gif = Image.open(io.BytesIO(accumulator.Images("eval/replay")[0].encoded_image_string))
+    assert gif.format == "GIF" and 10 < gif.n_frames <= 30
 
 
 def test_no_opengl_means_states_only(tmp_path):
@@ -137,7 +98,7 @@ def test_no_opengl_means_states_only(tmp_path):
         "--guide-window", "3", "--total-timesteps", "9", MUJOCO_GL="glfw", DISPLAY="", WAYLAND_DISPLAY="",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
-    assert process.stdout.count("supervisor: replays without pictures: no OpenGL for MuJoCo") == 1
+    assert process.stdout.count("supervisor: no pictures: no OpenGL for MuJoCo") == 1
     assert process.stdout.count("no videos: no OpenGL for MuJoCo") == 1
     assert not list(tmp_path.rglob("*.mp4"))
 

@@ -127,7 +127,7 @@ def test_a_server_of_few_pictures_is_shown_few(server, consultant, capsys):
         assert ask(it.supervisor.chat, 8) == "yes" and ask(it.supervisor.chat, 0) == "yes"
         assert [shown(request) for request in endpoint.requests[len(first) :]] == [*second, 0]
     assert "response_format" in endpoint.requests[-1]
-    told = f"at most {second[0]} of a replay's pictures" if second[0] else "no pictures: states only from now on"
+    told = f"at most {second[0]} pictures" if second[0] else "no pictures: states only from now on"
     assert capsys.readouterr().out.count(f"supervisor: m takes {told}\n") == 1
     record = exchanges("run")[0]
     assert record["refused"] == ["pictures"]

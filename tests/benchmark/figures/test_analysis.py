@@ -53,24 +53,99 @@ def test_probability_of_improvement_by_hand():
     assert [x.tolist() for x in certain] == [[1.0], [1.0], [1.0]]
 
 
-def test_steps_to_a_threshold_by_hand():
-    """First step at 90, with the supervision before it; a seed that never gets there; a later dip."""
-    metric, supervision = STUDY.metric, table.SUPERVISION_STEPS
+def test_first_steps_at_a_threshold_by_hand():
+    """First step at 90; a seed that never gets there, one that dips later, one that has it before training."""
+    metric = STUDY.metric
     data = tidy({
-        ("A", 1, metric): [(0, 0.0), (10, 90.0), (20, 50.0), (30, 95.0)], ("A", 1, supervision): [(0, 4.0), (20, 9.0)],
-        ("A", 2, metric): [(0, 0.0), (10, 89.9)],
-        ("A", 3, metric): [(0, 0.0), (20, 91.0)], ("A", 3, supervision): [(0, 4.0), (20, 9.0)],  # the 9 come after it
-        ("A", 4, metric): [(0, 91.0)], ("A", 4, supervision): [(0, 4.0)],
+        ("A", 1, metric): [(0, 0.0), (10, 90.0), (20, 50.0), (30, 95.0)], ("A", 2, metric): [(0, 0.0), (10, 89.9)],
+        ("A", 3, metric): [(0, 0.0), (20, 91.0)], ("A", 4, metric): [(0, 91.0)], ("B", 1, metric): [(5, 99.0)],
     })  # fmt: skip
-    steps = analysis.steps_to(data, "E-v0", "A", metric, 90.0)
-    assert steps.tolist() == [[10, 14], [np.inf, np.inf], [20, 24], [0, 0]]
+    assert analysis.first_steps(data, "E-v0", "A", metric, 90.0).tolist() == [10, np.inf, 20, 0]
 
 
 def test_threshold_is_reached_by_its_own_float32():
     """140 successes of 200 are 0.7; an event file holds 0.699999988, a table's nine digits of it."""
     assert analysis.reaches(np.array([0.695, 0.699999988, 0.7, 0.705]), 0.7).tolist() == [False, True, True, True]
     data = tidy({("A", 1, STUDY.metric): [(0, 0.695), (10, 0.699999988)]})
-    assert analysis.steps_to(data, "E-v0", "A", STUDY.metric, 0.7).tolist() == [[10, 10]]
+    assert analysis.first_steps(data, "E-v0", "A", STUDY.metric, 0.7).tolist() == [10]
+
+
+def test_who_reaches_and_holds_the_threshold_by_hand(monkeypatch):
+    """Of A's four seeds three get there, by 10, 10 and 20, and two hold it; of B's two one, so its median is never."""
+    monkeypatch.setattr(analysis, "REPS", 200)
+    data = scored(A=[[0, 90, 95], [0, 91, 80], [0, 0, 99], [0, 0, 0]], B=[[0, 0, 0], [0, 90, 90]])
+    text = analysis.summary(data, dataclasses.replace(STUDY, seeds=[1, 2, 3, 4]))
+    section = text.split("First step with `eval/episodic_return` ≥ 90:")[1].split("\n\n")[1]
+    assert section.splitlines() == [
+        "| arm | reach it | median | seeds by step | hold it at step |", "|-|-|-|-|-|",
+        "| A | 3 of 4 | 15 | 2 by 10, 3 by 20 | 20: 2 of 4 |", "| B | 1 of 2 | never | 1 by 10 | 20: 1 of 2 |",
+    ]  # fmt: skip
+
+
+def test_the_mean_of_the_last_three_evaluations_by_hand():
+    """Of those after step 0: (1 + 2 + 6) / 3; with two of them their mean; without any none."""
+    curve = Curves(np.array([0, 10, 20, 30, 40]), np.array([[9.0, 9.0, 1.0, 2.0, 6.0], [0.0, 0.0, 3.0, 3.0, 3.0]]))
+    assert analysis.last_mean(curve).tolist() == [3.0, 3.0]
+    assert analysis.last_mean(Curves(curve.steps[:3], curve.scores[:, :3])).tolist() == [5.0, 1.5]
+
+
+def test_arms_are_compared_over_the_steps_that_both_have(monkeypatch):
+    """By hand: at step 20 A loses to B, in the mean of the last three it wins, and its area lies above; beyond step 20
+    only A has evaluations, which do not count."""
+    monkeypatch.setattr(analysis, "REPS", 200)
+    a = Curves(np.array([0, 5, 10, 15, 20, 30]), np.array([[0.0, 7, 9, 9, 1, -99], [0.0, 7, 8, 9, 1, -99]]))
+    b = Curves(np.array([0, 10, 15, 20]), np.array([[0.0, 2, 2, 2], [0.0, 3, 2, 2]]))
+    assert analysis.compared(a, b) == ("20", "0.00 [0.00, 0.00]", "1.00 [1.00, 1.00]", "above")
+    assert analysis.compared(b, a) == ("20", "1.00 [1.00, 1.00]", "0.00 [0.00, 0.00]", "below")
+    same = Curves(b.steps, b.scores + 0.1)
+    assert analysis.compared(b, same)[3] == "overlap"
+    untrained = Curves(np.array([0]), np.zeros((2, 1)))
+    assert analysis.compared(untrained, a) == ("0", "", "", "")
+
+
+def test_what_a_rule_was_allowed_by_hand(monkeypatch):
+    """Seed 1: ended at its second look, after 40 guided steps, and once more; seed 2: never; plain SAC has no rule."""
+    monkeypatch.setattr(analysis, "REPS", 200)
+    steps, passed = table.GUIDED_STEPS, table.TRIAL_PASSED
+    data = tidy({
+        ("A", 1, steps): [(20, 10.0), (50, 40.0), (90, 60.0), (100, 60.0)],
+        ("A", 1, passed): [(20, 1.0), (50, 0.0), (90, 0.0)],
+        ("A", 2, steps): [(30, 15.0), (100, 80.0)], ("A", 2, passed): [(30, 1.0)],
+        ("B", 1, STUDY.metric): [(0, 1.0)],
+    })  # fmt: skip
+    assert [values.tolist() for values in analysis.guided(data, "E-v0", "A")][:2] == [[60, 80], [2, 0]]
+    assert analysis.guided(data, "E-v0", "A").before.tolist()[0] == 40 and np.isnan(
+        analysis.guided(data, "E-v0", "A").before[1]
+    )
+    text = analysis.summary(pd.concat([data, scored(A=[[0, 1], [0, 2]], B=[[0, 1], [0, 1]])]), STUDY)
+    section = text.split("What the rules were allowed, median [lowest, highest] over the seeds:\n\n")[1]
+    assert section.split("\n\n")[0].splitlines() == [
+        "| arm | guided steps | ended by a trial | guided steps before |", "|-|-|-|-|",
+        "| A | 70 [60, 80] | in 1 of 2 seeds, 2 times | 40 [40, 40] |",
+    ]  # fmt: skip
+    unguided = scored(A=[[0, 1], [0, 2]], B=[[0, 1], [0, 1]])
+    assert "What the rules were allowed" not in analysis.summary(unguided, STUDY)
+
+
+def test_sampled_evaluations_have_a_section_where_there_are_any(monkeypatch):
+    monkeypatch.setattr(analysis, "REPS", 200)
+    data = scored(A=[[0, 1], [0, 2]], B=[[0, 1], [0, 1]])
+    sampled = tidy({("A", seed, table.SAMPLED): [(0, 4.0), (10, 6.0 + 2 * seed)] for seed in (1, 2)})
+    text = analysis.summary(pd.concat([data, sampled]), STUDY)
+    section = text.split("Return of sampled actions, from the same starts:\n\n")[1].split("\n\n")[0]
+    assert section.splitlines()[2:] == ["| A | 0 | 4.000 [4.000, 4.000] |", "| A | 10 | 9.000 [8.000, 10.000] |"]
+    assert "sampled" not in analysis.summary(data, STUDY)
+
+
+def test_the_origin_tells_what_was_kept():
+    """By hand: A's own runs, and B's of another commit, whose seeds 1 and 2 were run again."""
+    data = scored(A=[[0], [1]], B=[[0], [1]]).assign(commit="new", versions="torch 2")
+    old = data.arm == "B"
+    data.loc[old, ["commit", "versions"]] = ["old", f"torch 1{table.KEPT}seeds 1, 2 are the same at new"]
+    assert analysis.origin(data) == (
+        "Runs of commit new, with torch 2. Kept from the table of before: B, of commit old, with torch 1; "
+        "seeds 1, 2 are the same at new."
+    )
 
 
 def test_curves_keep_the_steps_of_all_seeds():
@@ -109,7 +184,7 @@ def test_an_environment_without_two_seeds_is_not_measured_yet():
         "## E-v0\n\n`eval/episodic_return`, A 1 seeds (missing: 2), B 1 seeds (missing: 2):\n\n**not measured yet**\n\n"
     )
     assert "| A | 10 | 3.000 [2.000, 4.000] | 2.000 | 4.000 | 1 of 2 |" in second.splitlines()
-    assert "| A | 10 | 10 | 3.000 [2.000, 4.000] |" in second.splitlines()
+    assert "| A | 10 | 10 | 3.000 [2.000, 4.000] | 3.000 [2.000, 4.000] |" in second.splitlines()
 
 
 def test_each_environment_has_its_threshold():
@@ -168,9 +243,10 @@ def test_summary_by_hand():
         "| A | 10 | 95.0 [95.0, 95.0] | 95.0 | 95.0 | 2 of 2 |",
         "| B | 0 | 0.0 [0.0, 0.0] | 0.0 | 0.0 | 0 of 2 |",
         "| B | 10 | 85.0 [80.0, 90.0] | 80.0 | 90.0 | 1 of 2 |",
-        "| A | 10 | 10 | 10 | 0 of 2 | 10 |",
-        "| B | never | 10 | never | 1 of 2 | never |",
-        "| A over B | 10 | 1.00 [1.00, 1.00] |",
+        "| A | 2 of 2 | 10 | 2 by 10 | 10: 2 of 2 |",
+        "| B | 1 of 2 | never | 1 by 10 | 10: 1 of 2 |",
+        "| B | 10 | 10 | 85.0 [80.0, 90.0] | 85.0 [80.0, 90.0] |",
+        "| A over B | 10 | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] | above |",
     ):
         assert row in text.splitlines()
 
@@ -198,6 +274,6 @@ def test_the_summary_of_a_grid_is_short():
     text = analysis.summary(data, study).splitlines()
     assert [line.split(" | ")[:2] for line in text if line.startswith("| A x=2 |")] == [["| A x=2", "10"],
                                                                                       ["| A x=2", "10"]]  # fmt: skip
-    assert "| A x=2 | 10 | 10 | 1.000 [1.000, 1.000] |" in text
+    assert "| A x=2 | 10 | 10 | 1.000 [1.000, 1.000] | 1.000 [1.000, 1.000] |" in text
     assert "| SAC | 0 | 0.000 [0.000, 0.000] |" in " ".join(text)
     assert [line.split(" | ")[0] for line in text if " over " in line] == ["| A x=1 over SAC", "| A x=2 over SAC"]

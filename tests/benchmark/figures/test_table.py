@@ -92,7 +92,8 @@ def test_what_is_kept_of_a_table_by_hand():
     data = tidy({
         ("A", 1, STUDY.metric): [(0, 7.0), (10, 7.0), (20, 7.0), (30, 7.0)], ("A", 1, table.EPISODIC_RETURN): episodes,
         ("A", 1, "charts/SPS"): [(5, 1.0)], ("A", 1, table.GUIDANCE_ACTIVE): [(0, 1.0)],
-        ("A", 2, table.EPISODIC_RETURN): episodes, ("A", 2, table.SUPERVISION_STEPS): [(0, 8.0)],
+        ("A", 2, table.EPISODIC_RETURN): episodes, ("A", 2, table.GUIDED_STEPS): [(9, 8.0)],
+        ("A", 2, table.TRIAL_PASSED): [(9, 0.0)], ("A", 2, table.SAMPLED): [(10, 5.0)],
         ("B", 1, STUDY.metric): [(20, 7.0)], ("B", 1, table.EPISODIC_RETURN): [(2, 2.0), (12, -3.0), (13, 2.0)],
     })  # fmt: skip
     kept = table.committed(data, STUDY)
@@ -101,7 +102,8 @@ def test_what_is_kept_of_a_table_by_hand():
         ["A", 1, table.BEHAVIOUR, 10, 2.5], ["A", 1, table.BEHAVIOUR, 20, 5.0],
         ["B", 1, table.BEHAVIOUR, 20, 0.333333333],
     ]  # fmt: skip
-    rest = data[data.tag.isin((STUDY.metric, table.GUIDANCE_ACTIVE, table.SUPERVISION_STEPS))]
+    kinds = STUDY.metric, table.GUIDANCE_ACTIVE, table.GUIDED_STEPS, table.TRIAL_PASSED, table.SAMPLED
+    rest = data[data.tag.isin(kinds)]
     assert kept[kept.tag != table.BEHAVIOUR].to_numpy().tolist() == rest.to_numpy().tolist()
     assert table.committed(data[:0], STUDY).empty
 

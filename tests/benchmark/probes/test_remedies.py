@@ -29,7 +29,7 @@ def test_a_changed_script_trains(name, tmp_path):
     process = run_process(*FLAGS, *actor, script=str(path))
     assert process.returncode == 0, process.stderr
     (run,) = tmp_path.glob("runs/*")
-    assert scalars(run.name)["charts/guidance_active"] == [(0, 1.0), (100, 0.0)]
+    assert scalars(run.name)["charts/guidance_active"] == [(0, 1.0), (99, 1.0), (100, 0.0)]
 
 
 def test_beside_a_changed_script_lies_what_it_imports(tmp_path):

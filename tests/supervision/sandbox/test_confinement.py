@@ -7,6 +7,7 @@ import time
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sandboxed import HARMLESS, body, call, make, needs_linux, nothing_left, pid_of  # noqa: F401
 
@@ -151,3 +152,11 @@ def test_a_layer_that_fails_in_the_child_stops_it(monkeypatch):
     monkeypatch.setattr(sandbox, "CHILD", Path(__file__).with_name("unconfined_child.py"))
     with pytest.raises(SandboxError, match=r"could not be started: it could not be confined: .*seccomp"):
         make(HARMLESS)
+
+
+def test_an_older_numpy_is_refused_in_a_line(monkeypatch):
+    """PyFlyt installs 1.26; the language's names are those of NumPy 2."""
+    confinement.check_platform(strict=False)
+    monkeypatch.setattr(np, "__version__", "1.26.4")
+    with pytest.raises(ValueError, match=r"^rules need NumPy 2 or newer, and this is 1\.26\.4, .*--supervisor none"):
+        confinement.check_platform(strict=False)
