@@ -87,7 +87,6 @@ class Args(ExperimentArgs, SupervisorArgs):
 
 
 # The paper's settings (table in C.1) are that environment's defaults; a flag on the command line still wins.
-# The replays' and auditions' lengths are not the paper's: where a task is random, one episode says nothing.
 ENV_DEFAULTS = {
     "Blackjack-v1": dict(
         guide_window=2_000, guide_end=5_000, batch_size=256, gamma=0.5, tau=0.005, autotune=True, learning_starts=1_000,

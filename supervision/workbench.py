@@ -297,7 +297,7 @@ def consult(command: Consult, training: Training) -> int:
         rehearsal.watch_the_learner(writer)
         guidance = supervisor.consult(rehearsal.step, writer)
         consultations = supervisor.consultations
-        for _ in range(TRIED_STEPS if guidance and command.trial_pairs else 0):
+        for _ in range(TRIED_STEPS if guidance is not None and guidance.pairs else 0):
             rehearsal.act(guidance, writer)
             if consultations.verdict is not None or supervisor.guiding is None:
                 break

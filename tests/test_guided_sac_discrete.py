@@ -774,7 +774,7 @@ BAD = {
     "env-kwargs refused": ([*TAXI, "--env-kwargs", '{"nonsense": 1}'], "nonsense"),
     "env-kwargs refused by a lookup": (["--env-id", "FrozenLake-v1", "--env-kwargs", '{"map_name": "9x9"}',
                                         "--supervisor", "none"], "KeyError: '9x9'"),
-    "rule raises": (["--env-id", "Taxi-v4", "--guide-policy", "raises.py"], "t=7"),
+    "rule raises": (["--env-id", "Taxi-v4", "--guide-policy", "raises.py"], "t=0"),
     "rule's action": (["--env-id", "Taxi-v4", "--guide-policy", "six.py"], "6"),
     "rule's float": (["--env-id", "Taxi-v4", "--guide-policy", "float.py"], "int"),
     "nobody can supervise": (["--env-id", "CartPole-v1"], "--supervisor none"),
@@ -785,7 +785,7 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_clear_line_and_leaves_nothing(case, run, tmp_path):
-    rules = {"raises": "[0][7 if t == 7 else 0]", "six": "6", "float": "1.5"}
+    rules = {"raises": "[0][7 if t == 0 else 0]", "six": "6", "float": "1.5"}
     for name, text in rules.items():
         (tmp_path / f"{name}.py").write_text(f"def policy(obs, t):\n    return {text}\n")
     before = sorted(tmp_path.rglob("*"))

@@ -199,6 +199,18 @@ def test_several_environments_are_marked_in_turn(consultant):
     assert it.guided == sorted([*range(0, 60, 2), *range(60, 300, 2), *range(60, 300, 2)])
 
 
+def test_an_advisor_beside_a_rule_of_one_s_own_is_asked_at_once_and_told_the_facts_later(consultant):
+    """At step 0 nothing was seen; at 20 a guided episode and a probe are over."""
+    Path("rule.py").write_text(parse_code(RULE))
+    with Endpoint(both()) as endpoint:
+        it = consultant(endpoint.url, guide_policy="rule.py", guide_window=20)
+        assert consult(it, 0) is not None
+        consult(it, 20)
+    first, later = (request["messages"][0]["content"] for request in endpoint.requests)
+    assert "nothing is known yet" in first and "nothing is known yet" not in later
+    assert "0 to 0.5 in 20 steps of training (guided, sampled actions)" in later
+
+
 # -- no step is hidden -------------------------------------------------------------------------------------------------
 
 
@@ -285,7 +297,9 @@ def test_the_loud_line_comes_before_training(run_here, capsys):
 
 @pytest.mark.parametrize("code", [RULE, HARMFUL], ids=["a good rule", "a harmful rule"])
 def test_a_rule_of_one_s_own_needs_nothing_else(code, run_here, capsys):
-    """In an environment without prompts, with default flags: it guides from step 0 on and is judged at step 60."""
+    """In an environment without prompts, with default flags: it guides from step 0 on and is judged at step 60.
+
+    Half of the steps are the learner's, so that it then guides every other episode."""
     Path("rule.py").write_text(parse_code(code))
     run = run_here("--env-id", "Line-v0", "--guide-policy", "rule.py", "--total-timesteps", "160")
     printed = capsys.readouterr().out
@@ -296,7 +310,7 @@ def test_a_rule_of_one_s_own_needs_nothing_else(code, run_here, capsys):
     assert ended == (code == HARMFUL)
     active = [(0, 1.0), (59, 1.0), (60, 0.0), (160, 0.0)] if ended else [(0, 1.0), (159, 1.0), (160, 0.0)]
     assert logged["charts/guidance_active"] == active
-    assert logged["supervisor/guided_steps"][-1] == (160, 30.0 if ended else 130.0)
+    assert logged["supervisor/guided_steps"][-1] == (160, 30.0 if ended else 80.0)
 
 
 def test_paper_has_probes_and_no_trial(run_here):
