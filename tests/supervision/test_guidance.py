@@ -14,7 +14,7 @@ FLAGS = [*RUN, "--audition-episodes", "0", "--guide-window", "300", "--total-tim
 SLOW = """```python
 def policy(obs, t):
     x = 0.0
-    for i in range(60_000):
+    for i in range(150_000):
         x += 1e-9 * i
     return 0.1
 ```"""
