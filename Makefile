@@ -6,6 +6,8 @@
 # make test-real-model: the supervisor with a real llama.cpp server and a small model (builds the server: some minutes)
 PYTHON ?= python3
 VENV := .venv
+# of `make test`, also on two cores: the tests often wait, for a process or a deadline
+WORKERS := 4
 
 ifeq ($(wildcard $(VENV)/bin/python),)
 ifneq ($(shell $(PYTHON) -c 'import sys; print(sys.version_info >= (3, 11))'),True)
@@ -29,7 +31,8 @@ figure-3 figure-4 figure-5 figure-6 figure-7: $(VENV)/installed-benchmark
 	$(VENV)/bin/python -m benchmark.results --figure $(@:figure-%=%) $(if $(QUICK),--quick)
 
 test: $(VENV)/installed-tests
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not alone and not real_model"
+	$(VENV)/bin/python -m pytest -m alone
 
 test-real-model: $(VENV)/bin/llama-server
 	$(VENV)/bin/python -m pytest -m real_model

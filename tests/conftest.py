@@ -133,6 +133,11 @@ gym.register("AnyObservation-v0", entry_point=AnyObservationEnv)
 gym.register("Tabular-v0", entry_point=TabularEnv, max_episode_steps=20)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests come first, so that no worker is left with one of them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
     """Each test has an empty folder of its own, no key and one thread, and numbers its environments anew."""

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from conftest import ROOT, SECRETS
@@ -32,6 +33,13 @@ def wait_for(process: subprocess.Popen, text: str) -> str:
         if text in line:
             return said
     raise AssertionError(f"{text!r} was never said:\n{said}")
+
+
+def wait_for_checkpoint(process: subprocess.Popen) -> None:
+    """Wait until a run in the present folder has written its first checkpoint."""
+    while not list(Path("runs").glob("*/checkpoints/step_*.pt")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
 
 
 def only_run() -> str:

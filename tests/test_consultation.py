@@ -169,6 +169,7 @@ def test_memory_is_bounded(consultant):
 # -- threads -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_training_goes_on_while_models_think(consultant):
     """Each of the two answers takes 0.3 s; no consultation takes nearly as long, and then the window begins."""
     with Endpoint(lambda body, n: time.sleep(0.3) or both()(body, n)) as endpoint:
@@ -191,6 +192,7 @@ def test_training_goes_on_while_models_think(consultant):
         consultant(None, "again", llm_log="runs/run/llm")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("pause", [0.0, 1.0])  # before the run looks for the answer: the client's own time-out is first
 def test_a_deadline_holds_while_training_goes_on(consultant, capsys, pause):
     with Endpoint(lambda body, n: time.sleep(5) or INTERVENE) as endpoint:
@@ -203,6 +205,7 @@ def test_a_deadline_holds_while_training_goes_on(consultant, capsys, pause):
     assert_unguided(it, None, "no answer within 0.3 s", capsys.readouterr().out)
 
 
+@pytest.mark.alone
 def test_a_question_that_waits_at_the_end_is_given_up(consultant, capsys):
     with Endpoint(lambda body, n: time.sleep(5) or INTERVENE) as endpoint:
         it = consultant(endpoint.url, llm_async=True, llm_timeout=60.0)

@@ -33,7 +33,7 @@ def test_help_has_groups_with_the_environment_and_the_algorithm_first(script):
         )
 
 
-@pytest.mark.parametrize(("script", "encoding"), zip(SCRIPTS, ["ascii", "latin-1", "ascii"], strict=True))
+@pytest.mark.parametrize(("script", "encoding"), [*zip(SCRIPTS, ["ascii", "latin-1", "ascii"], strict=True)])
 def test_a_terminal_of_few_characters_ends_no_run(script, encoding):
     short = ["--total-timesteps", "20", "--learning-starts", "5", "--batch-size", "4", "--eval-frequency", "10",
              "--eval-episodes", "1", "--max-episode-steps", "20"]  # fmt: skip

@@ -113,6 +113,7 @@ def test_a_run_is_repeated_bit_for_bit_without_a_network(run_here):
             assert torch.equal(a, b)
 
 
+@pytest.mark.alone
 def test_a_repetition_never_waits_for_a_rule_that_was_too_slow(consultant):
     """Which rules are too slow is the recorded machine's word."""
     codes = iter(["```python\ndef policy(obs, t):\n    while True:\n        pass\n```", RULE])

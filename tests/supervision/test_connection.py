@@ -116,6 +116,7 @@ def continue_forever(handler) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("slow", [drip_headers, continue_forever])
 def test_what_drips_is_left_at_the_deadline(slow, consultant):
     """The server sees the connection end, and no thread of ours is left, however many questions met such a server."""
@@ -212,6 +213,7 @@ def test_what_is_small_on_the_wire_stays_small(consultant):
         assert consult(consultant(endpoint.url, "gzip")) is not None
 
 
+@pytest.mark.alone
 def test_training_goes_on_as_fast_while_a_server_sends_rubbish(consultant):
     """Decoding in another thread holds up this one; --llm-async."""
     body = "[" + "[]," * 1_300_000 + "1]"

@@ -280,6 +280,7 @@ def test_a_wrong_key_is_found_before_anything_is_written(models, ends, consultan
         assert endpoint.keys == [f"Bearer {SECRET}"] and not endpoint.requests
 
 
+@pytest.mark.alone
 def test_a_dead_host_does_not_hold_the_start(consultant, monkeypatch):
     monkeypatch.setattr("supervision.endpoint.PROBE_SECONDS", 0.3)
     with Endpoint(both(), models=(200, "x" * 10)) as endpoint:

@@ -15,7 +15,7 @@ FLAGS = [*RUN, "--trial-pairs", "0", "--probe-share", "0", "--guide-window", "30
 SLOW = """```python
 def policy(obs, t):
     x = 0.0
-    for i in range(60_000):
+    for i in range(150_000):
         x += 1e-9 * i
     return 0.1
 ```"""

@@ -43,6 +43,7 @@ NO_SYSTEM = {  # what servers say, with the status
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("server", NO_SYSTEM)
 def test_a_server_without_a_system_turn_is_given_the_text_in_the_first_turn(server, consultant):
     """Asked again once and at once, and remembered; the conversation about a refused answer goes on in the same way."""
