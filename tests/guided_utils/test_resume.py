@@ -336,17 +336,17 @@ def test_answers_behind_the_checkpoint_are_not_asked_for_again(run_here, monkeyp
 
     with Endpoint(script) as server:
         flags = [*CAR, *BRIEF, "--supervisor", "llm", "--llm-base-url", server.url, *OFTEN,
-                 "--checkpoint-frequency", "120", "--total-timesteps", "250"]  # fmt: skip
+                 "--checkpoint-frequency", "150", "--total-timesteps", "600"]  # fmt: skip
         whole = run_here(*flags)
         asked = len(server.requests)
-        process = start(*flags, "--total-timesteps", "100000")
-        wait_for(process, "step 168:")  # the third consultation, behind the checkpoint at step 120
+        process = start(*flags)  # of the same length, of which the models are told
+        wait_for(process, "step 168:")  # the third consultation, behind the checkpoint at step 150
         process.kill()
         process.wait()
         (cut,) = [path.name for path in Path("runs").iterdir() if path.name != whole.run_name]
-        assert torch.load(next(Path(f"runs/{cut}/checkpoints").iterdir()), weights_only=True)["global_step"] == 120
+        assert torch.load(next(Path(f"runs/{cut}/checkpoints").iterdir()), weights_only=True)["global_step"] == 150
         before = len(server.requests)
-        again = run_here("--resume", f"runs/{cut}", "--total-timesteps", "250")
+        again = run_here("--resume", f"runs/{cut}")
         assert len(server.requests) - before == asked - 6  # six of them had been answered
         assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
         assert comparable(cut) == comparable(whole.run_name)
