@@ -76,8 +76,8 @@ def test_links_lead_to_files(page):
 
 
 RUNS = {  # short runs in which everything is on that a script can log
-    "guided_sac_continuous": ["--env-id", "MountainCarContinuous-v0", "--total-timesteps", "500", "--learning-starts",
-                              "390", "--eval-frequency", "500"],
+    "guided_sac_continuous": ["--env-id", "MountainCarContinuous-v0", "--total-timesteps", "1500", "--learning-starts",
+                              "1390", "--eval-frequency", "1500"],
     "guided_sac_discrete": ["--env-id", "CliffWalking-v1", "--total-timesteps", "250", "--learning-starts", "90",
                             "--eval-frequency", "250", "--no-exact-improvement", "--autotune", "--guide-conservatism",
                             "1"],
@@ -127,7 +127,9 @@ def test_every_script_has_a_page_and_a_row_in_the_readme(script):
 @pytest.mark.parametrize("script", [*SCRIPTS, ROOT / "guided_utils" / "settings.py"], ids=lambda p: p.name)
 def test_every_flag_is_documented_and_used(script):
     source = script.read_text()
-    source += "".join(path.read_text() for path in (*SCRIPTS, *(ROOT / "guided_utils").glob("*.py")))
+    source += "".join(
+        path.read_text() for path in (*SCRIPTS, *(ROOT / "guided_utils").glob("*.py"), ROOT / "llm_supervisor.py")
+    )
     (args,) = [
         node for node in ast.parse(script.read_text()).body if isinstance(node, ast.ClassDef) and "Args" in node.name
     ]
