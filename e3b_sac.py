@@ -85,7 +85,7 @@ class Args(ExperimentArgs):
     precision: Literal["fp32", "bf16"] = "fp32"
     """of the matrix products while learning continuous actions; weights, targets, losses and acting are float32"""
     compile: bool = False
-    """compile acting and updates for continuous actions with torch.compile (needs a C++ compiler; takes 10 to 30 s)"""
+    """compile acting and updates of continuous actions by torch.compile (needs a C++ compiler; first steps wait)"""
     bonus_lr: float = 3e-4
     """learning rate of the bonus's networks"""
     replay_frequency: int = 0

@@ -79,7 +79,7 @@ class Args(ExperimentArgs, SupervisorArgs):
     precision: Literal["fp32", "bf16"] = "fp32"
     """of the matrix products while learning continuous actions; weights, targets, losses and acting are float32"""
     compile: bool = False
-    """compile acting and updates for continuous actions with torch.compile (needs a C++ compiler; takes 10 to 30 s)"""
+    """compile acting and updates of continuous actions by torch.compile (needs a C++ compiler; first steps wait)"""
 
 
 # The paper's settings (table in C.1) are that environment's defaults; a flag on the command line still wins.

@@ -123,7 +123,9 @@ if __name__ == "__main__":
             super().__init__(*args, **options)
             self.step = timed(self.step, next(optimizers), moments)
 
-    torch.randn = timed(torch.randn, "randn", moments)  # an update begins with its noise
+    randn, noise = torch.randn, timed(torch.randn, "randn", moments)
+    # an update begins with its noise (2, B, dim(A)); acting draws (N, dim(A))
+    torch.randn = lambda *size, **options: (noise if len(size) == 3 else randn)(*size, **options)
     if args.compile:
         compiler = torch.compile
         torch.compile = lambda function, **options: timed(compiler(function, **options), function.__name__, moments)

@@ -30,10 +30,10 @@ def draw(table: pd.DataFrame) -> Figure:
             spread = [rows["median"] - rows.lowest, rows.highest - rows["median"]]
             axes.barh(places, rows["median"], height, xerr=spread, label=f"{number} thread{'s' if number > 1 else ''}",
                       error_kw={"lw": 0.8})  # fmt: skip
-        axes.set(title=environment, xlabel="environment steps per second, one update each")
+        axes.set(title=environment, xlabel="steps per second, one update each")
         axes.set_yticks(range(len(contestants)), contestants)
     figure.axes[0].invert_yaxis()
-    figure.axes[0].legend(frameon=False)
+    figure.axes[0].legend(frameon=False, loc="upper right")
     return figure
 
 
