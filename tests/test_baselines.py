@@ -540,7 +540,7 @@ BAD = {
     "compile": (["--compile"], "--compile and --precision bf16 are for continuous actions only"),
     "precision": (["--precision", "bf16"], "--compile and --precision bf16 are for continuous actions only"),
     "unknown env": (["--env-id", "NoSuchEnv-v0"], "NoSuchEnv"),
-    "observations": (["--env-id", "Unusable-v0"], "observation space must be"),
+    "observations": (["--env-id", "Unusable-v0"], "the observations of Unusable-v0 cannot be flattened"),
     "no time limit": (["--env-id", "Blackjack-v1", "--max-episode-steps", "None", "--eval-frequency", "5"],
                       "--max-episode-steps"),
 }  # fmt: skip
@@ -553,7 +553,7 @@ OWN_BAD = {
 class UnusableEnv(TorusEnv):
     def __init__(self, render_mode: str | None = None):
         super().__init__()
-        self.observation_space = gym.spaces.Dict({"state": self.observation_space})
+        self.observation_space = gym.spaces.Sequence(self.observation_space)
 
 
 gym.register("Unusable-v0", entry_point=UnusableEnv)

@@ -684,7 +684,7 @@ BAD = {
     "rule syntax": (["--guide-policy", "syntax.py"], "syntax"),
     "rule wrong shape": (["--guide-policy", "shape.py"], "shape"),
     "rule NaN": (["--guide-policy", "nan.py"], "finite"),
-    "rule raises at step 7": (["--guide-policy", "seven.py"], "t=7"),
+    "rule raises at the reset": (["--guide-policy", "reset.py"], "t=0"),
     "env-kwargs no JSON": (["--env-kwargs", "{goal_velocity: 1"], "--env-kwargs must be a JSON object"),
     "env-kwargs no object": (["--env-kwargs", "[1]"], "--env-kwargs must be a JSON object"),
     "env-kwargs refused": (["--env-kwargs", '{"nonsense": 1}'], "nonsense"),
@@ -711,7 +711,7 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(case, run_here, tmp_path
     rules = {
         "empty": "", "syntax": "def policy(obs, t)\n    return 0", "shape": "def policy(obs, t):\n    return [0, 0]\n",
         "nan": "def policy(obs, t):\n    return float('nan')\n",
-        "seven": "def policy(obs, t):\n    return [0][7 if t == 7 else 0]\n",
+        "reset": "def policy(obs, t):\n    return [0][7 if t == 0 else 0]\n",
     }  # fmt: skip
     for name, text in rules.items():
         (tmp_path / f"{name}.py").write_text(text)

@@ -369,7 +369,7 @@ def test_rules_get_the_environments_own_observation(kind, run, tmp_path):
     (tmp_path / "rule.py").write_text(f"def policy(obs, t):\n    {text}\n")
     run = run("--env-id", "AnyObservation-v0", "--env-kwargs", json.dumps({"kind": kind}), "--max-episode-steps", "50",
               "--guide-policy", "rule.py", "--advisor-always", "--guide-end", "40", "--total-timesteps", "80",
-              "--learning-starts", "10", "--batch-size", "16", *QUIET)  # fmt: skip
+              "--learning-starts", "60", "--batch-size", "16", *QUIET)  # fmt: skip
     obs = run.rb.transitions.observations[:80].tolist()
     actions = run.rb.transitions.actions[:80].tolist()
     assert actions[:40] == [expected(o) for o in obs[:40]]

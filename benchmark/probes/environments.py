@@ -170,7 +170,7 @@ def try_one(python: Path, case: Case, steps: int, folder: Path) -> tuple[list[st
 def tried(run: Callable[..., tuple[int, str, str]], case: Case, steps: int, folder: Path) -> tuple[list[str], bool]:
     """The cells of the table between name and limits, and whether all is as the case says."""
     of = ["--env-id", case.env_id, "--env-kwargs", json.dumps(case.env_kwargs)]
-    status, shown, errors = run("llm_supervisor.py", "show-prompt", *of, "--role", "coder", "--replay-max-steps", "60")
+    status, shown, errors = run("llm_supervisor.py", "show-prompt", *of, "--role", "coder")
     if status != 0:
         line = last_line(errors)
         refused = bool(case.refused) and case.refused in line and "Traceback" not in errors
@@ -181,8 +181,7 @@ def tried(run: Callable[..., tuple[int, str, str]], case: Case, steps: int, fold
     rule = re.search(r"## Code template\n+```python\n(.*?)```", shown, re.DOTALL)[1]
     (folder / "rule.py").write_text(rule, encoding="utf-8")
     brief = ["--total-timesteps", str(steps), "--learning-starts", str(steps // 3), "--batch-size", "32", *case.flags]
-    guided = ["--guide-policy", "rule.py", "--advisor-always", "--guide-end", str(steps // 2), "--replay-max-steps",
-              "60", "--audition-episodes", "0"]  # fmt: skip
+    guided = ["--guide-policy", "rule.py", "--advisor-always", "--guide-end", str(steps // 2)]
     runs = [
         run(case.script, *of, *brief, "--supervisor", "none"),
         run(case.script, *of, *brief, *guided),

@@ -18,7 +18,7 @@ from benchmark.sweeps.hashing import modules
 SCRIPT = ROOT / "guided_sac_discrete.py"
 
 GAP = "    gap = q.logsumexp(dim=2) - q.gather(2, actions.expand(2, -1)[..., None]).squeeze(2)  # (2, B)\n"
-GATE = "actions, guided = intervene(actions, guidance(obs, episode_steps), args.guide_probability)\n"
+GATE = "                mixed, substituted = intervene(learned, guidance_actions, args.guide_probability)\n"
 EPISODE_STEPS = "    episode_steps = np.zeros(args.num_envs, dtype=np.int64)\n"
 SAMPLE = "            data = rb.sample(args.batch_size)\n"
 LOG_SOFTMAX = "        return super().forward(obs)[0].log_softmax(dim=1)\n"
@@ -35,8 +35,8 @@ REMEDIES: dict[str, dict[str, str]] = {
     # the rule has every second episode, by chance, and not every second step
     "episode_gate": {
         EPISODE_STEPS: EPISODE_STEPS + "    gate = 1.0\n",
-        GATE: "gate = float(torch.rand(()) < 0.5) if episode_steps[0] == 0 else gate\n"
-        "                actions, guided = intervene(actions, guidance(obs, episode_steps), gate)\n",
+        GATE: "                gate = float(torch.rand(()) < 0.5) if episode_steps[0] == 0 else gate\n"
+        "                mixed, substituted = intervene(learned, guidance_actions, gate)\n",
     },
     # RLPD's symmetric sampling (Ball et al. 2023): half of each batch from the guided transitions
     "symmetric_sampling": {

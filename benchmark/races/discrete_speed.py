@@ -23,7 +23,7 @@ from benchmark import ROOT
 from benchmark.races.speed import PEER, Contestant, environment, machine, rates_of, take_turns, versions
 
 ALWAYS_GUIDED = ["--supervisor", "bundled", "--advisor-always", "--guide-window", "1000000000", "--guide-end",
-                 "1000000000", "--replay-max-steps", "200", "--replay-frames", "0"]  # fmt: skip
+                 "1000000000", "--replay-frames", "0"]  # fmt: skip
 FLAGS = {
     "ours": ["--supervisor", "none"],
     "ours, with an actor network": ["--supervisor", "none", "--no-exact-improvement"],

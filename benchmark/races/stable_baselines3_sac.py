@@ -28,7 +28,7 @@ class Args:
     """seed of the random numbers"""
     total_timesteps: int = 100_000
     """environment steps of the run"""
-    learning_starts: int = 5_000
+    learning_starts: int = 100
     """environment steps of uniformly random actions before the first update"""
     eval_frequency: int = 10_000
     """environment steps between evaluations of the greedy policy"""

@@ -70,7 +70,7 @@ class AnythingEnv(gym.Env):
 
 gym.register("Anything-v0", AnythingEnv)
 gym.register("far/Anything-v0", AnythingEnv)
-gym.register("Counted-v0", lambda **options: gym.wrappers.RecordEpisodeStatistics(AnythingEnv()), max_episode_steps=9)
+gym.register("Recounted-v0", lambda **options: gym.wrappers.RecordEpisodeStatistics(AnythingEnv()), max_episode_steps=9)
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
@@ -175,7 +175,7 @@ def test_statistics_that_an_environment_brings_leave_ours_alone(script, run_here
     run = run_here(*flags(script, statistics=True), script=ROOT / script)
     assert [value for _, value in scalars(run.run_name)["charts/episodic_return"]] == [21.0] * 4
     if script != "guided_sac_discrete.py":
-        run = run_here(*flags(script), "--env-id", "Counted-v0", "--env-kwargs", "{}", script=ROOT / script)
+        run = run_here(*flags(script), "--env-id", "Recounted-v0", "--env-kwargs", "{}", script=ROOT / script)
         assert [value for _, value in scalars(run.run_name)["charts/episodic_return"]] == [21.0] * 4
 
 
