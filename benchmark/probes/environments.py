@@ -175,9 +175,9 @@ def tried(run: Callable[..., tuple[int, str, str]], case: Case, steps: int, fold
         line = last_line(errors)
         refused = bool(case.refused) and case.refused in line and "Traceback" not in errors
         return ["–", "refused in a line" if refused else f"**fails: {line}**", "–", "–", "–", "–"], refused
-    given = re.search(r"obs is (?:a \w+ NumPy array of shape (\([\d, ]*\))|(.*?)):", shown)
+    given = re.search(r"obs is (?:a \w+ NumPy array of shape (\([\d, ]*\))|(.*?))(?:[:,.]| from )", shown)
     observed = (given[1] or given[2]) + (", flattened" if ", flattened: " in shown else "")
-    undrawn = re.search(r"replays without pictures.*?: (.*)", errors)
+    undrawn = re.search(r"no pictures.*?: (.*)", errors)
     rule = re.search(r"## Code template\n+```python\n(.*?)```", shown, re.DOTALL)[1]
     (folder / "rule.py").write_text(rule, encoding="utf-8")
     brief = ["--total-timesteps", str(steps), "--learning-starts", str(steps // 3), "--batch-size", "32", *case.flags]

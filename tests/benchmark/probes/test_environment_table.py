@@ -92,8 +92,8 @@ def test_flattened_refused_and_failing_ones(odd, tmp_path):
     row, as_said = try_one(odd, Case("odd:Odd-v0", **of_lists), 60, tmp_path / "try")
     assert not as_said and row[3].startswith("**fails: llm_supervisor.py: error: the observations of Odd-v0 cannot be")
     row, as_said = try_one(odd, Case("odd:Odd-v0", env_kwargs={"kind": "late"}), 300, tmp_path / "try")
-    assert not as_said and row[3] == "yes"
-    assert row[4] == row[5] == row[6] == "**no: error: Odd-v0 gives the reward None for a step: it must be one number**"
+    late = "error: Odd-v0 gives the reward None for a step: it must be one number"
+    assert not as_said and row[3] == f"**fails: {late}**" and row[4] == "–"
 
 
 def test_the_table_in_the_docs_is_the_one_that_was_written():
