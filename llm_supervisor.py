@@ -161,8 +161,9 @@ class Supervisor:
         pairs, share = (0, 0.0) if args.advisor_always else (args.trial_pairs, args.probe_share)
         self.camera = Camera(args, self.envs, self.env_fn, self.run_dir)
         self.guidance = Guidance(
-            self.envs.num_envs, self.action, args.guide_window, pairs, share, args.learning_starts, self.camera.follow
-        )
+            self.envs.num_envs, self.action, args.guide_window, pairs, share, args.learning_starts, args.guide_start,
+            self.camera.follow,
+        )  # fmt: skip
         self.consultations = Consultations(
             args, self.guidance, self.start, self.tell, chat=self.chat, questions=self.questions, bundled=bundled,
             fixed_source=self.fixed_source,
@@ -252,12 +253,14 @@ class Supervisor:
             # nothing new can be said: the decision stands; before the first one the learner goes on alone
             self.begin_again = self.consultations.count == 0
             return self.guiding
-        started, before, log = time.time(), state_of(self), Deferred()
+        started, before = time.time(), state_of(self) if self.chat is not None else None  # else nothing is waited for
         self.begin_again = False
         if self.chat is not None:
             self._develop()
         if self.consultation is None:
-            self.consultation = self.consultations.hold(global_step, log)
+            self.log = Deferred()  # of the whole consultation, which may go on at later steps (--llm-async)
+            self.consultation = self.consultations.hold(global_step, self.log)
+        log = self.log
         try:
             with torch.random.fork_rng():
                 torch.manual_seed(self.args.seed + global_step)

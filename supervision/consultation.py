@@ -88,10 +88,8 @@ class Consultations:
             if not self.mend:
                 self.advice = None
                 self.advice = advice = yield from self._advise(step)
-                said, text = (
-                    "intervene" if advice.intervene else "do not intervene",
-                    f"{advice.analysis}\n\n{advice.advice}",
-                )
+                said = "intervene" if advice.intervene else "do not intervene"
+                text = f"{advice.analysis}\n\n{advice.advice}"
                 self.tell(f"advice: {said}", text)
                 log.add_text("supervisor/advice", f"**{said}**\n\n{for_tensorboard(text)}", step)
                 decision.advice = advice.advice

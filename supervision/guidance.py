@@ -30,6 +30,7 @@ class Guidance:
         pairs: episodes of each kind before a trial is looked at; 0: no trial.
         share: of all steps since guidance began that are unguided at least, in [0, 1).
         learning_starts: steps of the run before which the learner's part is uniformly random.
+        guide_start: step of the run from which on steps are counted for the share.
         begun: is told of each stretch of environment 0 that begins, before its first step.
     """
 
@@ -41,10 +42,11 @@ class Guidance:
         pairs: int,
         share: float,
         learning_starts: int = 0,
+        guide_start: int = 0,
         begun: Callable[[Stretch], None] = lambda stretch: None,
     ):
         self.num_envs, self.window, self.pairs, self.share = num_envs, window, pairs, share
-        self.learning_starts, self.begun = learning_starts, begun
+        self.learning_starts, self.guide_start, self.begun = learning_starts, guide_start, begun
         discrete = isinstance(action, DiscreteAction)
         self.nothing = np.zeros(num_envs, np.int64) if discrete else np.zeros((num_envs, *action.low.shape))
         self.mask = np.zeros(num_envs, dtype=bool)  # where the rule acts
@@ -58,7 +60,7 @@ class Guidance:
         self.recorded: tuple[int, str] | None = None
         self.now = 0  # global step of the next call
         self.t = np.zeros(num_envs, dtype=np.int64)  # and the steps of the episodes there
-        self.steps, self.unguided_steps = 0, 0  # since guidance began, across windows
+        self.steps, self.unguided_steps = 0, 0  # since `guide_start`, across windows
 
     def __call__(self, obs: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What the rule does, and where.
@@ -88,11 +90,13 @@ class Guidance:
         if policy is self.policy:
             return
         self.stop()
-        self.policy, self.trial = policy, trial
+        self.policy, self.trial, fresh = policy, trial, not (trial.guided or trial.probes)
         for env in range(self.num_envs):
             present = self.episodes.present[env]
             if present is not None and len(present):
                 self._hand_over(env)
+                if fresh and not present.start:
+                    trial.add(present, 0)  # the probe before the rule's first episode
             else:
                 self.episodes.present[env] = None
                 self._mark(env)
@@ -100,8 +104,9 @@ class Guidance:
 
     def stop(self) -> None:
         """No rule acts any more; what is left of the guided episodes goes unguided and counts for neither side."""
-        for env in np.flatnonzero(self.mask):
-            self.episodes.end(env, "cut")
+        for env, present in enumerate(self.episodes.present):
+            if present is not None and present.guided:  # also where a failed rule acts no more by now
+                self.episodes.end(env, "cut")
         self.mask[:] = self.marked[:] = False
         self.policy = None
         self.open()
@@ -141,8 +146,9 @@ class Guidance:
                 uniform = global_step < self.learning_starts
                 present = self.episodes.begin(env, global_step, int(t[env]), bool(self.mask[env]), uniform)
             present.add(obs[env], actions[env], rewards[env], next_obs[env])
-            self.steps += 1
-            self.unguided_steps += not present.guided
+            if global_step >= self.guide_start:
+                self.steps += 1
+                self.unguided_steps += not present.guided
             if dones[env]:
                 self.episodes.end(env, "terminated" if terminations[env] else "truncated")
                 verdict = self._compare(present, global_step) or verdict
@@ -160,9 +166,7 @@ class Guidance:
 
     def _hand_over(self, env: int) -> None:
         """The rule takes an episode over in the middle."""
-        present = self.episodes.end(env, "cut")
-        if present is not None and not present.start and len(self.trial.probes) == len(self.trial.guided) == 0:
-            self.trial.add(present, 0)  # the probe before the rule's first episode
+        self.episodes.end(env, "cut")
         self.policy.forget([env])
         self.mask[env], self.marked[env] = True, False
 

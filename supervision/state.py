@@ -33,6 +33,7 @@ class Deferred:
         """Log what was taken in."""
         for name, args, options in self.calls:
             getattr(writer if hasattr(writer, name) else writer.file_writer, name)(*args, **options)
+        self.calls = []
 
 
 def state_of(supervisor: Any) -> dict[str, Any]:

@@ -185,3 +185,38 @@ def test_a_checkpoint_goes_on_in_the_middle(rule):
     other.t, other.step, other.marks = loop.t.copy(), loop.step, [list(m) for m in loop.marks]
     assert loop.run(60).marks == other.run(60).marks
     assert list(map(str, loop.verdicts[-len(other.verdicts) :])) == list(map(str, other.verdicts)) and other.verdicts
+
+
+def test_a_failed_rule_s_episode_is_the_learner_s_from_there_on():
+    """Three guided steps, then five alone: the stretch is cut where the rule failed, as the counts say."""
+    source = "def policy(obs, t):\n    return 1 / (3 - t)"
+    with SandboxedPolicy(source, observation=Observation("floats", (2,)), action=BOX) as policy:
+        guidance = Guidance(1, BOX, 100, 3, 0.1)
+        guidance.begin(policy, Trial(3))
+        loop = Loop(guidance, [[8]]).run(3)
+        guidance(np.zeros((1, 2)), loop.t)
+        assert guidance.failure is not None
+        guidance.stop()
+        loop.run(5)
+        assert (guidance.steps, guidance.unguided_steps) == (8, 5)
+        assert [len(s) for s in guidance.episodes.guided] == [3] and guidance.episodes.finished[-1][
+            0
+        ] == "partly guided"
+
+
+def test_a_probe_that_is_cut_first_counts_once(rule):
+    """Two environments: the probe is handed over before a guided episode is over."""
+    guidance = Guidance(2, BOX, 200, 3, 0.1)
+    guidance.begin(rule, Trial(3))
+    Loop(guidance, [[70], [70]]).run(50)
+    assert [len(s) for s in guidance.trial.probes] == [20]
+
+
+def test_steps_before_guidance_starts_are_no_share_of_it(rule):
+    """A thousand steps alone before `guide_start` do not make up for the probes behind it."""
+    guidance = Guidance(1, BOX, 1_000, 0, 0.1, guide_start=1_000)
+    loop = Loop(guidance, [[5]]).run(1_000)
+    assert guidance.steps == 0
+    guidance.begin(rule, Trial(0))
+    loop.run(500)
+    assert sum(mark[0] == "u" for mark in loop.marks[0][200:]) == 10
