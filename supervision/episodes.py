@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 SHOWN_STEPS = 1_000  # of a stretch that are kept whole, the first ones; of later steps the rewards alone
+KEPT_STEPS = 2_000  # of all unguided stretches, whole: observations may be large, and a checkpoint holds them
 SHOWN_EPISODES = 20  # unguided stretches that are kept, the latest ones
 
 
@@ -103,7 +104,10 @@ class Episodes:
             self.finished.append(Finished(behaviour, total, int(length)))
         if stretch.whole and not stretch.guided:
             self.whole_returns.append(float(sum(stretch.rewards)))
-        (self.guided if stretch.guided else self.unguided).append(stretch)
+        kept = self.guided if stretch.guided else self.unguided
+        kept.append(stretch)
+        while sum(len(s.obs) for s in kept) > KEPT_STEPS and len(kept) > 1:
+            kept.popleft()
         return stretch
 
     def latest(self, guided: bool) -> list[Stretch]:

@@ -330,3 +330,16 @@ def test_a_fixed_rule_that_did_not_start_beside_an_advisor_cannot_be_repeated(co
         finish(it)
     with pytest.raises(ValueError, match="cannot be repeated exactly: not tried: a rule's process"):
         consultant(None, run="again", llm_log="runs/run/llm", guide_policy="rule.py")
+
+
+def test_what_was_said_while_training_went_on_is_logged(consultant):
+    """Advice and code of a consultation that was taken up again at later steps (--llm-async)."""
+    with Endpoint(both()) as endpoint:
+        it = consultant(endpoint.url, llm_async=True)
+        ended = time.time() + 20
+        while consult(it, it.step + 10) is None and time.time() < ended:
+            it.supervisor.exchange.wait()
+        assert it.guidance is not None
+        finish(it)
+    assert ADVICE["advice"] in texts(it.run, "supervisor/advice")[0]
+    assert "def policy" in texts(it.run, "supervisor/code")[0]

@@ -220,3 +220,11 @@ def test_steps_before_guidance_starts_are_no_share_of_it(rule):
     guidance.begin(rule, Trial(0))
     loop.run(500)
     assert sum(mark[0] == "u" for mark in loop.marks[0][200:]) == 10
+
+
+def test_of_long_episodes_few_are_kept():
+    """Two thousand steps, and always the last episode; their returns are all remembered."""
+    guidance = Guidance(1, BOX, 1_000, 3, 0.1)
+    Loop(guidance, [[900]]).run(900 * 5)
+    assert [len(s) for s in guidance.episodes.unguided] == [900, 900]
+    assert list(guidance.episodes.whole_returns) == [900.0] * 5
