@@ -207,9 +207,10 @@ def figure_6(strips: dict[str, list[np.ndarray]], gaits: dict[str, Gait], part: 
     for axes, (arm, frames) in zip(figure.subplots(len(strips), 1, squeeze=False)[:, 0], strips.items(), strict=True):
         axes.imshow(np.concatenate(frames, axis=1))
         axes.set(xticks=[], yticks=[], ylabel=arm)
-        alternation, double_support, flight, footfalls = gaits[arm]
-        axes.set_title(f"{footfalls} footfalls, {alternation:.2f} of them alternating; both feet down "
-                       f"{double_support:.2f} of the time, none {flight:.2f}", fontsize="small")  # fmt: skip
+        alternation, double_support, flight, footfalls, frequency = gaits[arm]
+        axes.set_title(f"{footfalls} footfalls, {frequency:.1f} a second, {alternation:.2f} of them alternating; "
+                       f"both feet down {double_support:.2f} of the time, none {flight:.2f}",
+                       fontsize="small")  # fmt: skip
     last = int(part[0].step.max())
     figure.suptitle(titled(f"greedy episodes after {last:,} steps of training", [part]), fontsize="small")
     return figure

@@ -26,14 +26,16 @@ class Model(NamedTuple):
     """A saved policy, and the environment that it was trained in."""
 
     act: Callable[[np.ndarray], np.ndarray]  # the greedy actions (N, *action) for observations (N, *obs)
+    sample: Callable[[np.ndarray], np.ndarray]  # those that training draws
     make_env: Callable[[str | None], gym.Env]  # render mode → environment
 
 
 class Episode(NamedTuple):
-    """A greedy episode of T steps."""
+    """An episode of T steps."""
 
     observations: np.ndarray  # (T + 1, *obs)
     episodic_return: float
+    speed: float  # forward, mean over the steps, in m/s; nan where the environment does not tell it
     feet: np.ndarray  # (T, 2) bool, whether the left and the right foot are on the floor; (T, 0) without such feet
     frames: list[np.ndarray]
 
@@ -56,6 +58,7 @@ class Gait(NamedTuple):
     double_support: float  # share of the time with both feet on the floor
     flight: float  # share of the time with none
     footfalls: int
+    frequency: float  # footfalls a second, of both feet
 
 
 def load_model(run: Run, folder: Path) -> Model:
@@ -67,38 +70,52 @@ def load_model(run: Run, folder: Path) -> Model:
     paths = list(folder.rglob("*.cleanrl_model"))
     if len(paths) != 1:
         raise ValueError(f"{folder} must hold one saved model, not {len(paths)}: does the study set save-model?")
-    script = runpy.run_path(str(run.script), run_name="imported")
     settings = read_events(folder)[1]
     limit = settings["max_episode_steps"]
-    make_env = partial(
-        script["make_env"], run.env, run.seed, 0, False, "", json.loads(settings["env_kwargs"]),
-        None if limit == "None" else int(limit),
-    )  # fmt: skip
+    weights = torch.load(paths[0], map_location="cpu", weights_only=True)[0]
+    return model_of(run.script, run.env, settings["env_kwargs"], None if limit == "None" else int(limit), weights)
+
+
+def model_of(script: Path, env_id: str, env_kwargs: str, limit: int | None, weights: dict[str, torch.Tensor]) -> Model:
+    """The policy of a script for continuous actions, in its environment.
+
+    Args:
+        env_kwargs: as `--env-kwargs` takes it.
+        limit: as `--max-episode-steps` does.
+        weights: of its Actor.
+    """
+    defined = runpy.run_path(str(script), run_name="imported")
+    make_env = partial(defined["make_env"], env_id, 1, 0, False, "", json.loads(env_kwargs), limit)
     env = gym.vector.SyncVectorEnv([make_env()])
-    actor = script["Actor"](env)
+    actor = defined["Actor"](env)
     env.close()
-    actor.load_state_dict(torch.load(paths[0], map_location="cpu", weights_only=True)[0])
+    actor.load_state_dict(weights)
 
     @torch.no_grad()
     def act(obs: np.ndarray) -> np.ndarray:
         return actor.get_greedy_action(torch.as_tensor(obs, dtype=torch.float32)).numpy()
 
-    return Model(act, lambda render_mode: make_env(render_mode)())
+    @torch.no_grad()
+    def sample(obs: np.ndarray) -> np.ndarray:
+        return actor.get_action(torch.as_tensor(obs, dtype=torch.float32))[0].numpy()
+
+    return Model(act, sample, lambda render_mode: make_env(render_mode)())
 
 
-def play(model: Model, env: gym.Env, seed: int, film: range = range(0)) -> Episode:
-    """A greedy episode, rendered at the steps of `film`."""
+def play(act: Callable[[np.ndarray], np.ndarray], env: gym.Env, seed: int, film: range = range(0)) -> Episode:
+    """An episode under `act` of a model, rendered at the steps of `film`."""
     obs, _ = env.reset(seed=seed)
-    observations, rewards, feet, frames, ended = [obs], [], [], [], False
+    observations, rewards, speeds, feet, frames, ended = [obs], [], [], [], [], False
     while not ended:
         if len(rewards) in film:
             frames.append(np.ascontiguousarray(env.render()))
-        obs, reward, terminated, truncated, _ = env.step(model.act(obs[None])[0])
+        obs, reward, terminated, truncated, info = env.step(act(obs[None])[0])
         ended = terminated or truncated
         observations.append(obs)
         rewards.append(float(reward))
+        speeds.append(float(info.get("x_velocity", np.nan)))
         feet.append(feet_on_floor(env))
-    return Episode(np.array(observations), sum(rewards), np.array(feet, dtype=bool), frames)
+    return Episode(np.array(observations), sum(rewards), float(np.mean(speeds)), np.array(feet, dtype=bool), frames)
 
 
 # --- MountainCarContinuous: the policy's landscape ---
@@ -108,7 +125,7 @@ def landscape(model: Model, step: int, size: int = 61) -> Landscape:
     positions, velocities = np.linspace(env.observation_space.low, env.observation_space.high, size).T
     plane = np.stack(np.meshgrid(positions, velocities), axis=-1)  # (V, P, 2)
     actions = model.act(plane.reshape(-1, 2)).reshape(size, size)
-    episode = play(model, env, seed=0)
+    episode = play(model.act, env, seed=0)
     env.close()
     return Landscape(step, positions, velocities, actions, episode.observations, episode.episodic_return)
 
@@ -133,8 +150,8 @@ def feet_on_floor(env: gym.Env) -> list[bool]:
     return [frozenset(("floor", foot)) in touching for foot in FEET]
 
 
-def gait(episodes: list[np.ndarray]) -> Gait:
-    """The gait in contacts (T, 2) of episodes: whether left and right foot are on the floor at each step.
+def gait(episodes: list[np.ndarray], dt: float) -> Gait:
+    """The gait in contacts (T, 2) of episodes: is the left, is the right foot on the floor at each step of dt seconds?
 
     A footfall is a step at which a foot comes down that had been on the floor and was lifted: the landing with which an
     episode begins is none. It alternates when the one before was the other foot alone; two feet at once never do.
@@ -153,6 +170,7 @@ def gait(episodes: list[np.ndarray]) -> Gait:
         feet.all(axis=1).mean(),
         (~feet).all(axis=1).mean(),
         footfalls,
+        footfalls / (len(feet) * dt),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from rliable import metrics
 
@@ -180,42 +181,64 @@ def landscapes(part: Part, args: Args) -> Drawn:
     return {"figure_5": drawing.figure_5(whole, part)}, f"{text}\n\n{origins([part])}"
 
 
+class Walk(NamedTuple):
+    """How a model walked in some episodes; means over them."""
+
+    gait: Gait
+    episodic_return: float
+    steps: float
+    speed: float  # in m/s
+
+
+def walk(model: Model, greedy: bool, seeds: Iterable[int]) -> Walk:
+    """Episodes from these seeds, with greedy actions or with those that training would draw."""
+    torch.manual_seed(0)
+    env = model.make_env(None)
+    episodes = [play(model.act if greedy else model.sample, env, seed) for seed in seeds]
+    score = gait([episode.feet for episode in episodes], env.unwrapped.dt)
+    env.close()
+    each = np.array([(e.episodic_return, len(e.feet), e.speed) for e in episodes])
+    return Walk(score, *(float(mean) for mean in each.mean(axis=0)))
+
+
+def strip(model: Model, arm: str) -> list[np.ndarray]:
+    """Frames from the middle of a greedy episode; none where there are no pictures."""
+    env, reason = open_rendered(model.make_env)
+    if env is None:
+        print(f"no gait strip of {arm}: {reason}")
+        return []
+    begin = max(0, (len(play(model.act, env, 0).feet) - len(STRIP) * STRIP.step) // 2)
+    frames = play(model.act, env, 0, film=range(begin, begin + STRIP.stop, STRIP.step)).frames
+    env.close()
+    return frames
+
+
 def gaits(part: Part, args: Args) -> Drawn:
     """Figure 6: the gait of each model, and a strip of frames of each arm's first seed where pictures can be had."""
-    scores: dict[str, list[tuple[Gait, float, float]]] = {arm: [] for arm in part[1].arms}
-    strips, first = {}, {}
+    walks: dict[tuple[str, str], list[Walk]] = {}
+    strips: dict[str, list[np.ndarray]] = {}
     for arm, _, model in saved_models(part, args):
-        env = model.make_env(None)
-        episodes = [play(model, env, seed) for seed in range(GAIT_EPISODES)]
-        env.close()
-        score = gait([episode.feet for episode in episodes])
-        scores[arm].append(
-            (score, np.mean([e.episodic_return for e in episodes]), np.mean([len(e.feet) for e in episodes]))
-        )
-        if arm in first:
-            continue
-        first[arm] = score
-        env, reason = open_rendered(model.make_env)
-        if env is None:
-            print(f"no gait strip of {arm}: {reason}")
-            continue
-        begin = max(0, (len(episodes[0].feet) - len(STRIP) * STRIP.step) // 2)  # the middle of the same episode again
-        strips[arm] = play(model, env, 0, film=range(begin, begin + STRIP.stop, STRIP.step)).frames
-        env.close()
+        for actions in ("greedy", "sampled"):
+            walks.setdefault((arm, actions), []).append(walk(model, actions == "greedy", range(GAIT_EPISODES)))
+        if arm not in strips:
+            strips[arm] = strip(model, arm)
     rows = []
-    for arm, each in scores.items():
-        if not each:
-            rows.append((arm, NOT_MEASURED, *[""] * 6))
-            continue
-        each_gait, returns, lengths = zip(*each, strict=True)
+    for (arm, actions), each in walks.items():
+        each_gait = [one.gait for one in each]
         walking = [g.alternation for g in each_gait if not np.isnan(g.alternation)]
         alternation = estimate(walking, 2) + ("" if len(walking) == len(each) else f" ({len(walking)} seeds walk)")
-        rows.append((arm, f"{int(part[0].step.max()):,}", len(each), estimate(returns, 1), estimate(lengths, 0),
-                     alternation, estimate([g.double_support for g in each_gait], 2),
+        rows.append((arm, actions, f"{int(part[0].step.max()):,}", len(each),
+                     estimate([one.episodic_return for one in each], 1), estimate([one.steps for one in each], 0),
+                     estimate([one.speed for one in each], 2), alternation,
+                     estimate([g.frequency for g in each_gait], 1), estimate([g.double_support for g in each_gait], 2),
                      estimate([g.flight for g in each_gait], 2)))  # fmt: skip
-    text = table("arm | step | seeds | IQM of the return | of the steps of an episode | of the alternating footfalls' "
-                 "share | of double support | of flight", rows)  # fmt: skip
-    pictures = {"figure_6": drawing.figure_6(strips, first, part)} if strips else {}
+    rows += [(arm, "", NOT_MEASURED, *[""] * 8) for arm in part[1].arms if (arm, "greedy") not in walks]
+    text = table("arm | actions | step | seeds | IQM of the return | of an episode's steps | of the speed, m/s | of "
+                 "the alternating footfalls' share | of footfalls a second | of double support | of flight",
+                 rows)  # fmt: skip
+    filmed = {arm: frames for arm, frames in strips.items() if frames}
+    first = {arm: walks[arm, "greedy"][0].gait for arm in filmed}
+    pictures = {"figure_6": drawing.figure_6(filmed, first, part)} if filmed else {}
     return pictures, f"{text}\n\n{origins([part])}"
 
 

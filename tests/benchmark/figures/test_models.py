@@ -43,7 +43,7 @@ def test_a_saved_model_is_the_one_that_training_evaluated(run_here, tmp_path):
     moved(done.run_name, tmp_path / "one")
     model = models.load_model(Run(SCRIPT, "MountainCarContinuous-v0", 3, {}, 1, ""), tmp_path / "one")
     env = model.make_env(None)
-    episode = models.play(model, env, seed=4_000_000)  # where training's evaluation starts
+    episode = models.play(model.act, env, seed=4_000_000)  # where training's evaluation starts
     assert episode.episodic_return == pytest.approx(evaluations[-1][1], rel=1e-6)
     assert episode.observations.shape == (51, 2) and episode.feet.shape == (50, 0)
 
@@ -83,7 +83,7 @@ def test_a_saved_model_of_a_baseline_is_the_one_that_training_evaluated(run_here
     done = run_here(*flags, "--save-model", "--eval-frequency=40", "--eval-episodes=1", script=script)
     moved(done.run_name, tmp_path / "one")
     model = models.load_model(Run(script, "Pendulum-v1", 3, {}, 1, ""), tmp_path / "one")
-    episode = models.play(model, model.make_env(None), seed=4_000_000)
+    episode = models.play(model.act, model.make_env(None), seed=4_000_000)
     assert episode.episodic_return == pytest.approx(scalars(done.run_name)["eval/episodic_return"][-1][1], rel=1e-5)
 
 
@@ -105,29 +105,29 @@ def contacts(left: str, right: str) -> np.ndarray:
     ("left", "right", "expected"),
     [
         # walking: after the first steps right, left, right come down, each after the other
-        ("#####...#####...", "##...#####...###", Gait(1.0, 4 / 16, 0.0, 3)),
+        ("#####...#####...", "##...#####...###", Gait(1.0, 4 / 16, 0.0, 3, 3 / 4)),
         # hopping on the left leg: it comes down twice, and the other foot never
-        ("##...##...##", "............", Gait(0.0, 0.0, 6 / 12, 2)),
+        ("##...##...##", "............", Gait(0.0, 0.0, 6 / 12, 2, 2 / 3)),
         # jumping with both feet at once
-        ("##...##...##", "##...##...##", Gait(0.0, 6 / 12, 6 / 12, 2)),
+        ("##...##...##", "##...##...##", Gait(0.0, 6 / 12, 6 / 12, 2, 2 / 3)),
         # left alone, then both at once
-        ("##...##...##", "#######...##", Gait(0.0, 6 / 12, 3 / 12, 2)),
+        ("##...##...##", "#######...##", Gait(0.0, 6 / 12, 3 / 12, 2, 2 / 3)),
         # left, left, right: one of two footfalls follows the other foot
-        ("##...##...########", "##############...#", Gait(0.5, 9 / 18, 0.0, 3)),
+        ("##...##...########", "##############...#", Gait(0.5, 9 / 18, 0.0, 3, 3 / 4.5)),
         # a bounce of two steps is no footfall; the landing at the start is none either
-        ("..####..####", "..##########", Gait(np.nan, 10 / 12, 2 / 12, 0)),
+        ("..####..####", "..##########", Gait(np.nan, 10 / 12, 2 / 12, 0, 0.0)),
         # standing
-        ("####", "####", Gait(np.nan, 1.0, 0.0, 0)),
+        ("####", "####", Gait(np.nan, 1.0, 0.0, 0, 0.0)),
     ],
 )  # fmt: skip
 def test_gait_by_hand(left, right, expected):
-    assert models.gait([contacts(left, right)]) == pytest.approx(expected, nan_ok=True)
+    assert models.gait([contacts(left, right)], dt=0.25) == pytest.approx(expected, nan_ok=True)
 
 
 def test_episodes_are_not_joined_into_one_gait():
     """Two episodes with one footfall each: no pair, so no alternation; shares are over all steps."""
-    score = models.gait([contacts("#...#", "#####"), contacts("###", "...")])
-    assert np.isnan(score.alternation) and score == pytest.approx((np.nan, 2 / 8, 0.0, 1), nan_ok=True)
+    score = models.gait([contacts("#...#", "#####"), contacts("###", "...")], dt=0.25)
+    assert np.isnan(score.alternation) and score == pytest.approx((np.nan, 2 / 8, 0.0, 1, 1 / 2), nan_ok=True)
 
 
 def test_contacts_of_a_real_robot():
@@ -162,6 +162,8 @@ def test_gait_without_pictures(run_here, tmp_path, monkeypatch, capsys):
     pictures, text = paper.figure(6, [part], sweep.Args([], runs=tmp_path / "sweep"))
     assert not pictures
     assert capsys.readouterr().out == "no gait strip of SAC: no OpenGL for MuJoCo (tried glfw)\n"
-    share = r"0\.\d\d \[.*\]"
-    row = rf"^\| SAC \| 10 \| 2 \| \d+\.\d \[.*\] \| \d+ \[.*\] \| .* \| {share} \| {share} \|$"
-    assert re.search(row, text, re.MULTILINE), text
+    share, number = r"0\.\d\d \[.*\]", r"\d+\.\d \[.*\]"
+    for actions in ("greedy", "sampled"):
+        ends = rf"{number} \| \d+ \[.*\] \| -?\d\.\d\d \[.*\]"  # return, steps, speed
+        row = rf"^\| SAC \| {actions} \| 10 \| 2 \| {ends} \| .* \| {number} \| {share} \| {share} \|$"
+        assert re.search(row, text, re.MULTILINE), text

@@ -178,9 +178,10 @@ def test_figure_5_is_its_landscapes():
 def test_figure_6_is_its_frames():
     frames = {arm: [np.full((4, 3, 3), 10 * i + j, np.uint8) for j in range(5)] for i, arm in enumerate(["SAC", "RND"])}
     study = a_study("humanoid", ["Humanoid-v5"], ["SAC", "RND"])
-    gaits = {"SAC": Gait(0.25, 0.5, 0.125, 8), "RND": Gait(1.0, 0.0, 0.0, 3)}
+    gaits = {"SAC": Gait(0.25, 0.5, 0.125, 8, 2.0), "RND": Gait(1.0, 0.0, 0.0, 3, 1.5)}
     figure = drawing.figure_6(frames, gaits, (table.as_table(rows(study, "Humanoid-v5", "SAC", [0, 1])), study))
-    for axes, arm, title in zip(figure.axes, frames, ("8 footfalls, 0.25 of them", "3 footfalls, 1.00"), strict=True):
+    titles = "8 footfalls, 2.0 a second, 0.25 of", "3 footfalls, 1.5 a second, 1.00"
+    for axes, arm, title in zip(figure.axes, frames, titles, strict=True):
         (image,) = axes.images
         assert axes.get_ylabel() == arm and axes.get_title().startswith(title)
         assert image.get_array().shape == (4, 15, 3)
