@@ -58,7 +58,7 @@ class Gait(NamedTuple):
     double_support: float  # share of the time with both feet on the floor
     flight: float  # share of the time with none
     footfalls: int
-    frequency: float  # footfalls a second, of both feet
+    frequency: float  # footfalls a second, of both feet; it and the shares are nan where there are no feet
 
 
 def load_model(run: Run, folder: Path) -> Model:
@@ -156,6 +156,8 @@ def gait(episodes: list[np.ndarray], dt: float) -> Gait:
     A footfall is a step at which a foot comes down that had been on the floor and was lifted: the landing with which an
     episode begins is none. It alternates when the one before was the other foot alone; two feet at once never do.
     """
+    if not episodes[0].shape[1]:
+        return Gait(np.nan, np.nan, np.nan, 0, np.nan)
     pairs, footfalls = [], 0
     bridged = [np.stack([bridge(foot) for foot in feet.T], axis=1) for feet in episodes]
     for feet in bridged:
