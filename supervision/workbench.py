@@ -1,4 +1,4 @@
-"""The commands new-prompt, show-prompt and consult, for writing prompts, and watch (watch.py): docs/supervisor.md.
+"""The commands new-prompt, show-prompt and consult, for writing prompts (docs/new_environment.md), and watch.
 
 They know neither the training scripts nor the supervisor; llm_supervisor.py hands both down.
 """
@@ -117,7 +117,7 @@ def run_command(
 
     from supervision.watch import Watch, watch
 
-    tools = "The tools for writing prompts, and for watching a run (docs/supervisor.md)."
+    tools = "The tools for writing prompts (docs/new_environment.md) and for watching a run (docs/supervisor.md)."
     command = tyro.cli(command_type(), args=argv, prog=PROGRAM, description=tools)
     if isinstance(command, Watch):
         return watch(command, training_script)

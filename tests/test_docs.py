@@ -13,7 +13,8 @@ from conftest import ROOT, scalars
 
 from supervision.workbench import command_type
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RESULTS = ROOT / "benchmark" / "results"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(RESULTS.glob("*.md"))]
 SCRIPTS = sorted(ROOT.glob("*_sac*.py"))
 
 
@@ -67,12 +68,23 @@ def test_documented_commands_parse(page):
                 assert (ROOT / words[-1]).is_file(), command
 
 
+def prose(page: Path) -> str:
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """Of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ +(.+?) *$", prose(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_links_lead_to_files(page):
+def test_links_lead_to_files_and_headings(page):
     """Links and pictures of a page, as far as they are the project's own."""
-    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-    for link in re.findall(r"\]\((?!https?:)([^)#\s]+)\S*\)", prose):
-        assert (page.parent / link).exists(), link
+    for link, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)", prose(page)):
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
 
 
 RUNS = {  # short runs in which everything is on that a script can log
@@ -152,7 +164,7 @@ def test_the_hyperparameter_names_are_cleanrls(script):
 
 def test_the_luck_of_blackjacks_hands(monkeypatch, capsys):
     """The page's snippet prints what the page says of it."""
-    page = (ROOT / "docs" / "guided_sac_discrete.md").read_text()
+    page = (RESULTS / "discrete_notes.md").read_text()
     (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     monkeypatch.chdir(ROOT)
     exec(snippet, {})

@@ -6,7 +6,7 @@
 They are what the built-in ones were chosen over. A changed script lies in a folder of its own beside links to what it
 imports, so that it takes the same flags and can be read, run and compared as the original.
 
-Docs: docs/guided_sac_discrete.md
+Docs: docs/guided_sac_discrete.md, benchmark/results/discrete_notes.md
 """
 
 import os

@@ -5,7 +5,7 @@
 
 The second asks how many starts 5,000 steps can show at all, if each episode begins with some steps off the rule's way.
 
-Docs: docs/guided_sac_discrete.md
+Docs: docs/guided_sac_discrete.md, benchmark/results/discrete_notes.md
 """
 
 import os

@@ -6,7 +6,7 @@ The model is a base model: it has learned to go on with a text, not to answer. U
 nothing usable, and training has to go on unguided. The prompts in `real_model_prompts/` show it the answers that it
 should give, and it repeats them: so the trip goes on to its end.
 
-Docs: docs/real_model.md
+Docs: docs/servers.md
 """
 
 import json

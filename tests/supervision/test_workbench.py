@@ -359,9 +359,9 @@ def test_the_commands_cost_a_training_script_nothing(capsys):
     assert all(f"• {name} " in output for name in ("new-prompt", "show-prompt", "consult", "watch"))
 
 
-# -- what the page says ------------------------------------------------------------------------------------------------
+# -- what the pages say ------------------------------------------------------------------------------------------------
 
-PAGE = ROOT / "docs" / "supervisor.md"
+DOCS = ROOT / "docs"
 
 
 def test_tokens_and_consultations_by_hand():
@@ -378,17 +378,21 @@ def test_tokens_and_consultations_by_hand():
 
 
 def test_the_page_s_costs_are_the_present_ones():
-    """One row of each script's; `python -m benchmark.probes.prompt_cost` makes them all anew."""
+    """One row of each script's, in short and in full; `python -m benchmark.probes.prompt_cost` makes them all anew."""
+    page, table = DOCS / "supervisor.md", ROOT / "benchmark" / "results" / "supervision.md"
     for env_id in ("FrozenLake-v1", "MountainCarContinuous-v0"):
-        row = f"| {' | '.join(prompt_cost.row(env_id, seed=1))} |\n"
-        if "| none |" in row:
+        cells = prompt_cost.row(env_id, seed=1)
+        if "none" in cells:
             pytest.skip("nothing can be rendered here")
-        assert row in PAGE.read_text()
+        assert f"| {' | '.join(cells)} |\n" in table.read_text()
+        _, _, _, advisor, _, coder, times, total = cells
+        (row,) = re.findall(rf"^\| {env_id} \| .*", page.read_text(), re.MULTILINE)
+        assert row.endswith(f" | {times} | {advisor}, {coder} | {total} |"), row
 
 
 def test_the_page_s_example_does_what_the_page_says(capsys):
     """Its two files, found in it, pass the first look at the trial with the returns that it gives."""
-    text = PAGE.read_text().partition("### A new environment, step by step")[2]
+    text = (DOCS / "new_environment.md").read_text().partition("## Without a model")[2]
     Path("my_prompts").mkdir()
     for kind, name in (("toml", "bundled.toml"), ("python", "bundled_policy.py")):
         Path("my_prompts", name).write_text(re.search(rf"^```{kind}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[1])
@@ -400,18 +404,19 @@ def test_the_page_s_example_does_what_the_page_says(capsys):
     assert f"−{guided}, −122 and −82 guided" in text and f"−{unguided:,}, −1,215 and −1,092 unguided" in text
 
 
-def test_every_flag_on_the_page_exists():
+@pytest.mark.parametrize("page", ["supervisor", "new_environment", "servers"])
+def test_every_flag_on_the_page_exists(page):
     kinds = (NewPrompt, ShowPrompt, Consult, Watch, prompt_cost.Args)
     scripts = [runpy.run_path(str(ROOT / f"guided_sac_{kind}.py"))["Args"] for kind in ("continuous", "discrete")]
     known = {field.name for kind in (*kinds, *scripts) for field in dataclasses.fields(kind)}
-    for name in re.findall(r"`--([\w-]+)", PAGE.read_text()):
+    for name in re.findall(r"`--([\w-]+)", (DOCS / f"{page}.md").read_text()):
         assert name == "help" or name.replace("-", "_") in known, name
 
 
 def test_every_placeholder_is_on_the_page():
     values = describe_env(gym.make("CartPole-v1"), "CartPole-v1")
-    table = PAGE.read_text().partition("| placeholder | value |")[2].partition("\n\n")[0]
-    assert set(re.findall(r"\{\{(\w+)\}\}", table)) == {*values, *prompts.FACTS}
+    listed = (DOCS / "new_environment.md").read_text().partition("\nPlaceholders")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", listed)) == {*values, *prompts.FACTS}
 
 
 # -- installed --------------------------------------------------------------------------------------------------------
