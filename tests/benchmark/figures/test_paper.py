@@ -196,7 +196,7 @@ def test_figure_6_is_its_frames():
     figure = drawing.figure_6(frames, gaits, (table.as_table(rows(study, "Humanoid-v5", "SAC", [0, 1])), study))
     for axes, arm, title in zip(figure.axes, frames, ("8 footfalls, 0.25 of them", "3 footfalls, 1.00"), strict=True):
         (image,) = axes.images
-        assert axes.get_ylabel() == arm and axes.get_title().startswith(title)
+        assert axes.get_ylabel() == arm and axes.get_title(loc="left").startswith(title)
         assert image.get_array().shape == (6, 4 * len(frames[arm]), 3)
         assert image.get_array()[:, ::4, 0].tolist() == [[frame[2, 1, 0] for frame in frames[arm]]] * 6
         assert axes.get_xlim() == (-0.5, 19.5)  # the shorter strip's frames are as large
