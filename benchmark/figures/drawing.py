@@ -3,24 +3,79 @@
 Docs: docs/benchmark.md
 """
 
+import io
 import itertools
 import os
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import ScaledTranslation, blended_transform_factory
+from PIL import Image
 
 from benchmark.figures.analysis import NOT_MEASURED, Curves, area, behaviour, curves, iqm, measured, shown
 from benchmark.figures.models import Gait, Landscape
-from benchmark.figures.table import BEHAVIOUR, GUIDANCE_ACTIVE
+from benchmark.figures.table import BEHAVIOUR, GUIDANCE_ACTIVE, SAMPLED
 from benchmark.sweeps.studies import GUIDE_DURATION, Study
 
 Part = tuple[pd.DataFrame, Study]  # a study and its table
 ESTIMATE = "interquartile mean and 95 % interval"
 TOY_TEXT = ["FrozenLake-v1", "CliffWalking-v1", "Taxi-v4", "Blackjack-v1"]
 PHASES = ("before", "during", "right after", "long after")  # guidance
+
+WIDTH = 8.0  # inches, of every figure: at a page's width its smallest letters are as large as the text's
+STYLE = {
+    "font.size": 10, "axes.titlesize": 10, "axes.labelsize": 10, "figure.titlesize": 10, "legend.fontsize": 10,
+    "xtick.labelsize": 9, "ytick.labelsize": 9, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.color": "0.9", "axes.axisbelow": True, "legend.frameon": False,
+}  # fmt: skip
+styled = matplotlib.rc_context(STYLE)  # around what makes a figure
+IN_WORDS = {"eval/episodic_return": "greedy return", SAMPLED: "sampled return", BEHAVIOUR: "training return"}
+GUIDED = "guided (bars above)"
+LANE = 0.09  # inches of each arm's bars
+
+
+class Look(NamedTuple):
+    """How an arm is drawn, in every figure."""
+
+    color: str
+    dashes: str | tuple[int, tuple[float, ...]]  # no two of a figure, so that they can be told apart without colours
+    marker: str
+
+
+LOOKS = {  # colours by Okabe and Ito
+    "GuidedSAC": Look("#0072B2", "-", "o"),
+    "SAC": Look("#000000", "--", "s"),
+    "RND": Look("#E69F00", "-.", "^"),
+    "ICM": Look("#009E73", (0, (1, 1)), "D"),
+    "E3B": Look("#CC79A7", (0, (6, 1, 1, 1, 1, 1)), "v"),
+    "as printed": Look("#D55E00", (0, (3, 1)), "X"),
+}
+OTHERS = [  # for arms of one study alone, in their order: colours by Paul Tol ("muted")
+    Look("#332288", "-", "o"), Look("#44AA99", "--", "s"), Look("#CC6677", "-.", "^"),
+    Look("#999933", (0, (1, 1)), "D"), Look("#88CCEE", (0, (6, 1, 1, 1, 1, 1)), "v"), Look("#882255", (0, (3, 1)), "X"),
+    Look("#AA4499", (0, (8, 2)), "P"), Look("#117733", (0, (4, 1, 1, 1)), "*"), Look("#DDCC77", (0, (2, 2)), "<"),
+]  # fmt: skip
+
+
+def looks(arms: Iterable[str]) -> dict[str, Look]:
+    """How each of a figure's arms is drawn."""
+    others = itertools.cycle(OTHERS)
+    return {arm: LOOKS[arm] if arm in LOOKS else next(others) for arm in arms}
+
+
+def counted(axis, most: int = 6) -> None:
+    """Whole numbers at an axis' ticks, at most so many, thousands parted: 10,000."""
+    axis.set_major_locator(MaxNLocator(most))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}".replace("-", "−")))
 
 
 def guided_intervals(table: pd.DataFrame, env: str, arm: str) -> list[tuple[float, float]]:
@@ -46,46 +101,96 @@ def source(parts: list[Part], env: str, arm: str) -> Part | None:
     return next((part for part in found if measured(*part, env, arm)), None)
 
 
-def panel(axes: Axes, parts: list[Part], env: str, arms: list[str]) -> None:
-    """One environment: each arm's curve, and the thresholds."""
-    metrics, thresholds = {}, {}  # each once, in order
+def random_phase(study: Study, env: str, arm: str) -> int:
+    """Steps at the beginning that the study lets an arm act at random, without an update."""
+    return int(study.flags_of(arm, env).get("learning-starts", 0))
+
+
+def trained(curve: Curves, random: int) -> Curves:
+    """A curve from its last evaluation of the untrained policy on: those before say the same."""
+    first = max(np.searchsorted(curve.steps, random, side="right") - 1, 0)
+    return Curves(curve.steps[first:], curve.scores[:, first:])
+
+
+def panel(axes: Axes, parts: list[Part], env: str, arms: dict[str, Look]) -> None:
+    """One environment: each arm's curve from where it learns, its guidance, the random phases, and the thresholds."""
+    metrics, thresholds, random, guided = {}, {}, {}, 0  # the first two: each once, in order
     for number, arm in enumerate(arms):
         if (part := source(parts, env, arm)) is None:
             continue
         table, study = part
-        draw_arm(axes, table, env, arm, curves(table, env, arm, study.metric), number)
-        metrics[study.metric] = thresholds[study.thresholds.get(env)] = None
+        steps = random_phase(study, env, arm)
+        curve = trained(curves(table, env, arm, study.metric), steps)
+        draw_arm(axes, curve, arm, arms[arm], (number, len(arms)))
+        guided += draw_guidance(axes, guided_intervals(table, env, arm), arms[arm], guided)
+        metrics[IN_WORDS.get(study.metric, study.metric)] = thresholds[study.thresholds.get(env)] = None
+        random.setdefault(steps, []).append(arm)
+    for steps, names in random.items():
+        if steps:
+            draw_random(axes, steps, "all" if len(random) == 1 else ", ".join(names))
     for threshold in thresholds:
         if threshold is not None:
-            axes.axhline(threshold, color="grey", ls=":", lw=1, label=f"threshold {threshold:g}")
-    finish(axes, env, ", ".join(metrics))
+            axes.axhline(threshold, color="grey", ls=":", lw=1.5, label="threshold")
+            axes.text(1.01, threshold, f"{threshold:g}".replace("-", "−"), transform=axes.get_yaxis_transform(),
+                      color="grey", va="center", fontsize="small")  # fmt: skip
+    finish(axes, env, ", ".join(metrics), guided)
 
 
-def behaviour_panel(axes: Axes, part: Part, env: str, arms: list[str]) -> None:
+def behaviour_panel(axes: Axes, part: Part, env: str, arms: dict[str, Look]) -> None:
     """One environment: what each arm's training episodes returned, guided actions included."""
     table, study = part
-    data = behaviour(table, study, env)
+    data, guided = behaviour(table, study, env), 0
     for number, arm in enumerate(arms):
         if arm in data:
-            draw_arm(axes, table, env, arm, data[arm], number)
-    finish(axes, f"{env}: training episodes, guided actions included", BEHAVIOUR if data else "")
+            draw_arm(axes, data[arm], arm, arms[arm], (number, len(arms)))
+            guided += draw_guidance(axes, guided_intervals(table, env, arm), arms[arm], guided)
+    finish(axes, f"{env}, guided actions included", IN_WORDS[BEHAVIOUR] if data else "", guided)
 
 
-def draw_arm(axes: Axes, table: pd.DataFrame, env: str, arm: str, curve: Curves, number: int) -> None:
-    """An arm's interquartile mean at its evaluations, its interval, and where it was guided."""
-    estimate, color = iqm(curve.scores), f"C{number}"
-    axes.fill_between(curve.steps, estimate.low, estimate.high, color=color, alpha=0.25, lw=0)
-    style = ("--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), "-")[number % 5]  # arms that coincide can all be seen
-    axes.plot(curve.steps, estimate.value, color=color, ls=style, lw=2, marker="o", ms=3,
+def draw_arm(axes: Axes, curve: Curves, arm: str, look: Look, turn: tuple[int, int]) -> None:
+    """An arm's interquartile mean at its evaluations, and its interval.
+
+    Args:
+        turn: its number among how many, which take turns with their marks: those that coincide can all be seen.
+    """
+    estimate = iqm(curve.scores)
+    axes.fill_between(curve.steps, estimate.low, estimate.high, color=look.color, alpha=0.18, lw=0)
+    axes.plot(curve.steps, estimate.value, color=look.color, ls=look.dashes, lw=2, marker=look.marker, ms=6,
+              mec="white", mew=0.5, markevery=turn if len(curve.steps) > turn[1] else None,
               label=f"{arm} ({len(curve.scores)} seeds)")  # fmt: skip
-    for index, (start, end) in enumerate(guided_intervals(table, env, arm)):
-        label = f"{arm} guided" if index == 0 else None
-        axes.axvspan(start, end, color=color, alpha=0.08, lw=0, label=label)
 
 
-def finish(axes: Axes, title: str, metrics: str) -> None:
-    """Labels, a scale on which all can be seen, and the legend; without a metric it says why it is empty."""
-    axes.set(xlabel="environment step", ylabel=metrics, title=title)
+def draw_guidance(axes: Axes, intervals: list[tuple[float, float]], look: Look, lane: int) -> int:
+    """Bars above the panel where an arm was guided, below them those of `lane` other arms.
+
+    Returns:
+        How many lanes they take: 0 without intervals.
+    """
+    above = axes.figure.dpi_scale_trans + ScaledTranslation(0, 1, axes.transAxes)  # inches from the panel's top
+    place = blended_transform_factory(axes.transData, above)
+    for start, end in intervals:
+        axes.add_patch(Rectangle((start, 0.03 + LANE * lane), end - start, 0.8 * LANE, transform=place,
+                                 color=look.color, lw=0, clip_on=False))  # fmt: skip
+    return bool(intervals)
+
+
+def draw_random(axes: Axes, steps: int, who: str) -> None:
+    """Where arms still act at random, and which."""
+    axes.axvspan(0, steps, color="0.94", lw=0, zorder=0)
+    text = textwrap.fill(who, 12, break_long_words=False) + "\nat random"
+    axes.text(steps / 2, 0.04, text, transform=axes.get_xaxis_transform(), ha="center", va="bottom", color="0.35",
+              fontsize="small")  # fmt: skip
+
+
+def finish(axes: Axes, title: str, metrics: str, guided: int) -> None:
+    """Labels, and a scale on which all can be seen; without a metric it says why it is empty.
+
+    Args:
+        guided: lanes of bars above the panel.
+    """
+    axes.set(xlabel="environment steps", ylabel=metrics)
+    axes.set_title(title, pad=5 + 72 * LANE * guided)
+    counted(axes.xaxis)
     if not metrics:
         axes.text(0.5, 0.5, NOT_MEASURED, transform=axes.transAxes, ha="center")
         return
@@ -93,18 +198,26 @@ def finish(axes: Axes, title: str, metrics: str) -> None:
     if high - low > 1_000:  # falling off a cliff at every step must not flatten what happens near the optimum
         axes.set_yscale("symlog", linthresh=20)
         axes.autoscale_view()  # the margins were those of a linear scale: 1,000 above a best return of −13
-    axes.legend(frameon=False, fontsize="small")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}".replace("-", "−")))
 
 
 def one_legend(figure: Figure) -> None:
-    """Below all panels one legend with each label once, in place of their own: an arm has its colour in all of them."""
+    """Below all panels one legend with each label once: an arm has its colour in all of them."""
     handles = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-        if (legend := axes.get_legend()) is not None:
-            legend.remove()
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=5, frameon=False, fontsize="small")
+    if any(not patch.get_clip_on() for axes in figure.axes for patch in axes.patches):
+        handles[GUIDED] = Patch(color="0.6")
+    labels = list(handles)
+    columns = next((n for n in range(len(labels), 1, -1) if letters(labels, n) <= 100), 1)
+    figure.legend(handles.values(), labels, loc="outside lower center", ncols=columns)
+
+
+def letters(labels: list[str], columns: int) -> int:
+    """How many letters wide a legend is with its labels in so many columns, filled one after the other."""
+    parts = np.array_split(np.array([len(label) + 8 for label in labels]), columns)  # 8: a handle and a gap
+    return sum(part.max() for part in parts)
 
 
 def titled(text: str, parts: list[Part]) -> str:
@@ -127,43 +240,49 @@ def on(environments: list[str], parts: list[Part]) -> list[Part]:
     ]  # fmt: skip
 
 
-def comparison(
-    parts: list[Part], environments: list[str], arms: list[str], title: str, columns: int = 4, below: bool = False
-) -> Figure:
+@styled
+def comparison(parts: list[Part], environments: list[str], arms: list[str], title: str, beside: bool = False) -> Figure:
     """A panel for each environment, with the arms from whichever study has them first.
 
     Args:
-        below: under these panels another for each environment, with the first study's behaviour.
+        beside: at the right of each panel another, with the first study's behaviour.
     """
-    columns = min(columns, len(environments))
-    rows = -(-len(environments) // columns)
-    count = 2 * rows if below else rows
-    figure = Figure(figsize=(1.5 + 5.5 * columns, 3.8 * count), layout="constrained")
-    grid = figure.subplots(count, columns, squeeze=False)
-    for axes, env in zip(grid[:rows].flat, environments, strict=True):
-        panel(axes, parts, env, arms)
-    if below:
-        for axes, env in zip(grid[rows:].flat, environments, strict=True):
-            behaviour_panel(axes, parts[0], env, arms)
-    if len(environments) > 1:
-        one_legend(figure)
-    figure.suptitle(titled(title, on(environments, parts)), fontsize="small")
+    columns = min(2, len(environments) + beside)
+    drawn = [(env, kind) for env in environments for kind in ((False, True) if beside else (False,))]
+    rows = -(-len(drawn) // columns)
+    figure = Figure(figsize=(WIDTH, 1.0 + (2.4 if columns > 1 else 3.0) * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in list(grid.flat)[len(drawn) :]:
+        axes.remove()
+    for axes, (env, of_behaviour) in zip(grid.flat, drawn, strict=False):
+        if of_behaviour:
+            behaviour_panel(axes, parts[0], env, looks(arms))
+        else:
+            panel(axes, parts, env, looks(arms))
+    for place, axes in enumerate(grid.flat[: len(drawn)]):
+        if place + columns < len(drawn):
+            axes.set_xlabel("")
+        if place % columns and axes.get_ylabel() == grid[place // columns, 0].get_ylabel():
+            axes.set_ylabel("")
+    figure.align_ylabels()
+    one_legend(figure)
+    figure.suptitle(titled(title, on(environments, parts)))
     return figure
 
 
 def sample_efficiency(table: pd.DataFrame, study: Study) -> Figure:
     """Interquartile mean of the metric over environment steps with its 95 % interval, a panel for each environment.
 
-    Where the study guides and its table has the behaviour's return, that comes below in panels of its own.
+    Where the study guides and its table has the behaviour's return, that comes beside it in panels of its own.
     """
-    below = any(behaviour(table, study, env) for env in study.environments)
-    return comparison([(table, study)], study.environments, list(study.arms), ESTIMATE, below=below)
+    beside = any(behaviour(table, study, env) for env in study.environments)
+    return comparison([(table, study)], study.environments, list(study.arms), ESTIMATE, beside=beside)
 
 
 # --- the paper's figures ---
 def figure_3(parts: list[Part]) -> Figure:
     """Four toy-text tasks: guidance against plain SAC and three intrinsic rewards."""
-    return comparison(parts, TOY_TEXT, ["SAC", "RND", "ICM", "E3B", "GuidedSAC"], ESTIMATE, columns=2)
+    return comparison(parts, TOY_TEXT, ["SAC", "RND", "ICM", "E3B", "GuidedSAC"], ESTIMATE)
 
 
 def figure_4a(parts: list[Part]) -> Figure:
@@ -178,44 +297,60 @@ def figure_4b(parts: list[Part]) -> Figure:
     return comparison(parts, ["Humanoid-v5"], ["SAC", "RND", "GuidedSAC"], title)
 
 
+@styled
 def figure_5(landscapes: dict[int, list[Landscape]], part: Part) -> Figure:
     """The greedy action over position × velocity with a greedy episode drawn in: seeds down, phases of guidance across.
 
     Args:
         landscapes: by seed, one for each of PHASES.
     """
-    figure = Figure(figsize=(13, 0.8 + 2.7 * len(landscapes)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.2 + 1.5 * len(landscapes)), layout="constrained")
     grid = figure.subplots(len(landscapes), len(PHASES), squeeze=False, sharex=True, sharey=True)
+    steps = [landscape.step for landscape in next(iter(landscapes.values()))]
+    heads = [f"{phase}\nstep {step:,}\n" for phase, step in zip(PHASES, steps, strict=True)]
     for row, (seed, phases) in zip(grid, landscapes.items(), strict=True):
-        for axes, phase, landscape in zip(row, PHASES, phases, strict=True):
+        for axes, head, landscape in zip(row, heads, phases, strict=True):
             mesh = axes.pcolormesh(landscape.positions, landscape.velocities, landscape.actions, vmin=-1, vmax=1,
                                    cmap="coolwarm", rasterized=True)  # fmt: skip
             axes.plot(*landscape.path.T, color="black", lw=1)
-            axes.set_title(f"{phase}: step {landscape.step:,}, return {landscape.episodic_return:z.1f}",
-                           fontsize="small")  # fmt: skip
+            axes.set_title(f"{head}return {landscape.episodic_return:z.1f}".replace("-", "−"))
+            axes.grid(False)
+        heads = [""] * len(PHASES)  # the same in every row
         row[0].set_ylabel(f"seed {seed}\nvelocity")
     for axes in grid[-1]:
         axes.set_xlabel("position")
-    figure.colorbar(mesh, ax=grid, label="greedy action")
-    figure.suptitle(titled("the unguided policy's action, and one greedy episode", [part]), fontsize="small")
+    figure.colorbar(mesh, ax=grid, label="greedy action", location="bottom", aspect=50, pad=0.02)
+    figure.suptitle(titled("the unguided policy's action, and one greedy episode", [part]))
     return figure
 
 
+@styled
 def figure_6(strips: dict[str, list[np.ndarray]], gaits: dict[str, Gait], part: Part) -> Figure:
-    """Gait strips: frames of one greedy episode side by side, an arm a row, with the gait of that arm's first seed."""
-    figure = Figure(figsize=(14, 0.5 + 2.2 * len(strips)), layout="constrained")
+    """Gait strips: frames of one greedy episode side by side, an arm a row, with the gait of that arm's first seed.
+
+    Args:
+        strips: by arm, frames (H, W, 3) of one size; the middle of each is shown, where the robot is.
+    """
+    shape = next(iter(strips.values()))[0].shape
+    top, left = shape[0] // 4, shape[1] // 6  # sky, and what lies beside the robot
+    size = shape[0] - top, (shape[1] - 2 * left) * max(map(len, strips.values()))
+    height = WIDTH * size[0] / size[1] + 0.4
+    figure = Figure(figsize=(WIDTH, 0.3 + height * len(strips)), layout="constrained")
     for axes, (arm, frames) in zip(figure.subplots(len(strips), 1, squeeze=False)[:, 0], strips.items(), strict=True):
-        axes.imshow(np.concatenate(frames, axis=1))
-        axes.set(xticks=[], yticks=[], ylabel=arm)
+        row = np.concatenate([frame[top:, left : shape[1] - left] for frame in frames], axis=1)
+        axes.imshow(row)
+        axes.set(xticks=[], yticks=[], ylabel=arm, xlim=(-0.5, size[1] - 0.5))  # a shorter episode leaves a gap
+        axes.spines[:].set_visible(False)
         alternation, double_support, flight, footfalls, frequency = gaits[arm]
         axes.set_title(f"{footfalls} footfalls, {frequency:.1f} a second, {alternation:.2f} of them alternating; "
                        f"both feet down {double_support:.2f} of the time, none {flight:.2f}",
-                       fontsize="small")  # fmt: skip
+                       loc="left")  # fmt: skip
     last = int(part[0].step.max())
-    figure.suptitle(titled(f"greedy episodes after {last:,} steps of training", [part]), fontsize="small")
+    figure.suptitle(titled(f"greedy episodes after {last:,} steps of training", [part]))
     return figure
 
 
+@styled
 def figure_7(table: pd.DataFrame, study: Study) -> Figure:
     """Start and duration of guidance: heat maps of the final return and of the area under the curve.
 
@@ -225,28 +360,36 @@ def figure_7(table: pd.DataFrame, study: Study) -> Figure:
     points = {tuple(arm.point[axis] for axis in ("guide-start", GUIDE_DURATION)): name
               for name, arm in study.arms.items() if arm.point}  # fmt: skip
     starts, durations = (sorted(set(values)) for values in zip(*points, strict=True))
-    figure = Figure(figsize=(13, 1.5 + 0.8 * len(durations)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.2 + 0.9 * len(durations)), layout="constrained")
     statistics = {"final return": lambda curve: curve.scores[:, -1], "area under the curve": area}
-    for axes, (title, statistic) in zip(figure.subplots(1, 2), statistics.items(), strict=True):
+    for axes, (title, statistic) in zip(figure.subplots(2, 1, sharex=True), statistics.items(), strict=True):
         cells = np.full((len(durations), len(starts)), np.nan)
+        texts = []
         for (start, duration), arm in points.items():
             if not measured(table, study, env, arm):
                 continue
             x, y = starts.index(start), durations.index(duration)
             value, low, high = (v[0] for v in iqm(statistic(curves(table, env, arm, study.metric))[:, None]))
             cells[y, x] = value
-            axes.text(x, y, shown(value, low, high, 1).replace(" ", "\n", 1), fontsize="x-small", ha="center",
-                      va="center", bbox=dict(facecolor="white", alpha=0.6, lw=0, pad=1))  # fmt: skip
-        image = axes.imshow(cells, origin="lower", aspect="auto", cmap="viridis")
-        axes.set(title=title, xlabel="start T of guidance", ylabel="duration D", xticks=range(len(starts)),
-                 yticks=range(len(durations)), xticklabels=starts, yticklabels=durations)  # fmt: skip
-        figure.colorbar(image, ax=axes, label=study.metric)
-    figure.suptitle(titled(f"{env}: {ESTIMATE}", [(table, study)]), fontsize="small")
+            texts.append(axes.text(x, y, shown(value, low, high, 1), fontsize="small", ha="center", va="center"))
+        image = axes.imshow(cells, origin="lower", aspect="auto", cmap="cividis")
+        for text in texts:
+            light = image.norm(cells[text.get_position()[::-1]]) > 0.5
+            text.set_color("black" if light else "white")
+        axes.set(title=title, ylabel="duration, steps", xticks=range(len(starts)), yticks=range(len(durations)),
+                 xticklabels=[f"{start:,}" for start in starts],
+                 yticklabels=[f"{duration:,}" for duration in durations])  # fmt: skip
+        axes.grid(False)
+        figure.colorbar(image, ax=axes, label=IN_WORDS.get(study.metric, study.metric))
+    axes.set_xlabel("start of guidance, environment step")
+    figure.suptitle(titled(f"{env}: {ESTIMATE}", [(table, study)]))
     return figure
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write path.png, whole or not at all; the same data gives the same bytes."""
-    part = path.with_name(f"{path.name}.png.part")
-    figure.savefig(part, format="png", dpi=130, metadata={"Software": None})
+    """Write path.png in 256 colours, whole or not at all; the same data gives the same bytes."""
+    part, picture = path.with_name(f"{path.name}.png.part"), io.BytesIO()
+    with matplotlib.rc_context(STYLE):  # a tick is made when it is drawn
+        figure.savefig(picture, format="png", dpi=140)
+    Image.open(picture).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(part, "PNG", optimize=True)
     os.replace(part, path.with_name(f"{path.name}.png"))

@@ -94,21 +94,26 @@ def measure(panel: str, args: Args) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["panel", "value", "ms", "lowest", "highest", "products_ms"])
 
 
+@drawing.styled
 def draw(table: pd.DataFrame) -> Figure:
     """A panel for each quantity: the step, and beside it the matrix products alone."""
-    figure = Figure(figsize=(3.6 * len(PANELS), 3.4), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, len(PANELS), sharey=True), PANELS, strict=True):
+    step, each = drawing.OTHERS[:2]
+    figure = Figure(figsize=(drawing.WIDTH, 5.2), layout="constrained")
+    grid = figure.subplots(2, 2, sharey=True)
+    for axes, panel in zip(grid.flat, PANELS, strict=True):
         rows = table[table.panel == panel]
-        axes.fill_between(rows.value, rows.lowest, rows.highest, alpha=0.25, lw=0)
-        axes.plot(rows.value, rows.ms, "o-", label="step of all environments, with one update")
+        axes.fill_between(rows.value, rows.lowest, rows.highest, color=step.color, alpha=0.25, lw=0)
+        axes.plot(rows.value, rows.ms, "o-", color=step.color, label="step of all environments, with one update")
         axes.plot(rows.value, rows.products_ms, "k:", label="its matrix products alone")
         if panel == "environments":
-            axes.plot(rows.value, rows.ms / rows.value, "s--", color="C1", label="per environment step")
+            axes.plot(rows.value, rows.ms / rows.value, "s--", color=each.color, label="per environment step")
         axes.set(xscale="log", yscale="log", xlabel=panel)
         axes.set_xticks(rows.value, [f"{value:,}" for value in rows.value])
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
-        axes.legend(frameon=False, fontsize="x-small")
-    figure.axes[0].set_ylabel("milliseconds")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("milliseconds")
+    drawing.one_legend(figure)
     return figure
 
 

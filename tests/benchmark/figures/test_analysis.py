@@ -212,7 +212,7 @@ def behaved(*, guided: float) -> pd.DataFrame:
 
 
 def test_the_behaviours_return_by_hand(monkeypatch):
-    """A section and a second row of panels, at the steps that all seeds have; neither where nobody was guided."""
+    """A section and a second column of panels, at the steps that all seeds have; neither where nobody was guided."""
     monkeypatch.setattr(analysis, "REPS", 200)
     text = analysis.summary(behaved(guided=1.0), STUDY)
     section = text.split("Return of the behaviour, guided actions included")[1].split("\n\n")[1]
@@ -220,13 +220,13 @@ def test_the_behaviours_return_by_hand(monkeypatch):
         "| arm | step | IQM [95 % interval] |", "|-|-|-|", "| A | 20 | 65.0 [60.0, 70.0] |",
         "| B | 10 | 6.0 [5.0, 7.0] |", "| B | 20 | 7.0 [6.0, 8.0] |",
     ]  # fmt: skip
-    above, below = drawing.sample_efficiency(behaved(guided=1.0), STUDY).axes
-    assert (above.get_ylabel(), below.get_ylabel()) == (STUDY.metric, table.BEHAVIOUR)
-    assert {line.get_label(): line.get_xydata().tolist() for line in below.lines} == {
+    greedy, training = drawing.sample_efficiency(behaved(guided=1.0), STUDY).axes
+    assert (greedy.get_ylabel(), training.get_ylabel()) == ("greedy return", "training return")
+    assert {line.get_label(): line.get_xydata().tolist() for line in training.lines} == {
         "A (2 seeds)": [[20, 65]], "B (2 seeds)": [[10, 6], [20, 7]]
     }  # fmt: skip
-    assert [line.get_color() for line in below.lines] == ["C0", "C1"]
-    assert below.get_title() == "E-v0: training episodes, guided actions included"
+    assert [line.get_color() for line in training.lines] == [line.get_color() for line in greedy.lines[:2]]
+    assert training.get_title() == "E-v0, guided actions included"
 
     unguided, old = behaved(guided=0.0), behaved(guided=1.0)
     old = old[old.tag != table.BEHAVIOUR]

@@ -26,12 +26,13 @@ def test_the_figure_shows_the_table():
         [(*row, row[-1] - 1, row[-1] + 2) for row in rows],
         columns=["environment", "threads", "contestant", "median", "lowest", "highest"],
     )
-    first, second = speed_figure.draw(table).axes
+    figure = speed_figure.draw(table)
+    first, second = figure.axes
     assert (first.get_title(), second.get_title()) == ("E", "F")
     assert [label.get_text() for label in first.get_yticklabels()] == ["ours", "RLtools"]
     bars = [[bar.get_width() for bar in container] for container in first.containers if hasattr(container, "patches")]
     assert bars[0] == [60.0, 40.0] and bars[1][0] == 80.0 and bars[1][1] != bars[1][1]  # the last is no number
-    assert [text.get_text() for text in first.get_legend().get_texts()] == ["1 thread", "2 threads"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1 thread", "2 threads"]
 
 
 def test_the_command_draws_the_committed_table(tmp_path, monkeypatch):
