@@ -22,7 +22,7 @@ TINY = {
     "supervisor": "none",
 }  # fmt: skip
 STUDY = Study("study", ["E-v0"], [1, 2], {"A": Arm(SCRIPT, {"gamma": 1}), "B": Arm(SCRIPT, {})},
-              metric="eval/episodic_return", thresholds={"E-v0": 90.0}, quick=False)  # fmt: skip
+              metric="eval/episodic_return", thresholds={"E-v0": (90.0,)}, quick=False)  # fmt: skip
 
 
 def command(program: str, *arguments: str | Path) -> list[str]:

@@ -193,17 +193,17 @@ def environment_summary(table: pd.DataFrame, study: Study, env: str) -> list[lis
     data = {arm: curves(table, env, arm, study.metric) for arm in study.arms if measured(table, study, env, arm)}
     if not data:
         return [*head, [f"**{NOT_MEASURED}**"]]
-    threshold = study.thresholds.get(env)
+    thresholds = study.thresholds.get(env, ())
     digits = 1 if max(np.abs(scores).max() for _, scores in data.values()) >= 10 else 3
-    seeds = "" if threshold is None else f" seeds ≥ {threshold:g} |"
-    rows = [f"| arm | step | IQM [95 % interval] | lowest | highest |{seeds}", "|-|-|-|-|-|" + "-|" * bool(seeds)]
+    seeds = "".join(f" seeds ≥ {threshold:g} |" for threshold in thresholds)
+    rows = [f"| arm | step | IQM [95 % interval] | lowest | highest |{seeds}", "|-|-|-|-|-|" + "-|" * len(thresholds)]
     for arm, (steps, scores) in data.items():
         if study.arms[arm].point:  # of a grid's many arms the last step and the area are enough
             steps, scores = steps[-1:], scores[:, -1:]
         for step, values, *estimate in zip(steps, scores.T, *iqm(scores), strict=True):
             lowest, highest = f"{values.min():z.{digits}f}", f"{values.max():z.{digits}f}"
             row = f"| {arm} | {step:,} | {shown(*estimate, digits)} | {lowest} | {highest} |"
-            rows.append(row + (f" {reaches(values, threshold).sum()} of {len(values)} |" if seeds else ""))
+            rows.append(row + "".join(f" {reaches(values, x).sum()} of {len(values)} |" for x in thresholds))
     blocks = [*head, rows]
     for arm, (steps, _) in data.items():
         longest = table[(table.env == env) & (table.arm == arm) & (table.tag == study.metric)].step.max()
@@ -211,7 +211,7 @@ def environment_summary(table: pd.DataFrame, study: Study, env: str) -> list[lis
             blocks.append([f"{arm} is shown up to step {steps[-1]:,}, the last that all its seeds have; its longest "
                            f"run goes on to step {longest:,}."])  # fmt: skip
 
-    if threshold is not None:
+    for threshold in thresholds:
         blocks += [[f"First step with `{study.metric}` ≥ {threshold:g}:"],
                    reached_rows(table, env, data, study.metric, threshold)]  # fmt: skip
 

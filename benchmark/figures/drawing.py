@@ -123,16 +123,16 @@ def panel(axes: Axes, parts: list[Part], env: str, arms: dict[str, Look]) -> Non
         curve = trained(curves(table, env, arm, study.metric), steps)
         draw_arm(axes, curve, arm, arms[arm], (number, len(arms)))
         guided += draw_guidance(axes, guided_intervals(table, env, arm), arms[arm], guided)
-        metrics[IN_WORDS.get(study.metric, study.metric)] = thresholds[study.thresholds.get(env)] = None
+        metrics[IN_WORDS.get(study.metric, study.metric)] = None
+        thresholds |= dict.fromkeys(study.thresholds.get(env, ()))
         random.setdefault(steps, []).append(arm)
     for steps, names in random.items():
         if steps:
             draw_random(axes, steps, "all" if len(random) == 1 else ", ".join(names))
     for threshold in thresholds:
-        if threshold is not None:
-            axes.axhline(threshold, color="grey", ls=":", lw=1.5, label="threshold")
-            axes.text(1.01, threshold, f"{threshold:g}".replace("-", "−"), transform=axes.get_yaxis_transform(),
-                      color="grey", va="center", fontsize="small")  # fmt: skip
+        axes.axhline(threshold, color="grey", ls=":", lw=1.5, label="threshold")
+        axes.text(1.01, threshold, f"{threshold:g}".replace("-", "−"), transform=axes.get_yaxis_transform(),
+                  color="grey", va="center", fontsize="small")  # fmt: skip
     finish(axes, env, ", ".join(metrics), guided)
 
 

@@ -84,7 +84,7 @@ class Study:
     seeds: list[int]
     arms: dict[str, Arm]
     metric: str
-    thresholds: dict[str, float]  # by environment; there may be none
+    thresholds: dict[str, tuple[float, ...]]  # by environment; there may be none
     quick: bool
     by_environment: dict[str, dict[str, Flag]] = field(default_factory=dict)  # flags that go over the arms' there
 
@@ -245,12 +245,15 @@ def load_study(path: Path, quick: bool = False) -> Study:
     threshold = data.get("threshold", {})
     if not isinstance(threshold, dict):
         threshold = dict.fromkeys(environments, threshold)
+    thresholds = {}
     for env, value in threshold.items():
         if env not in environments:
             fail(f"'threshold' names {env!r}, which is not in 'environments'")
-        if type(value) not in (int, float) or not math.isfinite(value):
-            fail(f"'threshold' must be a finite number, not {value!r}")
+        thresholds[env] = tuple(value) if isinstance(value, list) else (value,)
+        for one in thresholds[env]:
+            if type(one) not in (int, float) or not math.isfinite(one):
+                fail(f"'threshold' must be a finite number or a list of such, not {value!r}")
     metric = data.get("metric", "eval/episodic_return")
     if not isinstance(metric, str):
         fail(f"'metric' must be a TensorBoard tag, not {metric!r}")
-    return Study(path.stem, environments, seeds, arms, metric, threshold, quick, by_environment)
+    return Study(path.stem, environments, seeds, arms, metric, thresholds, quick, by_environment)

@@ -176,7 +176,7 @@ def test_one_seed_gives_no_statistic():
 
 def test_an_environment_without_two_seeds_is_not_measured_yet():
     """Its section says so, and that of the other environment is whole."""
-    both = dataclasses.replace(STUDY, environments=["E-v0", "F-v0"], thresholds={"F-v0": 3.0})
+    both = dataclasses.replace(STUDY, environments=["E-v0", "F-v0"], thresholds={"F-v0": (3.0,)})
     data = scored(A=[[1, 2]], B=[[3, 4]])
     other = scored(A=[[1, 2], [3, 4]]).assign(env="F-v0")
     first, second = analysis.summary(pd.concat([data, other]), both).split("## F-v0")
@@ -197,6 +197,16 @@ def test_each_environment_has_its_threshold():
     assert "≥" not in second and "First step" not in second
     assert [[line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"]
             for axes in drawing.sample_efficiency(data, both).axes] == [[90], []]  # fmt: skip
+
+
+def test_several_thresholds_have_a_column_and_a_table_each():
+    both = dataclasses.replace(STUDY, thresholds={"E-v0": (1.0, 90.0)})
+    data = scored(A=[[0, 80], [0, 95]])
+    text = analysis.summary(data, both)
+    assert "| highest | seeds ≥ 1 | seeds ≥ 90 |" in text and "| 95.0 | 2 of 2 | 1 of 2 |" in text
+    assert "≥ 1:" in text and "≥ 90:" in text
+    (axes,) = drawing.sample_efficiency(data, both).axes
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [1, 90]
 
 
 def behaved(*, guided: float) -> pd.DataFrame:

@@ -26,9 +26,8 @@ def lines(axes) -> dict[str, list]:
 
 def toy_text(quick: bool = False) -> list[drawing.Part]:
     """FrozenLake with guidance, a second study with RND and another SAC, and a first seed of E3B."""
-    first = a_study(
-        "first", ["FrozenLake-v1"], ["GuidedSAC", "SAC", "as printed"], thresholds={"FrozenLake-v1": 0.7}, quick=quick
-    )
+    lake, arms = "FrozenLake-v1", ["GuidedSAC", "SAC", "as printed"]
+    first = a_study("first", [lake], arms, thresholds={lake: (0.7,)}, quick=quick)
     second = a_study("second", ["FrozenLake-v1", "Taxi-v4"], ["SAC", "RND", "E3B"], quick=quick)
     lake = "FrozenLake-v1"
     first_rows = [
