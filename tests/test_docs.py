@@ -75,6 +75,21 @@ def test_links_lead_to_files(page):
         assert (page.parent / link).exists(), link
 
 
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives a page's headings."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ (.*)$", prose, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "benchmark" / "results").glob("*.md"))], ids=lambda p: p.name)
+def test_anchors_are_headings(page):
+    """The part of a link behind its #, as GitHub reads it."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for place, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)", prose):
+        assert anchor in anchors(page.parent / place if place else page), (place, anchor)
+
+
 RUNS = {  # short runs in which everything is on that a script can log
     "guided_sac_continuous": ["--env-id", "MountainCarContinuous-v0", "--total-timesteps", "1500", "--learning-starts",
                               "1390", "--eval-frequency", "1500"],
