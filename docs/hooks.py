@@ -49,7 +49,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     root, uri = Path(config.config_file_path).parent, page.file.src_uri
     place = uri.removeprefix(SOURCE) if uri.startswith(SOURCE) else DOCS + uri
     if uri.startswith(SOURCE):
-        page.meta["search"] = {"exclude": True}
+        page.meta |= {"search": {"exclude": True}, "hide": ["toc"]}
 
     def relinked(match: re.Match) -> str:
         path = joined(place, match[1])
