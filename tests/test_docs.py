@@ -173,3 +173,16 @@ def test_the_luck_of_blackjacks_hands(monkeypatch, capsys):
     exec(snippet, {})
     said = re.search(r"basic strategy itself, the bundled rule, returns\s+−(0\.\d+)", page)[1]
     assert round(-float(capsys.readouterr().out), len(said) - 2) == float(said)
+
+
+def test_the_rule_of_the_readme_guides(run_here):
+    """CartPole-v1 with the command beside it, but for its length; balancing as the rule does returns more than 100."""
+    page = ROOT / "README.md"
+    (rule,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    (command,) = (line for line in commands(page) if "--guide-policy" in line)
+    Path("my_rule.py").write_text(rule)
+    script, *flags = shlex.split(command)[1:]
+    run = run_here(*flags, "--total-timesteps", "700", "--eval-frequency", "0", script=ROOT / script)
+    logged = scalars(run.run_name)
+    assert logged["supervisor/guided_steps"][-1][1] > 300
+    assert max(value for _, value in logged["charts/episodic_return"]) > 100
