@@ -2,7 +2,7 @@
 # make results: run all studies of benchmark/studies/, rebuild their tables and the paper's figures (days)
 # make figure-N: figure N of the paper, 3 to 7, with the studies behind it
 # QUICK=1 behind either: the same with few seeds and steps, into runs/quick/ (minutes a figure, about an hour for all)
-# make test: run all tests        make lint: ruff
+# make test: run all tests        make lint: ruff        make docs: the site, into site/ (a broken link is an error)
 # make test-real-model: the supervisor with a real llama.cpp server and a small model (builds the server: some minutes)
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +15,7 @@ $(error Python 3.11 or newer is needed, and $(PYTHON) is $(shell $(PYTHON) --ver
 endif
 endif
 
-.PHONY: demo results results-quick figure-3 figure-4 figure-5 figure-6 figure-7 test test-real-model lint
+.PHONY: demo results results-quick figure-3 figure-4 figure-5 figure-6 figure-7 test test-real-model lint docs
 
 demo: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python guided_sac_continuous.py --env-id MountainCarContinuous-v0 --supervisor bundled \
@@ -41,6 +41,9 @@ lint: $(VENV)/installed-tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -52,7 +55,11 @@ $(VENV)/installed-benchmark: benchmark/requirements.txt $(VENV)/installed
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmark/requirements.txt
 	touch $@
 
-$(VENV)/installed-tests: tests/requirements.txt $(VENV)/installed-benchmark
+$(VENV)/installed-docs: docs/requirements.txt | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	touch $@
+
+$(VENV)/installed-tests: tests/requirements.txt $(VENV)/installed-benchmark $(VENV)/installed-docs
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
 

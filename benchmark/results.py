@@ -95,24 +95,25 @@ def rebuild(study: Study, args: Args) -> bool:
 
 
 def draw(number: int, parts: list[Part], args: Args) -> None:
-    """Draw a figure of the paper, write its table, and put both into the page of results."""
+    """Draw a figure of the paper, write its tables, and put it into the page of results."""
     if number in paper.OF_MODELS and (args.redraw or args.plain_runs or args.keep_arms):
         print(f"figure {number} is left as it is: it is drawn from saved models, by make figure-{number}")
         return
     tables, pictures = places(parts[0][1])
     tables.mkdir(parents=True, exist_ok=True)
-    drawn, text = paper.figure(number, parts, args)
-    for name, figure in drawn.items():
+    drawn = paper.figure(number, parts, args)
+    for name, figure in drawn.pictures.items():
         drawing.save(figure, pictures / name)
         print(f"written: {pictures / name}.png")
-    print(f"\n{text}\n")
-    if parts[0][1].quick:
-        target, page = tables / f"figure_{number}.md", f"# Figure {number}{QUICK}\n\n{text}\n"
-    else:
-        target = ROOT / "docs" / "results.md"
-        page = paper.filled(target.read_text(), number, list(drawn), text)
-    write(page, target)
-    print(f"written: {target}")
+    print(f"\n{drawn.whole}\n")
+    quick = parts[0][1].quick
+    texts = {tables / f"figure_{number}.md": f"# Figure {number}{QUICK if quick else ''}\n\n{drawn.whole}\n"}
+    if not quick:
+        page = ROOT / "docs" / "results.md"
+        texts[page] = paper.filled(page.read_text(), number, list(drawn.pictures), drawn.short)
+    for target, text in texts.items():
+        write(text, target)
+        print(f"written: {target}")
 
 
 def write(text: str, path: Path) -> None:

@@ -87,6 +87,21 @@ def test_links_lead_to_files_and_headings(page):
         assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
 
 
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives a page's headings."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ (.*)$", prose, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "benchmark" / "results").glob("*.md"))], ids=lambda p: p.name)
+def test_anchors_are_headings(page):
+    """The part of a link behind its #, as GitHub reads it."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for place, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)", prose):
+        assert anchor in anchors(page.parent / place if place else page), (place, anchor)
+
+
 RUNS = {  # short runs in which everything is on that a script can log
     "guided_sac_continuous": ["--env-id", "MountainCarContinuous-v0", "--total-timesteps", "1500", "--learning-starts",
                               "1390", "--eval-frequency", "1500"],
@@ -170,3 +185,16 @@ def test_the_luck_of_blackjacks_hands(monkeypatch, capsys):
     exec(snippet, {})
     said = re.search(r"basic strategy itself, the bundled rule, returns\s+−(0\.\d+)", page)[1]
     assert round(-float(capsys.readouterr().out), len(said) - 2) == float(said)
+
+
+def test_the_rule_of_the_readme_guides(run_here):
+    """CartPole-v1 with the command beside it, but for its length; balancing as the rule does returns more than 100."""
+    page = ROOT / "README.md"
+    (rule,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    (command,) = (line for line in commands(page) if "--guide-policy" in line)
+    Path("my_rule.py").write_text(rule)
+    script, *flags = shlex.split(command)[1:]
+    run = run_here(*flags, "--total-timesteps", "700", "--eval-frequency", "0", script=ROOT / script)
+    logged = scalars(run.run_name)
+    assert logged["supervisor/guided_steps"][-1][1] > 300
+    assert max(value for _, value in logged["charts/episodic_return"]) > 100

@@ -1,8 +1,9 @@
-"""The paper's figures: the studies behind each, its pictures, its table, and its place in docs/results.md.
+"""The paper's figures: the studies behind each, its pictures, its tables, and its place in docs/results.md.
 
 Docs: docs/benchmark.md
 """
 
+import functools
 import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -43,11 +44,17 @@ OF_MODELS = (5, 6)
 GAIT_EPISODES = 5  # of each model
 STRIP = range(0, 80, 8)  # steps of a gait strip's frames: 0.12 s between two, 1.1 s in all
 
-Drawn = tuple[dict[str, Figure], str]  # pictures by file name, and the figure's table in Markdown
+
+class Drawn(NamedTuple):
+    """A figure of the paper, its tables in Markdown."""
+
+    pictures: dict[str, Figure]  # by file name
+    short: str  # for docs/results.md; empty where the pictures show the numbers and the claims name them
+    whole: str  # for figure_<n>.md beside the studies' own tables: every number, and which runs it is of
 
 
 def figure(number: int, parts: list[Part], args: Args) -> Drawn:
-    """The pictures and the table of a figure. What is not measured yet is not drawn, and the table says so."""
+    """The pictures and the tables of a figure. What is not measured yet is not drawn, and the tables say so."""
     if number == 3:
         return compared({"figure_3": (drawing.figure_3, TOY_TEXT)}, ["SAC", "RND", "ICM", "E3B", "GuidedSAC"], parts)
     if number == 4:
@@ -56,14 +63,16 @@ def figure(number: int, parts: list[Part], args: Args) -> Drawn:
         return compared(panels, ["SAC", "RND", "GuidedSAC"], parts)
     (part,) = parts
     if not len(part[0]):
-        return {}, not_measured(part[1].environments)
+        return nothing(part)
     return {5: landscapes, 6: gaits, 7: timing}[number](part, args)
 
 
 def filled(page: str, number: int, pictures: list[str], text: str) -> str:
-    """The page of results with a figure's pictures and table between that figure's two marks."""
+    """The page of results with a figure's pictures and short tables between that figure's two marks."""
     begin, end = f"<!-- figure {number}, written by benchmark/results.py -->", f"<!-- end of figure {number} -->"
-    block = "\n\n".join([begin, *(f"![Figure {name[7:]}](figures/{name}.png)" for name in pictures), text.strip(), end])
+    whole = f"All numbers and their runs: [figure_{number}.md](../benchmark/results/figure_{number}.md)."
+    shown = (f"![Figure {name[7:]}](figures/{name}.png)" for name in pictures)
+    block = "\n\n".join(part for part in (begin, *shown, text.strip(), whole, end) if part)
     page, count = re.subn(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: block, page, flags=re.DOTALL)
     if count != 1:
         raise ValueError(f"docs/results.md must hold one place for figure {number}, not {count}")
@@ -89,47 +98,87 @@ def not_measured(environments: list[str]) -> str:
     return f"**{', '.join(environments)}: {NOT_MEASURED}.**"
 
 
+def nothing(part: Part) -> Drawn:
+    """A figure of which nothing is measured."""
+    text = not_measured(part[1].environments)
+    return Drawn({}, text, text)
+
+
 def origins(parts: list[Part]) -> str:
-    """Which runs the figure is of, with links to their full tables as docs/results.md, or runs/quick/, needs them."""
-    return "\n".join(
-        f"- [{study.name}]({'' if study.quick else '../benchmark/results/'}{study.name}.md): {origin(table)}"
-        for table, study in parts if len(table)
-    )  # fmt: skip
+    """Which runs the figure is of, with links to the studies' tables, which lie beside it."""
+    return "\n".join(f"- [{study.name}]({study.name}.md): {origin(table)}" for table, study in parts if len(table))
 
 
 # --- figures 3 and 4 ---
 def compared(panels: dict, arms: list[str], parts: list[Part]) -> Drawn:
-    """Those pictures of which at least one arm is measured, and a table of all arms.
+    """Those pictures of which at least one arm is measured, and tables of all arms.
 
     Args:
         panels: by file name, the drawing function and its environments.
     """
-    drawn, texts = {}, []
+    drawn, sides, missing, wholes = {}, [], [], []
     for name, (draw, environments) in panels.items():
         if not any(drawing.source(parts, env, arm) for env in environments for arm in arms):
-            texts.append(not_measured(environments))
+            missing.append(not_measured(environments))
+            wholes.append(missing[-1])
             continue
         drawn[name] = draw(parts)
         rows = [row for env in environments for row in compared_rows(parts, env, arms)]
-        texts.append(
+        wholes.append(
             table(
                 "task | arm | seeds | step | IQM at that step | area over steps | IQM of the area | "
                 "step | P(GuidedSAC better) at that step | study",
                 rows,
             )
         )
-    return drawn, "\n\n".join([*texts, origins(parts)])
+        sides += [side for env in environments if (side := at_shared_step(parts, env, arms))]
+    shorts = [side_by_side(sides, arms)] if sides else []
+    return Drawn(drawn, "\n\n".join([*shorts, *missing]), "\n\n".join([*wholes, origins(parts)]))
+
+
+def side_by_side(sides: list[tuple[str, int, dict[str, str], dict[str, str]]], arms: list[str]) -> str:
+    """All arms of a task in one row: their IQM, and in a second table how often GuidedSAC is better."""
+    *others, _ = arms
+    rows = [
+        (env, f"{step:,}", *(estimates.get(arm, NOT_MEASURED) for arm in arms)) for env, step, estimates, _ in sides
+    ]
+    text = f"IQM at the last step that all arms have:\n\n{table(' | '.join(['task', 'step', *arms]), rows)}"
+    rows = [(env, *(chances.get(arm, "") for arm in others)) for env, _, _, chances in sides if chances]
+    better = f"\n\nP(GuidedSAC better) there:\n\n{table(' | '.join(['task', *others]), rows)}"
+    return text + better if rows else text
+
+
+def at_shared_step(
+    parts: list[Part], env: str, arms: list[str]
+) -> tuple[str, int, dict[str, str], dict[str, str]] | None:
+    """The last step that all measured arms have, each arm's IQM there, and P(GuidedSAC better) than each other."""
+    data, digits = measured_curves(parts, env, arms)
+    if not data:
+        return None
+    step = functools.reduce(np.intersect1d, (curve.steps for curve in data.values()))[-1]
+    scores = {arm: curve.scores[:, curve.steps == step][:, 0] for arm, curve in data.items()}
+    ours = scores.get("GuidedSAC")
+    chances = {
+        arm: shown(*(x[0] for x in probability_of_improvement(ours, theirs)), 2)
+        for arm, theirs in scores.items() if ours is not None and arm != "GuidedSAC"
+    }  # fmt: skip
+    return env, step, {arm: estimate(each, digits) for arm, each in scores.items()}, chances
+
+
+def measured_curves(parts: list[Part], env: str, arms: list[str]) -> tuple[dict[str, Curves], int]:
+    """The curve of each arm that is measured on the environment, and the digits with which returns are shown."""
+    sources = {arm: drawing.source(parts, env, arm) for arm in arms}
+    data = {arm: curves(part[0], env, arm, part[1].metric) for arm, part in sources.items() if part}
+    return data, 1 if max((np.abs(curve.scores).max() for curve in data.values()), default=0) >= 10 else 3
 
 
 def compared_rows(parts: list[Part], env: str, arms: list[str]) -> Iterator[tuple]:
     """A row for each arm: its end, its area over the steps that all measured arms share, and GuidedSAC against it."""
-    sources = {arm: drawing.source(parts, env, arm) for arm in arms}
-    data = {arm: curves(part[0], env, arm, part[1].metric) for arm, part in sources.items() if part}
+    data, digits = measured_curves(parts, env, arms)
     trained = [curve.steps[curve.steps > 0] for curve in data.values()]
     begin, end = max((steps[0] for steps in trained), default=0), min((steps[-1] for steps in trained), default=0)
-    digits = 1 if max((np.abs(curve.scores).max() for curve in data.values()), default=0) >= 10 else 3
-    for arm, part in sources.items():
-        if part is None:
+    for arm in arms:
+        if (part := drawing.source(parts, env, arm)) is None:
             yield env, arm, NOT_MEASURED, *[""] * 7
             continue
         steps, scores = data[arm]
@@ -171,14 +220,14 @@ def landscapes(part: Part, args: Args) -> Drawn:
         by_seed.setdefault(run.seed, []).append(landscape(model, run.flags["total-timesteps"]))
     whole = {seed: phases for seed, phases in by_seed.items() if len(phases) == len(PHASES)}
     if not whole:
-        return {}, not_measured(part[1].environments)
+        return nothing(part)
     rows = []
     for phase, each in zip(PHASES, zip(*whole.values(), strict=True), strict=True):
         returns, shares = [one.episodic_return for one in each], [oscillation(one) for one in each]
         rows.append((phase, f"{each[0].step:,}", len(each), estimate(returns, 1), estimate(shares, 2)))
     text = table("guidance | step | seeds | IQM of the drawn episodes' returns | IQM of the share of the plane in "
                  "which the action pushes as the car moves", rows)  # fmt: skip
-    return {"figure_5": drawing.figure_5(whole, part)}, f"{text}\n\n{origins([part])}"
+    return Drawn({"figure_5": drawing.figure_5(whole, part)}, "", f"{text}\n\n{origins([part])}")
 
 
 class Walk(NamedTuple):
@@ -239,7 +288,7 @@ def gaits(part: Part, args: Args) -> Drawn:
     filmed = {arm: frames for arm, frames in strips.items() if frames}
     first = {arm: walks[arm, "greedy"][0].gait for arm in filmed}
     pictures = {"figure_6": drawing.figure_6(filmed, first, part)} if filmed else {}
-    return pictures, f"{text}\n\n{origins([part])}"
+    return Drawn(pictures, "", f"{text}\n\n{origins([part])}")
 
 
 # --- figure 7 ---
@@ -262,7 +311,7 @@ def timing(part: Part, args: Args) -> Drawn:
             pair = (np.stack([statistic(curve) for curve in line], axis=1) for statistic in (last, area))
             rows.append((f"{value:,}", len(line), *(shown(*stratified(scores), 1) for scores in pair)))
         texts.append(table(f"{name} | cells | IQM of the final return | IQM of the area under the curve", rows))
-    return {"figure_7": drawing.figure_7(runs, study)}, "\n\n".join([*texts, origins([part])])
+    return Drawn({"figure_7": drawing.figure_7(runs, study)}, "", "\n\n".join([*texts, origins([part])]))
 
 
 def last(curve: Curves) -> np.ndarray:

@@ -76,8 +76,18 @@ def test_table_of_figure_3_by_hand():
 
     At step 10 GuidedSAC's seeds have 0 and 1 and SAC's 0 and ½: of the four pairs two are won and one is a tie, 0.625.
     """
-    pictures, text = paper.figure(3, toy_text(), None)
+    pictures, short, text = paper.figure(3, toy_text(), None)
     assert list(pictures) == ["figure_3"]
+    assert short.splitlines() == [
+        "IQM at the last step that all arms have:", "",
+        "| task | step | SAC | RND | ICM | E3B | GuidedSAC |", "|-|-|-|-|-|-|-|",
+        "| FrozenLake-v1 | 10 | 0.250 [0.000, 0.500] | 0.500 [0.250, 0.750] | not measured yet | not measured yet | "
+        "0.500 [0.000, 1.000] |",
+        "| Taxi-v4 | 10 | 7.0 [6.0, 8.0] | not measured yet | not measured yet | not measured yet | "
+        "not measured yet |", "",
+        "P(GuidedSAC better) there:", "", "| task | SAC | RND | ICM | E3B |", "|-|-|-|-|-|",
+        "| FrozenLake-v1 | 0.62 [0.00, 1.00] | 0.50 [0.00, 1.00] |  |  |",
+    ]  # fmt: skip
     for row in (
         "| FrozenLake-v1 | SAC | 2 | 10 | 0.250 [0.000, 0.500] | 10 to 10 | 0.250 [0.000, 0.500] | 10 | "
         "0.62 [0.00, 1.00] | first |",
@@ -85,7 +95,7 @@ def test_table_of_figure_3_by_hand():
         "| FrozenLake-v1 | E3B | not measured yet |  |  |  |  |  |  |  |",
         "| Taxi-v4 | SAC | 2 | 10 | 7.0 [6.0, 8.0] | 10 to 10 | 7.0 [6.0, 8.0] |  |  | second |",
         "| Blackjack-v1 | GuidedSAC | not measured yet |  |  |  |  |  |  |  |",
-        "- [first](../benchmark/results/first.md): Runs of commit c0ffee, with torch 2.",
+        "- [first](first.md): Runs of commit c0ffee, with torch 2.",
     ):
         assert row in text.splitlines()
 
@@ -96,7 +106,8 @@ def test_areas_are_compared_over_the_steps_that_all_have():
     study = a_study("car", [car], ["SAC", "GuidedSAC"])
     rare = [row for row in rows(study, car, "SAC", [0, 1, 3], [0, 1, 3]) if row[5] != 10]
     data = table.as_table([*rows(study, car, "GuidedSAC", [0, 2, 4], [0, 2, 4]), *rare])
-    _, text = paper.figure(4, [(data, study)], None)
+    _, short, text = paper.figure(4, [(data, study)], None)
+    assert "| MountainCarContinuous-v0 | 20 | 3.000 [3.000, 3.000] | not measured yet | 4.000 [4.000, 4.000] |" in short
     assert "| GuidedSAC | 2 | 20 | 4.000 [4.000, 4.000] | 20 to 20 | 4.000 [4.000, 4.000] |" in text
     assert "| SAC | 2 | 20 | 3.000 [3.000, 3.000] | 20 to 20 | 3.000 [3.000, 3.000] | 20 | 1.00 [1.00, 1.00] |" in text
 
@@ -106,11 +117,12 @@ def test_figure_4_marks_its_steps_and_leaves_out_what_is_not_measured():
     study = a_study("car", [car], ["SAC", "RND", "ICM"])
     data = table.as_table(row for arm in study.arms for row in rows(study, car, arm, [0, 5], [0, 7]))
     empty = table.as_table([]), a_study("robot", [robot], ["SAC", "RND", "GuidedSAC"])
-    pictures, text = paper.figure(4, [(data, study), empty], None)
+    pictures, short, text = paper.figure(4, [(data, study), empty], None)
     assert list(pictures) == ["figure_4a"] and lines(pictures["figure_4a"].axes[0]) == {
         "SAC (2 seeds)": [[0, 0], [10, 6]], "RND (2 seeds)": [[0, 0], [10, 6]],
     }  # fmt: skip
-    assert "**Humanoid-v5: not measured yet.**" in text.splitlines()
+    for each in (short, text):
+        assert "**Humanoid-v5: not measured yet.**" in each.splitlines()
     robots = table.as_table(rows(empty[1], robot, "GuidedSAC", [50, 60, 70], [50, 60, 90]))
     longer = table.as_table(rows(study, car, "SAC", [0] * 9, [0] * 9))  # than the steps of the panel
     figure = drawing.figure_4b([(longer, study), (robots, empty[1])])
@@ -159,8 +171,9 @@ def test_figure_7_is_its_grid():
 @pytest.mark.parametrize("duration_first", [False, True])  # in the study's file
 def test_margins_of_figure_7_are_stratified(duration_first):
     """Of both cells at start 0, seeds {20, 22} and {28, 30}: the middle half of the four is {22, 28}."""
-    _, text = paper.figure(7, [timing_study(duration_first=duration_first)], None)
+    _, short, text = paper.figure(7, [timing_study(duration_first=duration_first)], None)
     found = text.splitlines()
+    assert short == "" and found[-1].startswith("- [timing](timing.md): ")
     assert found[0].startswith("| guide-start |")
     assert [line.split(" | ")[0] for line in found[2:4]] == ["| 0", "| 100"]
     assert "| 0 | 2 | 25.0 [24.0, 26.0] | 12.5 [12.0, 13.0] |" in found
@@ -209,6 +222,7 @@ def test_the_page_is_filled_between_its_marks():
     filled = paper.filled(page, 3, ["figure_3"], "| a \\1 |\n")
     assert filled.split("\n\n") == [
         "before\n<!-- figure 3, written by benchmark/results.py -->", "![Figure 3](figures/figure_3.png)", "| a \\1 |",
+        "All numbers and their runs: [figure_3.md](../benchmark/results/figure_3.md).",
         "<!-- end of figure 3 -->\n<!-- figure 4, written by benchmark/results.py -->\n<!-- end of figure 4 -->\nafter",
     ]  # fmt: skip
     assert paper.filled(filled, 3, ["figure_3"], "| a \\1 |\n") == filled
@@ -221,12 +235,13 @@ def test_the_page_of_results_has_each_figure(number):
     """Its place, its pictures, and no verdict where nothing is measured or without an interval."""
     page = (ROOT / "docs" / "results.md").read_text()
     section = re.search(rf"## Figure {number}:.*?(?=\n## |\Z)", page, re.DOTALL)[0]
+    glance = page.split("## Results at a glance")[1].split("\n## ")[0]
     assert paper.filled(page, number, [], "x") != page
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", section):
         assert (ROOT / "docs" / picture).is_file()
     for study in paper.STUDIES[number]:
         assert f"(../benchmark/studies/{study}.toml)" in section
-    verdicts = re.findall(r"^\| .*? \| (\*\*.*) \|$", section, re.MULTILINE)
+    verdicts = re.findall(rf"^\| .*? \| (\*\*.*) \| \[{number}\]\(#figure-{number}-.*\) \|$", glance, re.MULTILINE)
     assert verdicts
     for verdict in verdicts:
         assert verdict.startswith("**not measured yet**") or re.search(r"\d \[.*\d, .*\d\]", verdict), verdict
@@ -236,5 +251,3 @@ def test_the_page_of_results_has_each_figure(number):
 def test_a_quick_figure_says_so():
     for figure in (drawing.figure_7(*timing_study(quick=True)), drawing.figure_3(toy_text(quick=True))):
         assert figure.get_suptitle().startswith("QUICK LOOK, not a result: 2 seeds, ")
-    study = dataclasses.replace(toy_text()[0][1], quick=True)
-    assert "](first.md)" in paper.origins([(toy_text()[0][0], study)])
