@@ -62,7 +62,7 @@ def test_a_saved_model_is_the_one_that_training_evaluated(run_here, tmp_path):
         if run.seed != 2 or run.flags["total-timesteps"] != 3:  # seed 2 lacks a phase: it is left out
             moved(done.run_name, tmp_path / "sweep" / run.name)
     part = table.as_table(rows(study, "MountainCarContinuous-v0", "60", [0, 1])), study
-    pictures, text = paper.figure(5, [part], sweep.Args([], runs=tmp_path / "sweep"))
+    pictures, _, text = paper.figure(5, [part], sweep.Args([], runs=tmp_path / "sweep"))
     assert [axes.get_ylabel() for axes in pictures["figure_5"].axes if "seed" in axes.get_ylabel()] == [
         "seed 1\nvelocity"
     ]  # fmt: skip
@@ -159,7 +159,7 @@ def test_gait_without_pictures(run_here, tmp_path, monkeypatch, capsys):
         monkeypatch.delenv(name, raising=False)
     part = table.as_table(rows(study, "Humanoid-v5", "SAC", [0, 1], [0, 1])), study
     capsys.readouterr()
-    pictures, text = paper.figure(6, [part], sweep.Args([], runs=tmp_path / "sweep"))
+    pictures, _, text = paper.figure(6, [part], sweep.Args([], runs=tmp_path / "sweep"))
     assert not pictures
     assert capsys.readouterr().out == "no gait strip of SAC: no OpenGL for MuJoCo (tried glfw)\n"
     share, number = r"0\.\d\d \[.*\]", r"\d+\.\d \[.*\]"
