@@ -59,6 +59,10 @@ def test_documented_commands_parse(page):
             assert words[2] == "cleanrl_utils.benchmark", command
             script, *flags = shlex.split(words[words.index("--command") + 1])[1:]
             tyro.cli(arguments(ROOT / script), args=flags)
+        elif words[0] == "python" and words[1].startswith("cleanrl/"):  # in a checkout of CleanRL
+            theirs = {"sac_continuous_action.py": "guided_sac_continuous.py"}  # is called as ours
+            name = Path(words[1]).name
+            check_arguments(ROOT / theirs.get(name, name), words[2:])
         elif words[0] == "python":
             assert not words[1].startswith("benchmark/"), f"its programs are started with -m: {command}"
             check_arguments(ROOT / words[1], words[2:])

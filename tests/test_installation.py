@@ -1,6 +1,7 @@
 """pyproject.toml and the Makefile: what an installation brings, and which Python it takes."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -75,6 +76,17 @@ def test_a_script_that_is_run_from_elsewhere_finds_its_packages(installed, tmp_p
     )
     done = call(installed / "python", "-c", code + "run_name='__main__')", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_script_that_is_copied_beside_others_runs_there(installed, tmp_path):
+    """As into a checkout of CleanRL, from whose root its scripts are started: the run lies beside the others."""
+    (tmp_path / "cleanrl").mkdir()
+    (tmp_path / "runs" / "theirs").mkdir(parents=True)
+    shutil.copy(ROOT / "guided_sac_continuous.py", tmp_path / "cleanrl")
+    done = call(installed / "python", "cleanrl/guided_sac_continuous.py", *FLAGS, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = sorted(path.name.rsplit("__", 1)[0] for path in (tmp_path / "runs").iterdir())
+    assert names == ["MountainCarContinuous-v0__guided_sac_continuous__1", "theirs"]
 
 
 def test_dependencies_are_those_that_the_tests_run_with():

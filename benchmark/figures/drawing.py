@@ -72,7 +72,7 @@ def looks(arms: Iterable[str]) -> dict[str, Look]:
     return {arm: LOOKS[arm] if arm in LOOKS else next(others) for arm in arms}
 
 
-def counted(axis, most: int = 6) -> None:
+def counted(axis, most: int = 4) -> None:
     """Whole numbers at an axis' ticks, at most so many, thousands parted: 10,000."""
     axis.set_major_locator(MaxNLocator(most))
     axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}".replace("-", "−")))
@@ -107,9 +107,9 @@ def random_phase(study: Study, env: str, arm: str) -> int:
 
 
 def trained(curve: Curves, random: int) -> Curves:
-    """A curve from its last evaluation of the untrained policy on: those before say the same."""
+    """A curve from the end of the random phase on, where the policy is still that of the last evaluation before."""
     first = max(np.searchsorted(curve.steps, random, side="right") - 1, 0)
-    return Curves(curve.steps[first:], curve.scores[:, first:])
+    return Curves(np.maximum(curve.steps, min(random, curve.steps[-1]))[first:], curve.scores[:, first:])
 
 
 def panel(axes: Axes, parts: list[Part], env: str, arms: dict[str, Look]) -> None:
@@ -144,7 +144,7 @@ def behaviour_panel(axes: Axes, part: Part, env: str, arms: dict[str, Look]) -> 
         if arm in data:
             draw_arm(axes, data[arm], arm, arms[arm], (number, len(arms)))
             guided += draw_guidance(axes, guided_intervals(table, env, arm), arms[arm], guided)
-    finish(axes, f"{env}, guided actions included", IN_WORDS[BEHAVIOUR] if data else "", guided)
+    finish(axes, env, f"{IN_WORDS[BEHAVIOUR]},\nguided actions included" if data else "", guided)
 
 
 def draw_arm(axes: Axes, curve: Curves, arm: str, look: Look, turn: tuple[int, int]) -> None:
@@ -194,8 +194,7 @@ def finish(axes: Axes, title: str, metrics: str, guided: int) -> None:
     if not metrics:
         axes.text(0.5, 0.5, NOT_MEASURED, transform=axes.transAxes, ha="center")
         return
-    low, high = axes.get_ylim()
-    if high - low > 1_000:  # falling off a cliff at every step must not flatten what happens near the optimum
+    if axes.get_ylim()[0] < -1_000:  # falling off a cliff at every step must not flatten what happens near the optimum
         axes.set_yscale("symlog", linthresh=20)
         axes.autoscale_view()  # the margins were those of a linear scale: 1,000 above a best return of −13
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}".replace("-", "−")))
@@ -247,8 +246,8 @@ def comparison(parts: list[Part], environments: list[str], arms: list[str], titl
     Args:
         beside: at the right of each panel another, with the first study's behaviour.
     """
-    columns = min(2, len(environments) + beside)
     drawn = [(env, kind) for env in environments for kind in ((False, True) if beside else (False,))]
+    columns = 3 if len(drawn) == 3 else min(2, len(drawn))
     rows = -(-len(drawn) // columns)
     figure = Figure(figsize=(WIDTH, 1.0 + (2.4 if columns > 1 else 3.0) * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)

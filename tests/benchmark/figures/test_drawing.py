@@ -76,7 +76,7 @@ def test_bars_of_guidance_lie_above_the_panel_and_beside_each_other():
 
 
 def test_what_acts_at_random_is_not_drawn_as_learning():
-    """With learning-starts 10 A's curve begins at the last evaluation before its first update; B's at step 0."""
+    """With learning-starts 10 A's curve begins there, with its evaluation before the first update; B's at step 0."""
     arms = {"A": Arm(SCRIPT, {"learning-starts": 10}), "B": Arm(SCRIPT, {})}
     study = dataclasses.replace(STUDY, arms=arms)
     data = scored(A=[[0, 0, 7], [0, 0, 7]], B=[[0, 5, 5], [0, 5, 5]])
@@ -90,11 +90,11 @@ def test_what_acts_at_random_is_not_drawn_as_learning():
     study = dataclasses.replace(STUDY, arms={arm: Arm(SCRIPT, {"learning-starts": 15}) for arm in "AB"})
     (axes,) = drawing.sample_efficiency(data, study).axes
     assert axes.texts[0].get_text() == "all\nat random"
-    assert axes.lines[0].get_xdata().tolist() == [10, 20]  # the policy of step 10 is that of step 15
+    assert axes.lines[0].get_xydata().tolist() == [[15, 0], [20, 7]]  # the policy of step 10 is that of step 15
 
     study = dataclasses.replace(STUDY, arms={arm: Arm(SCRIPT, {"learning-starts": 99}) for arm in "AB"})
     (axes,) = drawing.sample_efficiency(data, study).axes
-    assert axes.lines[0].get_xdata().tolist() == [20]
+    assert axes.lines[0].get_xydata().tolist() == [[20, 7]]
 
 
 def test_an_arm_has_one_look_whatever_stands_beside_it():
@@ -147,3 +147,10 @@ def test_a_quick_figure_says_so():
     quick = dataclasses.replace(STUDY, quick=True)
     figure = drawing.sample_efficiency(scored(A=[[0, 1], [2, 3]], B=[[0, 1], [2, 3]]), quick)
     assert figure.get_suptitle().startswith("QUICK LOOK, not a result: 2 seeds, 10 steps")
+
+
+def test_only_deep_falls_bend_the_scale():
+    """Below −1,000 it is logarithmic away from 0; 3,000 of a good return leaves it straight."""
+    (fallen,) = drawing.sample_efficiency(scored(A=[[-9000, -13], [-9000, -13]], B=[[0, 1], [0, 1]]), STUDY).axes
+    (good,) = drawing.sample_efficiency(scored(A=[[0, 3000], [0, 3000]], B=[[0, 1], [0, 1]]), STUDY).axes
+    assert (fallen.get_yscale(), good.get_yscale()) == ("symlog", "linear")
