@@ -35,7 +35,7 @@ from supervision.replay import open_rendered
 STUDIES = {  # where several have an arm, the first that has it measured counts
     # plain SAC with the bonuses' settings before that with the guided script's
     3: ("baselines_blackjack", "baselines_toy_text", "frozen_lake", "cliff_walking", "taxi", "blackjack"),
-    4: ("baselines_mountain_car", "mountain_car_continuous", "humanoid"),
+    4: ("mountain_car_continuous", "baselines_mountain_car", "humanoid"),
     5: ("policy_landscape",),
     6: ("humanoid",),
     7: ("guidance_timing",),
