@@ -146,7 +146,7 @@ class Report:
     def judged(self, verdict: Verdict) -> None:
         """A look at the trial of the rule that guides."""
         if self.windows:
-            self.windows[-1].trial = str(verdict)
+            self.windows[-1].trial = f"{'passed so far' if verdict.passed else 'failed'}: {verdict.evidence}"
 
     @harmless
     def happened(self, step: int, text: str) -> None:

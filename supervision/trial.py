@@ -64,12 +64,17 @@ class Verdict:
     error: float = 0.0  # standard error of the means' difference; the first checkpoints lack it
 
     @property
+    def evidence(self) -> str:
+        """The returns, and how far they are apart for their spread."""
+        difference = abs(self.guided - self.other)
+        if self.error <= 1e-6 * difference:
+            return f"{self}, without any spread"
+        return f"{self}, {difference / self.error:.1f} standard errors apart"
+
+    @property
     def ending(self) -> str:
         """Why the rule was ended, in words that claim no more than was seen."""
-        difference = abs(self.guided - self.other)
-        spread = self.error > 1e-6 * difference
-        apart = f"{difference / self.error:.1f} standard errors apart" if spread else "without any spread"
-        return f"the rule was ended, for it earned less: {self}, {apart}"
+        return f"the rule was ended, for it earned less: {self.evidence}"
 
     def __str__(self) -> str:
         return (

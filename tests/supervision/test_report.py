@@ -117,7 +117,7 @@ def test_the_page_of_a_real_run_in_a_browser(run_here):
     for part in ("MountainCarContinuous-v0", "--seed 3", "--guide-end 200", "torch ", "guided_sac_continuous.py"):
         assert part in head
     pictures = [attributes["src"] for _, attributes, _ in page.all("img")]
-    assert len(pictures) >= 8  # of window 1, of window 2, of the end
+    assert len(pictures) >= 4 and "guided, step 0" in first
     for source in pictures:
         kind, _, data = source.partition(",")
         assert kind == "data:image/jpeg;base64" and Image.open(io.BytesIO(base64.b64decode(data))).width == 240
@@ -311,6 +311,36 @@ def test_no_text_however_long_makes_a_page_too_large(tmp_path):
     assert not it.off and len(html) <= 20_000_000
     assert len(it.windows) == LISTED and b"50 more are not listed" in html
     assert re.findall(rb'id="w(\d+)"', html)[-1] == b"2050"
+
+
+def test_pictures_are_of_the_first_the_last_and_every_changed_window(tmp_path):
+    """Under a bundled rule these are of what was filmed there, and nothing is drawn for others."""
+    asked = []
+
+    def stills(since, most):
+        asked.append(since)
+        guided = SimpleNamespace(guided=True)
+        return [(guided, [since, since + 7], [np.zeros((9, 9, 3), np.uint8)] * 2)]
+
+    it, held = Report(settings(), tmp_path), supervision(tmp_path, camera=SimpleNamespace(stills=stills))
+    rule, other = SimpleNamespace(source="a"), SimpleNamespace(source="b")
+    for i, policy in enumerate([rule, rule, rule, None, None, other, rule, rule, rule]):
+        held.consultations.count = i + 1
+        it.consulted(held, Decision(policy, "", judged=Advice("", policy is not None)), 100 * i)
+        assert it.changed == (i in (0, 3, 5, 6))
+        if i == 1:
+            it.happened(150, "the rule was ended")
+    it.end(held, 900)
+    assert asked == [0, 100, 300, 500, 600, 800]
+    shown = [window for window in it.windows if window.shown]
+    assert [window.number for window in shown] == [1, 2, 4, 6, 7, 9] and all(window.pictures for window in shown)
+    assert not any(window.pictures for window in it.windows if not window.shown)
+    assert [w.rule for w in it.windows] == [1, 1, 1, 0, 0, 2, 1, 1, 1]
+    assert [w.number for w in it.windows if w.code] == [1, 6]
+    assert [what for what, _ in it.windows[3].pictures] == ["guided, step 300", "guided, step 307"]
+    it.end(held, 2_000)  # of a run that went on without guidance
+    assert [what for what, _ in it.closing] == ["guided, step 900", "guided, step 907"]
+    assert len(it.windows[-1].pictures) == 2 and not it.off
 
 
 def test_a_page_a_minute_and_a_hundredth_of_the_time(tmp_path, monkeypatch):
