@@ -35,7 +35,7 @@ from llm_supervisor import Supervisor, SupervisorArgs
 @dataclass
 class Args(ExperimentArgs, SupervisorArgs):
     exp_name: str = os.path.basename(__file__)[: -len(".py")]
-    """the name of this experiment"""
+    """the name of this experiment; who supervises (`_none`, `_bundled`, …) is added to it unless it is given"""
 
     # Algorithm specific arguments
     env_id: str = "CliffWalking-v1"
@@ -479,6 +479,7 @@ if __name__ == "__main__":
             run_dir=f"runs/{run_name}",
             env_kwargs_given=sources["env_kwargs"] == "command line",
             interrupted=lambda: interrupts.received is not None,
+            evaluations=evaluator.points,
         )
         supervisor.prepare()
         obs, _ = envs.reset(seed=seeds)

@@ -28,16 +28,17 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from supervision.answers import gist
-from supervision.arguments import SupervisorArgs, check_args, warn_of_late_learning
+from supervision.arguments import SupervisorArgs, check_args, warn_of_late_learning, who_supervises
 from supervision.bundled import Bundled, read_rule
 from supervision.camera import Camera
 from supervision.chat import Chat, Exchange, Question, RecordedChat
 from supervision.consultation import Consultations, Decision
-from supervision.endpoint import ChatModel, a_server_is_named
+from supervision.endpoint import ChatModel
 from supervision.guidance import Guidance
 from supervision.prompts import PromptFolder, describe_env, rule_spaces
 from supervision.questions import Questions
 from supervision.replay import GreedyVideos, record_video
+from supervision.report import Report
 from supervision.sandbox.confinement import check_model_rules, check_platform
 from supervision.sandbox.messages import CPU_BUDGET, PolicyError, SandboxError
 from supervision.sandbox.policy import SandboxedPolicy, check_start
@@ -57,11 +58,12 @@ class Supervisor:
         envs: the training environments, before their first reset. Observations are arrays: a Box's, or the integers
             (k,) of which a discrete observation consists. The first one may be replaced by one that can be drawn.
         env_fn: makes an environment like the first training one, of the given render mode ("rgb_array" or None).
-        run_dir: the run's folder; `replays/` and `llm/` are made in it.
+        run_dir: the run's folder; `replays/`, `llm/` and `report.html` are made in it.
         env_kwargs_given: whether `--env-kwargs` differs from the environment's default. `prompts/<env-id>`, rule and
             threshold included, then describes another task and is used only where `--prompt-dir` names it.
         tell: is told of each step of a consultation, a heading and a text.
         interrupted: whether the run is to end: no answer is waited for then.
+        evaluations: step and greedy return of each evaluation so far, for the report; grows while the run goes on.
     """
 
     def __init__(
@@ -74,9 +76,11 @@ class Supervisor:
         env_kwargs_given: bool = False,
         tell: Callable[[str, str], None] = lambda heading, text: None,
         interrupted: Callable[[], bool] = lambda: False,
+        evaluations: Sequence[tuple[int, float]] = (),
     ):
         self.args, self.envs, self.env_fn, self.tell = args, envs, env_fn, tell
         self.run_dir, self.interrupted = Path(run_dir), interrupted
+        self.report = Report(args, self.run_dir, evaluations)
         self.folder = PromptFolder(args.env_id, args.prompt_dir, env_kwargs_given)
         self.seconds = 0.0  # wall time that supervision took
         self.ended = False
@@ -98,7 +102,7 @@ class Supervisor:
         """
         args = self.args
         check_args(args)
-        self.mode, reason = self._choose()
+        self.mode, reason = who_supervises(args, self.folder)
         self.description = f"{self.mode} ({reason})"
         if self.mode == "none":
             return
@@ -174,23 +178,6 @@ class Supervisor:
         observation, action = rule_spaces(env)
         folder = self.folder.for_prompts(action)
         self.questions = Questions(self.args, folder, describe_env(env, self.args.env_id), observation)
-
-    def _choose(self) -> tuple[str, str]:
-        args = self.args
-        if args.supervisor != "auto":
-            return args.supervisor, "--supervisor"
-        if a_server_is_named(args):
-            return "llm", "auto: a key or base URL is set"
-        if args.guide_policy:
-            return "bundled", "auto: no key or base URL is set; a rule of your own"
-        if self.folder.has_rule:
-            return "bundled", "auto: no key or base URL is set, and the environment has a bundled rule"
-        why = self.folder.passed_over or f"{self.folder.path} has no bundled rule"
-        raise ValueError(
-            f"nobody can supervise {args.env_id}: no key or base URL is set and {why}. "
-            "Four ways out: set OPENAI_API_KEY (or --llm-base-url); give a rule of your own with --guide-policy FILE; "
-            f"put bundled_policy.py and bundled.toml into {self.folder.path}; or train plain SAC with --supervisor none"
-        )
 
     def _try_fixed(self, env: gym.Env) -> None:
         """Start a fixed rule and call it once; states of training it meets at the first consultation."""
@@ -273,11 +260,13 @@ class Supervisor:
             self.guidance.recorded = self.chat.failure if self.chat is not None else None
             self._report(decision, global_step, log)
             self.camera.save(global_step, log)
-            self.camera.window(self.consultations.count, asked=self.chat is not None)
+            self.report.consulted(self, decision, global_step)
+            self.camera.window(self.consultations.count, asked=self.chat is not None or self.report.changed)
         else:
             self.guidance.stop()  # the window begins when the answer is there
         self._log_guidance(global_step, log)
         log.write_to(writer)
+        self.report.write(self, global_step)
         return self.guiding
 
     @property
@@ -315,6 +304,7 @@ class Supervisor:
     def _report(self, decision: Decision, global_step: int, writer: SummaryWriter) -> None:
         returns = [f"{r:.4g}" for r in list(self.guidance.episodes.whole_returns)[-3:]]
         seen = f"unguided returns {', '.join(returns)}" if returns else "no unguided episode is over yet"
+        decision.seen = seen
         verdict, advice = decision.verdict, f"; advice: {gist(decision.advice)}" if decision.advice else ""
         self.consultations.history.append(f"step {global_step}: {seen}{advice}; {gist(verdict)}")
         say(f"step {global_step:,}: supervisor: {seen}; {verdict}")
@@ -359,7 +349,10 @@ class Supervisor:
         over = guidance.episodes.over
         verdict = guidance.follow(before, obs, t, actions, rewards, next_obs, terminations, truncations)
         self.unseen |= guidance.episodes.over > over
+        if ended := int(np.count_nonzero(terminations | truncations)):
+            self.report.episodes(global_step, list(guidance.episodes.finished)[-ended:])
         if verdict is not None:
+            self.report.judged(verdict)
             writer.add_scalar("supervisor/trial_passed", float(verdict.passed), global_step)
             writer.add_scalar("supervisor/trial_guided_return", verdict.guided, global_step)
             writer.add_scalar("supervisor/trial_unguided_return", verdict.other, global_step)
@@ -371,6 +364,7 @@ class Supervisor:
         """What became of the rule in the middle of a window."""
         say(f"step {global_step:,}: supervisor: {text}")
         writer.add_text("supervisor/verdict", for_tensorboard(text), global_step)
+        self.report.happened(global_step, text)
         self._log_guidance(global_step, writer)
 
     def _log_guidance(self, global_step: int, writer: SummaryWriter) -> None:
@@ -379,6 +373,7 @@ class Supervisor:
         if active != before and since < global_step - 1:
             writer.add_scalar("charts/guidance_active", before, global_step - 1)
         self.active = active, global_step
+        self.report.guided(global_step, bool(active))
         writer.add_scalar("charts/guidance_active", active, global_step)
         writer.add_scalar("supervisor/guided_steps", self.guidance.steps - self.guidance.unguided_steps, global_step)
 
@@ -389,10 +384,14 @@ class Supervisor:
         """
         if self.mode == "none":
             return
-        if global_step >= self.args.total_timesteps or self.interrupted():
+        self.report.end(self, global_step)
+        if last := global_step >= self.args.total_timesteps or self.interrupted():
             self.camera.finish(global_step, writer)
-        if self.ended:
-            return
+        if not self.ended:
+            self._end_guidance(global_step, writer)
+        self.report.write(self, global_step, last)
+
+    def _end_guidance(self, global_step: int, writer: SummaryWriter) -> None:
         self.ended, self.begin_again = True, False
         guided, steps = self.guidance.steps - self.guidance.unguided_steps, self.guidance.steps
         self.consultations.close_rule()
@@ -400,7 +399,7 @@ class Supervisor:
             self._log_guidance(global_step, writer)
             say(
                 f"step {global_step:,}: supervisor: the guided time is over; the rule acted in {guided:,} of "
-                f"{steps:,} steps; supervision took {self.seconds:.1f} s; videos and logs are in {self.run_dir}"
+                f"{steps:,} steps; supervision took {self.seconds:.1f} s; report, videos and logs are in {self.run_dir}"
             )
             if self.chat is not None:
                 self.chat.close(self.exchange, global_step, writer)

@@ -65,6 +65,7 @@ def open_log(
     return writer
 
 
+TENSORBOARD = "tensorboard --logdir runs --samples_per_plugin images=1000,text=10000"  # its "all", 0, shows none
 CHARTS = {  # TensorBoard's tab "custom scalars": chart and tags by group
     "learning": {"return": ["charts/episodic_return", "eval/episodic_return", "charts/guidance_active"]},
     "guidance": {"return over equal steps": ["supervisor/trial_guided_return", "supervisor/trial_unguided_return"]},
@@ -101,11 +102,13 @@ def _say_what_goes_on(resumed: Resumed) -> None:
 def end_run(run_name: str, global_step: int, interrupts: Interrupts, writer: RunLog) -> None:
     """Close the log and say where it is, how the run goes on if it was interrupted, and what could not be written.
 
+    TensorBoard shows 10 pictures and 100 texts of a tag, drawn at random, unless `--samples_per_plugin` asks for more.
+
     SystemExit with 128 + the signal where the run was interrupted, with 1 where something is missing.
     """
     writer.close()
     interrupts.put_back()
-    print(f"logs are in runs/{run_name}; see them with: tensorboard --logdir runs")
+    print(f"logs are in runs/{run_name}; see them with: {TENSORBOARD}")
     for what, reason in writer.unwritten.missing.items():
         print(f"missing: {what} could not be written: {reason}", flush=True)
     if interrupts.received:

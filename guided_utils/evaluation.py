@@ -83,7 +83,7 @@ class Evaluator:
         for env in self.envs:
             check_time_limit(env)
         self.seeds = evaluation_seeds(args.seed, len(self.envs))
-        self.means: list[float] = []
+        self.points: list[tuple[int, float]] = []  # step and mean greedy return of each evaluation so far
 
     def run_if_due(
         self, act: Callable[[np.ndarray, bool], np.ndarray], global_step: int, writer: SummaryWriter
@@ -97,9 +97,10 @@ class Evaluator:
     def run(self, act: Callable[[np.ndarray, bool], np.ndarray], global_step: int, writer: SummaryWriter) -> None:
         """Log and print the mean returns; `act` maps observations and `deterministic` to actions."""
         returns = self._returns(act, self.greedy, deterministic=True)
-        self.means.append(float(np.mean(returns)))
-        writer.add_scalar("eval/episodic_return", self.means[-1], global_step)
-        text = f"step {global_step:,}: greedy return {self.means[-1]:.2f} ± {np.std(returns):.2f}"
+        mean = float(np.mean(returns))
+        self.points.append((global_step, mean))
+        writer.add_scalar("eval/episodic_return", mean, global_step)
+        text = f"step {global_step:,}: greedy return {mean:.2f} ± {np.std(returns):.2f}"
         if self.sampled:
             with torch.random.fork_rng():
                 # of one evaluation of one run, resumed or not; 32 bits, since the CPU's generator ignores all others
@@ -114,20 +115,21 @@ class Evaluator:
     ) -> list[float]:
         return episode_returns(self.envs[:episodes], lambda obs: act(obs, deterministic), self.seeds[:episodes])
 
-    def state_dict(self) -> dict[str, list[float]]:
+    def state_dict(self) -> dict[str, list[tuple[int, float]]]:
         """Plain data for a checkpoint."""
-        return {"means": self.means}
+        return {"points": list(self.points)}
 
-    def load_state_dict(self, state: dict[str, list[float]]) -> None:
+    def load_state_dict(self, state: dict[str, list[tuple[int, float]]]) -> None:
         """Go on from there."""
-        self.means = state["means"]
+        self.points[:] = state["points"]
 
     def close(self) -> None:
         """Close the environments and say what training brought."""
         for env in self.envs:
             env.close()
-        if self.means:
-            print(f"greedy return without guidance: {self.means[0]:.2f} before training, {self.means[-1]:.2f} after")
+        if self.points:
+            (_, before), *_, (_, after) = self.points * 2  # a single one is both
+            print(f"greedy return without guidance: {before:.2f} before training, {after:.2f} after")
 
 
 def save_model(modules: Sequence[nn.Module], path: str) -> None:

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -102,6 +103,8 @@ def parse_args(
         env_defaults: settings by environment id.
         paper_settings: what the flag `paper` puts in force, in a script that has it.
 
+    A guided script's run is named after who supervises it, unless the command line has a name for it.
+
     Returns:
         The settings; for each field where it came from: "command line" (where that changes it), "environment", "paper"
         or "default"; and the run that goes on, if one does.
@@ -140,6 +143,11 @@ def parse_args(
             sources[name] = "paper"
     if resumed:
         _compare(args, base, resumed)
+    if any(re.match("--exp[-_]name(=|$)", flag) for flag in sys.argv[1:]):
+        sources["exp_name"] = "command line"  # also where it is what it would be anyway
+    new = resumed is None or resumed.changed
+    if new and sources["exp_name"] == "default" and hasattr(args, "arm"):
+        args.exp_name = f"{Args().exp_name}_{args.arm(sources['env_kwargs'] == 'command line')}"
     _check(args)
     return args, sources, resumed
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from supervision.connection import check_base_url
+from supervision.endpoint import a_server_is_named
+from supervision.prompts import PromptFolder
 from supervision.texts import say
 
 
@@ -35,7 +37,7 @@ class SupervisorArgs:
     """pictures of an episode that are kept for models: half as many to this many; 0 = no pictures and no videos"""
     trial_pairs: int = 3
     """episodes, guided and unguided in turn, with which a new rule begins before they are compared for the first time;
-    a rule that makes the behaviour worse is ended. 0: no trial"""
+    a rule that earns less is ended. 0: no trial"""
     probe_share: float = 0.1
     """share of the steps in guided time that the agent acts alone, in whole episodes, at least, in [0, 1)"""
     coder_attempts: int = 3
@@ -65,6 +67,13 @@ class SupervisorArgs:
     runs bundled rules and your own with what there is, and without a filter of system calls refuses those that a model
     writes; `weak` runs these too; `strict` refuses to run"""
 
+    def arm(self, env_kwargs_given: bool) -> str:
+        """Who supervises, for the run's name; `auto` where nobody can, so that there will be no run."""
+        try:
+            return who_supervises(self, PromptFolder(self.env_id, self.prompt_dir, env_kwargs_given))[0]
+        except ValueError:
+            return self.supervisor
+
 
 LEAST = {
     "replay_frames": 0, "guide_window": 1, "coder_attempts": 1, "trial_pairs": 0, "llm_max_calls": 1,
@@ -91,6 +100,28 @@ def check_args(args: Any) -> None:
         raise ValueError("--supervisor replay and --llm-log runs/<run>/llm belong together: give both or neither")
     if args.llm_base_url:
         check_base_url(args.llm_base_url)
+
+
+def who_supervises(args: Any, folder: PromptFolder) -> tuple[str, str]:
+    """Who supervises by these flags, given the environment's folder of prompts, and why.
+
+    Raises:
+        ValueError: nobody can; the ways out are named.
+    """
+    if args.supervisor != "auto":
+        return args.supervisor, "--supervisor"
+    if a_server_is_named(args):
+        return "llm", "auto: a key or base URL is set"
+    if args.guide_policy:
+        return "bundled", "auto: no key or base URL is set; a rule of your own"
+    if folder.has_rule:
+        return "bundled", "auto: no key or base URL is set, and the environment has a bundled rule"
+    why = folder.passed_over or f"{folder.path} has no bundled rule"
+    raise ValueError(
+        f"nobody can supervise {args.env_id}: no key or base URL is set and {why}. "
+        "Four ways out: set OPENAI_API_KEY (or --llm-base-url); give a rule of your own with --guide-policy FILE; "
+        f"put bundled_policy.py and bundled.toml into {folder.path}; or train plain SAC with --supervisor none"
+    )
 
 
 def warn_of_late_learning(args: Any) -> None:

@@ -122,7 +122,7 @@ class Camera:
         """Consultation `number` (1, 2, 3, …) begins a window. What was filmed before the first one counts as its.
 
         Args:
-            asked: whether a model is shown pictures of the window.
+            asked: whether somebody will want pictures of the window: a model, or the report.
         """
         self.asked = asked
         if number == self.number:
@@ -210,6 +210,17 @@ class Camera:
         pictures = [draw(self.stage, film.captures[step]) for step in steps]
         self.cost = (time.monotonic() - started) / max(len(steps), 1)
         return pictures
+
+    def stills(self, since: int, most: int) -> list[tuple[Stretch, list[int], list[np.ndarray]]]:
+        """A few pictures of each stretch that was filmed lately and began at this step of the run or later, with the
+        steps of the episode that they show."""
+        found = []
+        for shot in [shot for shot in self.shots if shot.stretch.global_step >= since]:
+            captured = sorted(shot.film.captures)
+            steps = [captured[i] for i in np.unique(np.linspace(0, len(captured) - 1, most).astype(int))]
+            with self._timed():
+                found.append((shot.stretch, steps, self._draw(shot.film, steps)))
+        return found
 
     def save(self, global_step: int, writer: SummaryWriter) -> None:
         """Leave the videos of the long films that are over: an mp4 each, named by the step at which the stretch began,

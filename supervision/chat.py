@@ -171,6 +171,7 @@ class Chat:
         self.path, self.record = log_dir, {}  # of the last exchange
         self.cut = False  # whether the server cut the last answer
         self.number = 0  # of the next exchange
+        self.latest: dict[str, Question] = {}  # the last question to each role
         self.waiting: dict[Path, bytes] = {}  # files for which the disk has had no room yet
         # exchanges behind the checkpoint of a run that goes on: question, result, failure of the rule that came of it
         self.paid: deque[tuple[list[str], Result, tuple[int, str] | None]] = deque()
@@ -181,7 +182,7 @@ class Chat:
     def ask(self, question: Question) -> Exchange:
         """Send a question on its way; one that was answered before the run was cut off gets that answer."""
         exchange = Exchange(question, self.timeout)
-        self.failure = None
+        self.failure, self.latest[question.role] = None, question
         if self.paid:
             asked, result, failure = self.paid.popleft()
             if asked == question.transcript():

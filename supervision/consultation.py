@@ -36,6 +36,8 @@ class Decision:
     policy: SandboxedPolicy | None
     verdict: str
     advice: str = ""
+    judged: Advice | None = None  # the advisor's; None: it was not asked, or gave no usable answer
+    seen: str = ""  # the learner's returns, in words
 
 
 class Consultations:
@@ -92,7 +94,7 @@ class Consultations:
                 text = f"{advice.analysis}\n\n{advice.advice}"
                 self.tell(f"advice: {said}", text)
                 log.add_text("supervisor/advice", f"**{said}**\n\n{for_tensorboard(text)}", step)
-                decision.advice = advice.advice
+                decision.judged, decision.advice = advice, advice.advice
             if self.mend or advice.intervene:
                 decision.policy, decision.verdict = yield from self._provide(step, log)
         except (SupervisionError, SandboxError) as error:
@@ -216,7 +218,7 @@ class Consultations:
             if trial.good:
                 self.good = Known(rule.source, trial.guided)
             return ""
-        text = f"the rule made the behaviour worse and was ended: {verdict}"
+        text = verdict.ending
         self.history[-1] += f"; at step {step} {text}"
         if self.chat is not None and self.fixed_source is None:
             self.chat.note("trial", text)

@@ -52,7 +52,7 @@ def state_of(supervisor: Any) -> dict[str, Any]:
         "guiding": supervisor.guiding is not None, "guidance": supervisor.guidance.state_dict(),
         "waiting": supervisor.waiting, "active": supervisor.active, "unseen": supervisor.unseen,
         "since": held.since, "facts": None if held.questions is None else dict(held.questions.facts),
-        "chat": None if chat is None else chat.state_dict(),
+        "chat": None if chat is None else chat.state_dict(), "report": supervisor.report.state_dict(),
     }  # fmt: skip
 
 
@@ -62,6 +62,8 @@ def load_state(supervisor: Any, state: dict[str, Any]) -> None:
         supervisor.begin_again = supervisor.mode != "none"
         return
     held = supervisor.consultations
+    if "report" in state:  # the first checkpoints lack it
+        supervisor.report.load_state_dict(state["report"])
     supervisor.seconds, supervisor.ended = state["seconds"], state["ended"]
     supervisor.begin_again, supervisor.unseen = state["waiting"], state["unseen"]
     supervisor.active = tuple(state["active"])

@@ -19,6 +19,8 @@ def tolerate_any_terminal() -> None:
 def visible(text: str) -> str:
     """A text whose control characters and half or invisible characters are written as escapes."""
     text = text.replace("\r\n", "\n")
+    if text.replace("\n", "").replace("\t", "").isprintable():  # as nearly every text is: a hundred times as fast
+        return text
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 

@@ -42,9 +42,13 @@ def worse(these: Sequence[float], those: Sequence[float]) -> bool:
     Without any variance: whether it is below at all.
     """
     difference = np.mean(these) - np.mean(those)
-    error = np.sqrt(np.var(these, ddof=1) / len(these) + np.var(those, ddof=1) / len(those))
     rounding = 1e-9 * max(np.abs(these).max(), np.abs(those).max())
-    return bool(difference < -max(ERRORS * error, rounding))
+    return bool(difference < -max(ERRORS * standard_error(these, those), rounding))
+
+
+def standard_error(these: Sequence[float], those: Sequence[float]) -> float:
+    """Welch's, of the difference of the means of two samples."""
+    return float(np.sqrt(np.var(these, ddof=1) / len(these) + np.var(those, ddof=1) / len(those)))
 
 
 @dataclass
@@ -57,6 +61,20 @@ class Verdict:
     counts: tuple[int, int]
     horizon: int
     passed: bool
+    error: float = 0.0  # standard error of the means' difference; the first checkpoints lack it
+
+    @property
+    def evidence(self) -> str:
+        """The returns, and how far they are apart for their spread."""
+        difference = abs(self.guided - self.other)
+        if self.error <= 1e-6 * difference:
+            return f"{self}, without any spread"
+        return f"{self}, {difference / self.error:.1f} standard errors apart"
+
+    @property
+    def ending(self) -> str:
+        """Why the rule was ended, in words that claim no more than was seen."""
+        return f"the rule was ended, for it earned less: {self.evidence}"
 
     def __str__(self) -> str:
         return (
@@ -126,7 +144,8 @@ class Trial:
     def _compare(self, returns: list[float], others: list[float], against: str) -> Verdict:
         counts = (len(returns), len(others))
         means = float(np.mean(returns)), float(np.mean(others))
-        return Verdict(against, *means, counts, self.horizon, not worse(returns, others))
+        passed, error = not worse(returns, others), standard_error(returns, others)
+        return Verdict(against, *means, counts, self.horizon, passed, error)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""

@@ -648,13 +648,13 @@ def test_cleanrl_tools_can_drive_the_script(run_here):
     """What CleanRL's tuner does: runpy, --key=value, the global run_name, scalars under runs/{run_name}."""
     run = run_here("--env-id=MountainCarContinuous-v0", "--seed=3", "--total-timesteps=150", "--supervisor=none",
                    "--q-lr=0.001", "--save-model", "--eval-frequency=100", "--eval-episodes=2")  # fmt: skip
-    assert re.fullmatch(r"MountainCarContinuous-v0__guided_sac_continuous__3__\d+", run.run_name)
+    assert re.fullmatch(r"MountainCarContinuous-v0__guided_sac_continuous_none__3__\d+", run.run_name)
     logged = scalars(run.run_name)
     losses = ("qf1_values", "qf2_values", "qf1_loss", "qf2_loss", "qf_loss", "actor_loss", "alpha", "alpha_loss")
     names = {"charts/SPS", "eval/episodic_return", *(f"losses/{name}" for name in losses)}
     assert names <= set(logged)
     assert all(math.isfinite(value) for tag in names for _, value in logged[tag])
-    path = f"runs/{run.run_name}/guided_sac_continuous.cleanrl_model"
+    path = f"runs/{run.run_name}/guided_sac_continuous_none.cleanrl_model"
     make_env = script.make_env
     returns = evaluate(path, make_env, "MountainCarContinuous-v0", 2, "eval", script.Actor)
     act = lambda obs: run.act(obs, True)  # noqa: E731

@@ -713,12 +713,12 @@ def test_cleanrl_tools_can_drive_the_script(run, exact):
     flags = ["--exact-improvement" if exact else "--no-exact-improvement"]
     run = run("--env-id=Taxi-v4", "--seed=3", "--total-timesteps=150", "--supervisor=none", "--q-lr=0.001",
               "--save-model", "--eval-frequency=100", "--eval-episodes=3", "--autotune", *flags)  # fmt: skip
-    assert re.fullmatch(r"Taxi-v4__guided_sac_discrete__3__\d+", run.run_name)
+    assert re.fullmatch(r"Taxi-v4__guided_sac_discrete_none__3__\d+", run.run_name)
     logged = scalars(run.run_name)
     losses = ["qf1_values", "qf2_values", "qf1_loss", "qf2_loss", "qf_loss", "alpha", "alpha_loss"]
     names = {"charts/SPS", "eval/episodic_return", *(f"losses/{name}" for name in losses)}
     assert names <= set(logged) and all(math.isfinite(value) for tag in names for _, value in logged[tag])
-    path = f"runs/{run.run_name}/guided_sac_discrete.cleanrl_model"
+    path = f"runs/{run.run_name}/guided_sac_discrete_none.cleanrl_model"
     model = run.DiscreteSoftQNetwork if exact else run.Actor
     saved = torch.load(path, weights_only=True)
     assert len(saved) == (1 if exact else 2)

@@ -62,7 +62,7 @@ def test_a_rule_that_makes_it_worse_is_ended_and_tried_once_more(consultant, cap
     assert episode_returns(it)[:6] == [0, 0, 0, 0, 0, 0] and failures(it) == 0  # the last 20: from step 200 on
     finish(it)
     verdict = "return -10 guided (3 episodes), 0 unguided (3), over their first 10 steps"
-    ended = f"the rule made the behaviour worse and was ended: {verdict}"
+    ended = f"the rule was ended, for it earned less: {verdict}, without any spread"
     printed = capsys.readouterr().out
     assert f"step 60: supervisor: {ended}\n" in printed and f"step 160: supervisor: {ended}\n" in printed
     assert texts(it.run, "supervisor/verdict") == [
@@ -129,7 +129,7 @@ def test_a_coder_is_told_once_that_its_rule_was_ended(consultant, capsys):
     assert [request["model"] for request in endpoint.requests[3:]] == ["an-advisor", "a-coder"]
     first, again = (request["messages"] for request in endpoint.requests[1:3])
     verdict = "return -10 guided (3 episodes), 0 unguided (3), over their first 10 steps"
-    ended = f"the rule made the behaviour worse and was ended: {verdict}"
+    ended = f"the rule was ended, for it earned less: {verdict}, without any spread"
     assert again == [
         *first, {"role": "assistant", "content": HARMFUL},
         {"role": "user", "content": f"{ended}. Write another rule."},
@@ -137,7 +137,7 @@ def test_a_coder_is_told_once_that_its_rule_was_ended(consultant, capsys):
     assert f"; guiding; at step 70 {ended}" in user_text(endpoint.requests[3])  # the advisor knows of both
     assert f"at step 130 {ended}" in user_text(endpoint.requests[3])
     assert [e.get("trial") for e in exchanges(it.run)] == [None, ended, ended, None, None]
-    assert capsys.readouterr().out.count("made the behaviour worse and was ended") == 2 and failures(it) == 0
+    assert capsys.readouterr().out.count("was ended, for it earned less") == 2 and failures(it) == 0
 
 
 def test_a_rule_that_is_worse_than_the_last_good_one_gives_way_to_it(consultant, capsys):
@@ -153,8 +153,8 @@ def test_a_rule_that_is_worse_than_the_last_good_one_gives_way_to_it(consultant,
     assert episode_returns(it) == [0, 5, 0, 5, 0, 5, 0, 5, 5, 5, 5, 2, 0, 2, 0, 2, 0, 5, 0, 5]
     assert it.supervisor.guiding is not None and it.supervisor.consultations.rule.source == parse_code(RULE)
     assert (
-        "step 170: supervisor: the rule made the behaviour worse and was ended: return 2 guided (3 episodes), 5 under "
-        "the rule before (7), over their first 10 steps; the last good rule guides again\n"
+        "step 170: supervisor: the rule was ended, for it earned less: return 2 guided (3 episodes), 5 under the rule "
+        "before (7), over their first 10 steps, without any spread; the last good rule guides again\n"
     ) in capsys.readouterr().out
     assert not it.supervisor.waiting and len(endpoint.requests) == 4
     finish(it)
@@ -306,7 +306,7 @@ def test_a_rule_of_one_s_own_needs_nothing_else(code, run_here, capsys):
     assert "supervisor: bundled (auto: no key or base URL is set; a rule of your own)\n" in printed
     logged = scalars(run.run_name)
     assert logged["supervisor/trial_guided_return"][0][0] == 60
-    ended = "made the behaviour worse and was ended" in printed
+    ended = "was ended, for it earned less" in printed
     assert ended == (code == HARMFUL)
     active = [(0, 1.0), (59, 1.0), (60, 0.0), (160, 0.0)] if ended else [(0, 1.0), (159, 1.0), (160, 0.0)]
     assert logged["charts/guidance_active"] == active

@@ -3,7 +3,8 @@
     python -m benchmark.probes.kill_points --kills 50
 
 Each kind of run is made once without interruption and once killed (SIGKILL) at random moments and resumed, until it is
-through. All scalars but the clock's, without a doubled or a missing point, and all saved weights are compared.
+through. All scalars but the clock's, without a doubled or a missing point, all saved weights and the report are
+compared.
 Exit status 1 where anything differs.
 
 Docs: docs/resume.md
@@ -109,12 +110,25 @@ def killed_and_resumed(folder: Path, command: list[str], kills: int, moments: ra
                              f"{(folder / 'log').read_text()[-2000:]}")  # fmt: skip
 
 
-def result(folder: Path) -> tuple[Scalars, list[dict[str, torch.Tensor]]]:
-    """What a run logged, and its weights."""
+OF_THE_PROCESS = re.compile(  # in a report: the clock's, and pictures, which no checkpoint holds
+    r"\d{4}-\d\d-\d\d \d\d:\d\d UTC|[\d,.]+ s\b|<tr><th>resume</th>.*?</tr>|"
+    r'<div class="film">.*?</div>|<section class="box" id="end">.*?</section>',
+    re.DOTALL,
+)
+
+
+def report_of(run: Path) -> str:
+    """A run's report, as far as it must be the same where the run was cut off; "" where it has none."""
+    path = run / "report.html"
+    return OF_THE_PROCESS.sub("", path.read_text(encoding="utf-8").replace(run.name, "")) if path.exists() else ""
+
+
+def result(folder: Path) -> tuple[Scalars, list[dict[str, torch.Tensor]], str]:
+    """What a run logged, its weights and its report."""
     (run,) = folder.glob("runs/*")
     (model,) = run.glob("*.cleanrl_model")
     assert not list(run.rglob("*.part"))
-    return logged(run), list(torch.load(model, weights_only=True))
+    return logged(run), list(torch.load(model, weights_only=True)), report_of(run)
 
 
 def main(args: Args) -> int:
@@ -131,10 +145,12 @@ def main(args: Args) -> int:
             if start(whole, command).wait() != 0:
                 raise SystemExit(f"error: {shlex.join(command)} failed:\n{(whole / 'log').read_text()[-2000:]}")
             times = killed_and_resumed(cut, command, each, moments, time.monotonic() - began)
-            (before, weights), (after, others) = result(whole), result(cut)
+            (before, weights, report), (after, others, report_after) = result(whole), result(cut)
             found = difference(before, after)
             if not all(torch.equal(a[key], b[key]) for a, b in zip(weights, others, strict=True) for key in a):
                 found = f"{found}; weights"
+            if report != report_after:
+                found = f"{found}; report"
             different, killed = different + bool(found), killed + times
             print(f"| {name} | {times} | {sum(map(len, before.values())):,} | {found or 'none'} |", flush=True)
     print(f"{killed} kills, {f'{different} runs with a difference' if different else 'all runs are the same'}")

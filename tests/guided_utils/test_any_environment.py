@@ -220,7 +220,7 @@ def test_a_run_in_a_namespace_has_a_folder_of_its_own_and_goes_on(run_here):
     """The slash of an id names no folder in a folder."""
     of = [*flags("guided_sac_continuous.py"), "--env-id", "far/Anything-v0", "--checkpoint-frequency", "12"]
     run = run_here(*of)
-    assert run.run_name.startswith("far_Anything-v0__guided_sac_continuous__1__")
+    assert run.run_name.startswith("far_Anything-v0__guided_sac_continuous_none__1__")
     assert [path.name for path in Path("runs").iterdir()] == [run.run_name]
     again = run_here("--resume", f"runs/{run.run_name}", "--total-timesteps", "36")
     assert again.run_name == run.run_name and again.global_step == 36

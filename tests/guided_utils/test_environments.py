@@ -126,7 +126,7 @@ def test_seeds_of_evaluations_fit_32_bits_and_keep_their_digits(seed, episodes):
 def test_a_large_seed_is_evaluated(run_here):
     run = run_here("--seed", "4294967295", "--supervisor", "none", "--total-timesteps", "10", "--eval-frequency", "10",
                    "--eval-episodes", "1", "--max-episode-steps", "20", "--learning-starts", "10")  # fmt: skip
-    assert len(run.evaluator.means) == 2
+    assert len(run.evaluator.points) == 2
 
 
 @given(

@@ -67,6 +67,8 @@ def test_an_interrupted_run_goes_on_to_the_bit(script, flags, run_here, monkeypa
     assert again.run_name == cut and again.global_step == whole.global_step
     assert comparable(cut) == expected[0]
     assert all(torch.equal(a, b) for a, b in zip(weights(again), expected[1], strict=True))
+    assert kill_points.report_of(Path(f"runs/{cut}")) == kill_points.report_of(Path(f"runs/{whole.run_name}"))
+    assert Path(f"runs/{cut}/report.html").exists() == ("--guide-window" in flags)
     assert [path.name for path in Path(f"runs/{cut}/checkpoints").iterdir()] == ["step_000000300.pt"]
 
 
@@ -91,6 +93,9 @@ def same(ours, theirs) -> None:
     assert all(torch.equal(a, b) for a, b in zip(weights(ours), weights(theirs), strict=True))
     records = [[e | {"time": "", "seconds": 0} for e in exchanges(run.run_name)] for run in (ours, theirs)]
     assert records[0] == records[1]
+    pages = [kill_points.report_of(Path(f"runs/{run.run_name}")) for run in (ours, theirs)]
+    page, other = (re.sub(r"127\.0\.0\.1:\d+", "", page) for page in pages)  # each run had a server of its own
+    assert page == other and "Consultation 1 " in page
 
 
 def test_supervision_goes_on_from_any_of_its_states(run_here, monkeypatch):

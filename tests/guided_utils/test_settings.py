@@ -7,7 +7,9 @@ import sys
 
 import gymnasium as gym
 import pytest
-from conftest import ROOT, run_process
+from conftest import ROOT, run_process, texts
+
+from supervision.arguments import SupervisorArgs
 
 
 class Steering(gym.Env):
@@ -50,3 +52,43 @@ def test_a_foreign_error_cannot_steer_the_terminal(run_here):
     with pytest.raises(SystemExit) as ended:
         run_here("--env-id", "Steering-v0", "--supervisor", "none")
     assert str(ended.value.code).isprintable() and "ValueError: ?[2Jstep 5: fine" in str(ended.value.code)
+
+
+SHORT = ["--total-timesteps", "2", "--replay-frames", "0", "--guide-start", "1"]
+
+
+def arm(run) -> str:
+    """The part of a run's name that tells its arm; model and table of settings have the same."""
+    name = run.run_name.split("__")[1]
+    assert run.args.exp_name == name
+    assert f"|exp_name|{name}|" in texts(run.run_name, "hyperparameters")[0]
+    return name
+
+
+def test_a_run_s_name_tells_who_supervises(run_here, monkeypatch):
+    """CleanRL's pattern stays; a name that is given is kept, also where it is the script's own."""
+    assert arm(run_here(*SHORT)) == "guided_sac_continuous_bundled"
+    assert arm(run_here(*SHORT, "--supervisor", "none")) == "guided_sac_continuous_none"
+    assert arm(run_here(*SHORT, "--exp-name", "mine")) == "mine"
+    assert arm(run_here(*SHORT, "--exp_name=guided_sac_continuous")) == "guided_sac_continuous"
+    discrete = run_here(*SHORT, "--supervisor", "none", script=ROOT / "guided_sac_discrete.py")
+    assert arm(discrete) == "guided_sac_discrete_none"
+    assert arm(run_here("--total-timesteps", "2", script=ROOT / "rnd_sac.py")) == "rnd_sac"
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-a-test")
+    assert arm(run_here(*SHORT)) == "guided_sac_continuous_llm"
+    replay = SupervisorArgs(supervisor="replay", llm_log="runs/x/llm")
+    replay.env_id = "MountainCarContinuous-v0"
+    assert replay.arm(env_kwargs_given=False) == "replay"
+
+
+def test_a_run_that_goes_on_keeps_its_name_and_a_fork_is_named_anew(run_here, monkeypatch):
+    """Also where `auto` means somebody else by now."""
+    run = run_here(*SHORT, "--checkpoint-frequency", "1")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-a-test")
+    again = run_here("--resume", f"runs/{run.run_name}", "--total-timesteps", "3", "--guide-start", "1")
+    assert again.run_name == run.run_name and arm(again) == "guided_sac_continuous_bundled"
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)  # a run forgets it
+    fork = run_here("--resume", f"runs/{run.run_name}", "--total-timesteps", "4", "--supervisor", "none")
+    assert arm(fork) == "guided_sac_continuous_none"
+    named = run_here("--resume", f"runs/{run.run_name}", "--total-timesteps", "4", "--gamma", "0.5", "--exp-name", "x")
+    assert arm(named) == "x"

@@ -101,7 +101,7 @@ def test_a_run_is_repeated_bit_for_bit_without_a_network(run_here):
         (390, 0.0),
     ]  # fmt: skip
     said = exchanges(first.run_name)
-    assert said[4]["trial"].startswith("the rule made the behaviour worse and was ended: return -")
+    assert said[4]["trial"].startswith("the rule was ended, for it earned less: return -")
     assert said[5]["messages"][-1]["content"] == f"{said[4]['trial']}. Write another rule."
     flags[flags.index("llm")] = "replay"
     second = run_here(*flags, "--llm-log", f"runs/{first.run_name}/llm")

@@ -111,13 +111,13 @@ def test_the_whole_trip(server, env_id):
         0.0,
     )
     assert values["supervisor/failures"][0] == (10, 0.0)
-    ended = [text for text in texts(name, "supervisor/verdict") if "made the behaviour worse" in text]
+    ended = [text for text in texts(name, "supervisor/verdict") if "it earned less" in text]
     if env_id == "Taxi-v4":
         assert not ended and roles == ["advisor", "coder"]
     else:
         assert len(ended) == 1 and len(roles) > 2
         (step, _), *_ = values["supervisor/trial_guided_return"]
-        assert step == 70 and "made the behaviour worse" in exchanges(name)[2]["messages"][-1]["content"]
+        assert step == 70 and "it earned less" in exchanges(name)[2]["messages"][-1]["content"]
     left = [path for path in Path("runs").rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
     assert not left and KEY not in process.stdout + process.stderr
 

@@ -59,7 +59,7 @@ def test_a_saved_model_with_and_without_its_rule(run_here, capsys, no_screen):
     returns, lengths, said = played(capsys, folder, "--seed", "0", "--episodes", "2")
     assert "returns only, no window: there is no display; --video FILE.mp4" in said and "saved model" in said
     make_env = partial(run.make_env, max_episode_steps=300)
-    model = f"{folder}/guided_sac_continuous.cleanrl_model"
+    model = f"{folder}/guided_sac_continuous_bundled.cleanrl_model"
     exact = evaluate(model, make_env, "MountainCarContinuous-v0", 2, "x", run.Actor)
     assert returns == [round(r, 2) for r in exact] and lengths == [300, 300]
 

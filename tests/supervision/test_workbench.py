@@ -270,7 +270,7 @@ WRONG_SHAPE = PUSH.replace("np.array([1.0 if obs[1] >= 0 else -1.0])", "np.zeros
             [INTERVENE, BRAKE],
             1,
             ["--- code that passed its check ---\nimport numpy", "obs[1] < 0", "; guiding\n",
-             "the rule made the behaviour worse and was ended: return -"],
+             "the rule was ended, for it earned less: return -"],
         ),
         ([INTERVENE, *[NO_FUNCTION] * 3], 1, [f"--- the coder answers ---\n{NO_FUNCTION}\n--- to the coder ---\n"]),
         (["I cannot help."] * 3, 1, ["--- the advisor answers ---\nI cannot help.\n--- to the advisor ---\n"]),
