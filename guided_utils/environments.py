@@ -163,6 +163,21 @@ class PlainSteps(gym.Wrapper):
 LARGEST = 1e18  # of an observation or a reward: its square still fits float32
 
 
+def random_numbers(source: np.random.Generator | np.random.RandomState) -> dict[str, Any]:
+    """The state of an environment's random numbers; dm_control's are of NumPy's older kind."""
+    if isinstance(source, np.random.RandomState):
+        return source.get_state(legacy=False)
+    return deepcopy(source.bit_generator.state)
+
+
+def set_random_numbers(source: np.random.Generator | np.random.RandomState, state: dict[str, Any]) -> None:
+    """Go on from a state that `random_numbers` gave."""
+    if isinstance(source, np.random.RandomState):
+        source.set_state(state)
+    else:
+        source.bit_generator.state = state
+
+
 class EpisodeTape(gym.Wrapper):
     """Remembers how the present episode began and what was done since, so that it can be played again.
 
@@ -175,7 +190,7 @@ class EpisodeTape(gym.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         self.seed, self.actions, self.space = seed, [], self.observation_space
         # a reset without a seed goes on with the environment's random numbers as they are now
-        self.generator = deepcopy(self.unwrapped.np_random.bit_generator.state) if seed is None else None
+        self.generator = random_numbers(self.unwrapped.np_random) if seed is None else None
         obs, info = self.env.reset(seed=seed, options=options)
         return self._array(obs), info
 
@@ -216,7 +231,7 @@ class EpisodeTape(gym.Wrapper):
         if state["episode"] is not None and self.has_wrapper_attr("episode_id"):
             self.set_wrapper_attr("episode_id", state["episode"] - 1, force=False)
         if state["generator"] is not None:
-            self.unwrapped.np_random.bit_generator.state = state["generator"]
+            set_random_numbers(self.unwrapped.np_random, state["generator"])
         obs, _ = self.reset(seed=state["seed"])
         for action in state["actions"] if state["actions"] is not None else ():
             obs, *_ = self._step(action)
