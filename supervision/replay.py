@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from inspect import getattr_static
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,15 @@ def _choose_mujoco_gl() -> str | None:
     return f"no OpenGL for MuJoCo (tried {configured or 'egl, osmesa, glfw'})"
 
 
+def _draws_with_mujoco(env: gym.Env) -> bool:
+    """Whether an environment is one of MuJoCo's, or holds one, as PointMaze does, or dm_control's."""
+    held = (x.unwrapped if isinstance(x, gym.Env) else x for x in vars(env.unwrapped).values())
+    return any(
+        getattr_static(part, "mujoco_renderer", None) is not None or type(part).__module__.startswith("dm_control.")
+        for part in (env.unwrapped, *held)
+    )
+
+
 def own_opengl_context(env: gym.Env) -> None:
     """Make a MuJoCo environment draw in its own OpenGL context, whichever other one was used last.
 
@@ -169,10 +179,10 @@ def open_rendered(env_fn: Callable[[str | None], gym.Env], size: int = 240) -> t
     try:
         env = env_fn("rgb_array")
         renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+        if _draws_with_mujoco(env) and (reason := _choose_mujoco_gl()):
+            close_quietly(env)
+            return None, reason
         if renderer is not None:
-            if reason := _choose_mujoco_gl():
-                close_quietly(env)
-                return None, reason
             import mujoco
 
             renderer.model.vis.quality.shadowsize = renderer.model.vis.quality.offsamples = 0

@@ -62,6 +62,7 @@ class Case:
 SMALL = ("--buffer-size", "5000")
 NO_CNN = "pictures without a convolutional network: give a small `--buffer-size`"
 NUMPY = "installs numpy 1.26, with which no rule runs: `pip install --upgrade numpy` after it"
+RENDERER = "pictures with `MUJOCO_GL` set beforehand, to `egl` or `osmesa`"
 SPARSE = "rewards 0 and −1: SAC alone, without hindsight replay, hardly learns"
 MUJOCO = ("Ant", "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "InvertedDoublePendulum", "InvertedPendulum",
           "Pusher", "Reacher", "Swimmer", "Walker2d")  # fmt: skip
@@ -97,9 +98,9 @@ CASES = {
         Case("gymnasium_robotics:AntMaze_UMaze-v5"),
         Case("gymnasium_robotics:AdroitHandDoor-v1"),
         Case("gymnasium_robotics:FrankaKitchen-v1", limits="reward only where a task is done"),
-        Case("shimmy:dm_control/cartpole-swingup-v0"),
-        Case("shimmy:dm_control/cheetah-run-v0"),
-        Case("shimmy:dm_control/humanoid-walk-v0"),
+        Case("shimmy:dm_control/cartpole-swingup-v0", limits=RENDERER),
+        Case("shimmy:dm_control/cheetah-run-v0", limits=RENDERER),
+        Case("shimmy:dm_control/humanoid-walk-v0", limits=RENDERER),
         Case("metaworld:Meta-World/MT1", env_kwargs={"env_name": "reach-v3"}, limits="brings statistics of its own"),
         Case("metaworld:Meta-World/MT1", env_kwargs={"env_name": "push-v3"}, limits="the same"),
     ),

@@ -1,12 +1,15 @@
 """Pictures without a screen: episodes outside training, videos, and where nothing can be rendered."""
 
 import io
+import os
+import subprocess
+import sys
 import time
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import run_process
+from conftest import ROOT, run_process
 from films import decoded
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -139,6 +142,35 @@ def test_a_display_that_does_not_answer_holds_nobody(monkeypatch):
     started = time.time()
     assert _choose_mujoco_gl.__wrapped__() == "no OpenGL for MuJoCo (tried egl)"
     assert time.time() - started < 10
+
+
+HOLDER = """
+import gymnasium as gym
+from supervision.replay import open_rendered
+
+class Maze(gym.Env):
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+
+    def __init__(self, render_mode=None):
+        self.inner, self.render_mode = gym.make("InvertedPendulum-v5", render_mode=render_mode), render_mode
+        self.observation_space, self.action_space = self.inner.observation_space, self.inner.action_space
+
+    def reset(self, *, seed=None, options=None):
+        return self.inner.reset(seed=seed)
+
+    def render(self):
+        return self.inner.render()
+
+print(open_rendered(lambda mode: Maze(mode))[1])
+"""
+
+
+def test_an_environment_that_holds_one_of_mujocos_is_drawn_by_what_works_here():
+    """As PointMaze does: in a process in which nobody has chosen an OpenGL yet."""
+    bare = {name: value for name, value in os.environ.items() if name not in ("MUJOCO_GL", "DISPLAY")}
+    command = [sys.executable, "-c", HOLDER]
+    done = subprocess.run(command, env=bare, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in ("", "no OpenGL for MuJoCo (tried egl, osmesa, glfw)")
 
 
 # -- videos of training -----------------------------------------------------------------------------------------------
