@@ -86,7 +86,7 @@ def test_a_script_that_is_copied_beside_others_runs_there(installed, tmp_path):
     done = call(installed / "python", "cleanrl/guided_sac_continuous.py", *FLAGS, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     names = sorted(path.name.rsplit("__", 1)[0] for path in (tmp_path / "runs").iterdir())
-    assert names == ["MountainCarContinuous-v0__guided_sac_continuous__1", "theirs"]
+    assert names == ["MountainCarContinuous-v0__guided_sac_continuous_bundled__1", "theirs"]
 
 
 def test_dependencies_are_those_that_the_tests_run_with():

@@ -10,7 +10,6 @@ from conftest import ROOT
 
 from benchmark.probes.environments import (
     CASES,
-    CONTINUOUS,
     DISCRETE,
     HEADER,
     PACKAGES,
@@ -65,14 +64,11 @@ def odd(tmp_path):
     return path / "python"
 
 
-@pytest.mark.parametrize(("env_id", "script", "observed"), [
-    ("Pendulum-v1", CONTINUOUS, "(3,)"), ("Taxi-v4", DISCRETE, "an int"),
-])  # fmt: skip
-def test_an_environment_that_trains(env_id, script, observed, tmp_path):
-    row, as_said = cells(Case(env_id, script, limits="none known"), tmp_path)
+def test_an_environment_that_trains(tmp_path):
+    row, as_said = cells(Case("Taxi-v4", DISCRETE, limits="none known"), tmp_path)
     assert as_said
     assert row == {
-        "environment": f"`{env_id}`", "script": script.split("_")[2][:-3], "observations": observed,
+        "environment": "`Taxi-v4`", "script": "discrete", "observations": "an int",
         "prompt": "yes", "without supervisor": "yes", "guided": "yes", "RND": "yes", "pictures": "yes",
         "known limits": "none known",
     }  # fmt: skip
