@@ -7,7 +7,7 @@ buffer, same random numbers. What the guided one does better or worse than the r
 on both policies: return, length of the episodes, speed, alternating footfalls. What was run before is not run again,
 and what was interrupted goes on.
 
-Docs: docs/results.md
+Docs: docs/resume.md
 """
 
 import json
