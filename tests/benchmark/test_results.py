@@ -123,6 +123,10 @@ def test_an_arm_is_kept_where_two_of_its_seeds_have_the_same_digits(tmp_path):
     Path("study.toml").write_text(
         f'environments = ["E-v0"]\nseeds = [1, 2, 3]\nquick = {{ seeds = [1, 2, 3], flags = {{}} }}\n{arms}'
     )
+    study, csv = load_study(Path("study.toml"), quick=True), Path("runs/quick/study.csv")
+    csv.parent.mkdir(parents=True)
+    before = table.as_table(rows(study, "E-v0", "A", [0, 9], [0, 9], [0, 9]))
+    table.write_table(before, csv)
 
     def run_results(*flags: str) -> subprocess.CompletedProcess:
         line = command("results", "study.toml", "--quick", "--cores", "1", *flags)
@@ -132,30 +136,32 @@ def test_an_arm_is_kept_where_two_of_its_seeds_have_the_same_digits(tmp_path):
         records = [json.loads(path.read_text()) for path in Path(folder).glob("*/run.json")]
         return sorted((record["flags"]["gamma"], record["seed"]) for record in records)
 
-    result = run_results("--runs", "first")
+    result = run_results("--keep-arms", "A", "--runs", "first")
     assert result.returncode == 0, result.stderr
-    csv = Path("runs/quick/study.csv")
-    before = table.load_table(csv)
-
-    result = run_results("--keep-arms", "A", "--runs", "second")
-    assert result.returncode == 0, result.stderr
-    assert kept_runs("second") == [(0.7, 1), (0.7, 2), (0.7, 3), (0.9, 1), (0.9, 2)]
-    after, columns = table.load_table(csv), ["arm", "seed", "tag", "step", "value", "settings", "commit"]
-    assert after[columns].equals(before[columns])
-    assert set(after[after.arm == "B"].versions) == set(before.versions)
-    assert "; kept: seeds 1, 2 are the same at " in after[after.arm == "A"].versions.unique()[0]
+    assert kept_runs("first") == [(0.7, 1), (0.7, 2), (0.7, 3), (0.9, 1), (0.9, 2)]
+    after, columns = table.load_table(csv), ["seed", "tag", "step", "value", "commit"]
+    kept = after[after.arm == "A"]
+    assert kept[columns].to_numpy().tolist() == before[columns].to_numpy().tolist()
+    assert set(after[after.arm == "B"].value) == {0.0, 7.0}
+    assert "; kept: seeds 1, 2 are the same at " in kept.versions.unique()[0]
     assert "Kept from the table of before: A, of commit " in Path("runs/quick/study.md").read_text()
 
-    before.loc[(before.arm == "A") & (before.seed == 2) & (before.step == 10), "value"] = 8.0
+    before.loc[(before.seed == 2) & (before.step == 10), "value"] = 8.0
     table.write_table(before, csv)
-    result = run_results("--keep-arms", "A", "--runs", "third")
+    result = run_results("--keep-arms", "A", "--runs", "second")
     assert (result.returncode, result.stderr) == (
         1, "results.py: error: study: A on E-v0, seed 2, cannot be kept: eval/episodic_return at step 10 is 9, "
         "before 8\n"
     )  # fmt: skip
-    assert kept_runs("third") == [(0.9, 1), (0.9, 2)]
-    for flags, message in ((("--redraw",), "--redraw runs nothing"), ((), "names 'C', which is an arm of none")):
-        assert message in run_results("--keep-arms", "C", *flags).stderr
+    assert kept_runs("second") == [(0.9, 1), (0.9, 2)]
+
+
+def test_arms_that_cannot_be_kept_are_named(monkeypatch):
+    Path("study.toml").write_text(STUDY_FILE)
+    for flags, message in ((["--redraw"], "--redraw runs nothing"), ([], "names 'C', which is an arm of none")):
+        monkeypatch.setattr("sys.argv", ["results.py", "study.toml", "--quick", "--keep-arms", "C", *flags])
+        with pytest.raises(SystemExit, match=message):
+            runpy.run_path(str(ROOT / "benchmark" / "results.py"), run_name="__main__")
 
 
 def test_missing_seeds_are_named():

@@ -277,8 +277,9 @@ def test_area_under_the_curve_by_hand():
     assert analysis.area(later).tolist() == [8.75, -3.0]
 
 
-def test_the_summary_of_a_grid_is_short():
+def test_the_summary_of_a_grid_is_short(monkeypatch):
     """Of a grid's arms the last step and the area; compared with what is no point of the grid, not with each other."""
+    monkeypatch.setattr(analysis, "REPS", 200)
     arms = {"A x=1": Arm(SCRIPT, {}, {"x": 1}), "A x=2": Arm(SCRIPT, {}, {"x": 2}), "SAC": Arm(SCRIPT, {})}
     study = a_study("s", ["E-v0"], arms)
     data = table.as_table(row for i, arm in enumerate(arms) for row in rows(study, "E-v0", arm, [0, i], [0, i]))
