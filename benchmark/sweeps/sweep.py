@@ -191,13 +191,18 @@ def versions() -> dict[str, str]:
     return found
 
 
-def git_commit() -> str:
-    """The project's commit, with "-dirty" behind it where tracked files were changed."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+def git_commit(root: Path = ROOT) -> str:
+    """The project's commit, with "-dirty" behind it where tracked files were changed, what studies write apart."""
+    git = ["git", "-C", str(root)]
+    changed = [*git, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmark/results", ":!docs"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        commit, changes = (
+            subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+            for command in ([*git, "rev-parse", "HEAD"], changed)
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return f"{commit}-dirty" if changes else commit
 
 
 def start_ray(args: Args) -> None:

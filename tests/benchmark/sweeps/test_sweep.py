@@ -146,6 +146,22 @@ def test_progress_by_hand():
     assert sweep.progress(over, 0, 0) == "2 done, 0 running, 1 failed, 0 waiting"
 
 
+def test_a_commit_is_dirty_where_code_was_changed_not_by_the_tables_before(tmp_path):
+    assert sweep.git_commit(tmp_path) == "unknown"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    code, made = tmp_path / "code.py", tmp_path / "benchmark" / "results" / "study.csv"
+    made.parent.mkdir(parents=True)
+    for path in (code, made):
+        path.write_text("1\n")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    made.write_text("2\n")
+    assert sweep.git_commit(tmp_path) == commit
+    code.write_text("2\n")
+    assert sweep.git_commit(tmp_path) == f"{commit}-dirty"
+
+
 def test_failures_and_duplicates(tmp_path):
     """One run serves two arms; a failing one is listed with its log and makes the status 1; only it is redone."""
     failing = tmp_path / "failing.py"
