@@ -44,7 +44,7 @@ from supervision.sandbox.messages import CPU_BUDGET, PolicyError, SandboxError
 from supervision.sandbox.policy import SandboxedPolicy, check_start
 from supervision.state import Deferred, Interrupted, load_state, state_of
 from supervision.texts import for_console, for_tensorboard, say, tolerate_any_terminal
-from supervision.trial import dry_run
+from supervision.trial import UNGUIDED, dry_run
 from supervision.workbench import run_command
 
 __all__ = ["GreedyVideos", "PolicyError", "Supervisor", "SupervisorArgs", "record_video"]  # what scripts import
@@ -302,7 +302,7 @@ class Supervisor:
             return finished.value
 
     def _report(self, decision: Decision, global_step: int, writer: SummaryWriter) -> None:
-        returns = [f"{r:.4g}" for r in list(self.guidance.episodes.whole_returns)[-3:]]
+        returns = [f"{r:.4g}" for r in list(self.guidance.episodes.unguided_returns)[-3:]]
         seen = f"unguided returns {', '.join(returns)}" if returns else "no unguided episode is over yet"
         decision.seen = seen
         verdict, advice = decision.verdict, f"; advice: {gist(decision.advice)}" if decision.advice else ""
@@ -355,7 +355,8 @@ class Supervisor:
             self.report.judged(verdict)
             writer.add_scalar("supervisor/trial_passed", float(verdict.passed), global_step)
             writer.add_scalar("supervisor/trial_guided_return", verdict.guided, global_step)
-            writer.add_scalar("supervisor/trial_unguided_return", verdict.other, global_step)
+            if verdict.against == UNGUIDED:  # else the rule before
+                writer.add_scalar("supervisor/trial_unguided_return", verdict.other, global_step)
             if text := self.consultations.judged(verdict, global_step):
                 self._say(text, global_step, writer)
                 self.begin_again |= bool(self.consultations.mend)
@@ -375,7 +376,7 @@ class Supervisor:
         self.active = active, global_step
         self.report.guided(global_step, bool(active))
         writer.add_scalar("charts/guidance_active", active, global_step)
-        writer.add_scalar("supervisor/guided_steps", self.guidance.steps - self.guidance.unguided_steps, global_step)
+        writer.add_scalar("supervisor/guided_steps", self.guidance.guided_steps, global_step)
 
     def end(self, global_step: int, writer: SummaryWriter) -> None:
         """The guided time is over: say what it took, stop the rule's process and close the environments.
@@ -393,7 +394,7 @@ class Supervisor:
 
     def _end_guidance(self, global_step: int, writer: SummaryWriter) -> None:
         self.ended, self.begin_again = True, False
-        guided, steps = self.guidance.steps - self.guidance.unguided_steps, self.guidance.steps
+        guided, steps = self.guidance.guided_steps, self.guidance.steps
         self.consultations.close_rule()
         if not self.interrupted():
             self._log_guidance(global_step, writer)

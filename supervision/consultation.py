@@ -26,7 +26,7 @@ class Known:
     """A rule that a trial found good, to which the supervisor may return."""
 
     source: str
-    guided: deque[Stretch]  # the episodes that it guided last
+    guided: deque[Stretch]  # the episodes that it guided last; while it guides those of its trial, which grow
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Consultations:
         self.mend = ""  # why the coder's rule was ended, of which the coder is still to be told
         self.advice: Advice | None = None  # the last one
         self.history: deque[str] = deque(maxlen=MEMORY)  # what was tried lately, for the advisor
-        self.verdict: Verdict | None = None  # the last look at a trial
+        self.verdict: Verdict | None = None  # the last look at the rule that guides, or that was ended
         self.since = 0  # global step of the last consultation
 
     # The parts that ask a model are generators: they yield the exchange that must be over before they can go on, and
@@ -129,7 +129,7 @@ class Consultations:
         if self.chat is None:
             if self.bundled is None:
                 return Advice("Guidance in every window (--guide-policy).", True, keep_current_policy=has_rule)
-            return self.bundled.advise(self.guidance.episodes.whole_returns, has_rule)
+            return self.bundled.advise(self.guidance.episodes.unguided_returns, has_rule)
         source = self.rule.source if has_rule else None
         question = self.questions.advisor(step, self.seen(step), self.history, self.count, source)
         for may_repair in (True, False):
@@ -197,7 +197,7 @@ class Consultations:
         """A rule guides from here on; the one before it is closed."""
         if self.rule is not None:
             self.rule.close()
-        self.rule = rule
+        self.rule, self.verdict = rule, None
         self.guidance.begin(rule, trial)
 
     def close_rule(self) -> None:
@@ -228,6 +228,7 @@ class Consultations:
         if known is not None and known.source != rule.source:
             try:
                 self._begin(self.start(known.source), Trial(self.args.trial_pairs))
+                self.asked = None  # of the rule that was ended, not of this one
                 return f"{text}; the last good rule guides again"
             except (PolicyError, SandboxError) as error:
                 return f"{text}; the last good rule cannot be started again: {error}"

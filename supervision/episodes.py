@@ -81,7 +81,9 @@ class Episodes:
         # of the present episodes before the present stretch: return, steps, guided steps
         self.totals = np.zeros((num_envs, 3))
         self.over = 0  # unguided stretches that are over
-        self.whole_returns: deque[float] = deque(maxlen=1_000)  # of unguided episodes from reset to end
+        # of unguided episodes from their reset to their end, or as far as a probe was followed: without those that were
+        # cut only what is quickly over would count, in one task the successes, in another the failures
+        self.unguided_returns: deque[float] = deque(maxlen=1_000)
 
     def begin(self, env: int, global_step: int, start: int, guided: bool, uniform: bool) -> Stretch:
         """A stretch begins here."""
@@ -90,8 +92,12 @@ class Episodes:
         self.present[env] = Stretch(env, global_step, start, guided, uniform)
         return self.present[env]
 
-    def end(self, env: int, how: str) -> Stretch | None:
-        """The present stretch is over; it is returned unless it has no step."""
+    def end(self, env: int, how: str, followed: bool = False) -> Stretch | None:
+        """The present stretch is over; it is returned unless it has no step.
+
+        Args:
+            followed: whether it was cut after so many steps that its return counts.
+        """
         stretch, self.present[env] = self.present[env], None
         if stretch is None or not len(stretch):
             return None
@@ -102,8 +108,8 @@ class Episodes:
             total, length, guided = self.totals[env].tolist()
             behaviour = "guided" if guided == length else "partly guided" if guided else "unguided"
             self.finished.append(Finished(behaviour, total, int(length)))
-        if stretch.whole and not stretch.guided:
-            self.whole_returns.append(float(sum(stretch.rewards)))
+        if not stretch.guided and not stretch.start and (how != "cut" or followed):
+            self.unguided_returns.append(float(sum(stretch.rewards)))
         kept = self.guided if stretch.guided else self.unguided
         kept.append(stretch)
         while sum(len(s.obs) for s in kept) > KEPT_STEPS and len(kept) > 1:
@@ -121,7 +127,7 @@ class Episodes:
             "present": [None if s is None else packed(s) for s in self.present],
             "unguided": [packed(s) for s in self.unguided], "guided": [packed(s) for s in self.guided],
             "finished": [list(f) for f in self.finished], "totals": self.totals.copy(),
-            "over": self.over, "whole_returns": self.whole_returns,
+            "over": self.over, "unguided_returns": self.unguided_returns,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -131,7 +137,7 @@ class Episodes:
         self.guided.extend(map(unpacked, state["guided"]))
         self.finished.extend(Finished(*f) for f in state["finished"])
         self.totals, self.over = state["totals"], state["over"]
-        self.whole_returns.extend(state["whole_returns"])
+        self.unguided_returns.extend(state["unguided_returns"])
 
 
 ARRAYS = ("obs", "actions", "next_obs", "rewards")

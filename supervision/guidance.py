@@ -28,9 +28,9 @@ class Guidance:
         action: what the rule returns.
         window: environment steps of a guided window.
         pairs: episodes of each kind before a trial is looked at; 0: no trial.
-        share: of all steps since guidance began that are unguided at least, in [0, 1).
+        share: of all steps while there is a rule that are unguided at least, in [0, 1).
         learning_starts: steps of the run before which the learner's part is uniformly random.
-        guide_start: step of the run from which on steps are counted for the share.
+        guide_start: step of the run from which on steps are counted.
         begun: is told of each stretch of environment 0 that begins, before its first step.
     """
 
@@ -60,7 +60,8 @@ class Guidance:
         self.recorded: tuple[int, str] | None = None
         self.now = 0  # global step of the next call
         self.t = np.zeros(num_envs, dtype=np.int64)  # and the steps of the episodes there
-        self.steps, self.unguided_steps = 0, 0  # since `guide_start`, across windows
+        self.steps = 0  # since `guide_start`
+        self.guided_steps, self.alone = 0, 0  # with the rule, and of the learner alone while there was a rule
 
     def __call__(self, obs: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What the rule does, and where.
@@ -148,13 +149,14 @@ class Guidance:
             present.add(obs[env], actions[env], rewards[env], next_obs[env])
             if global_step >= self.guide_start:
                 self.steps += 1
-                self.unguided_steps += not present.guided
+                self.guided_steps += present.guided
+                self.alone += self.policy is not None and not present.guided
             if dones[env]:
                 self.episodes.end(env, "terminated" if terminations[env] else "truncated")
                 verdict = self._compare(present, global_step) or verdict
                 self._mark(env)
             elif self.marked[env] and not present.guided and len(present) >= self.patience:
-                self._hand_over(env)
+                self._hand_over(env, followed=True)
                 verdict = self._compare(present, global_step) or verdict
         self.open()
         return verdict
@@ -164,9 +166,9 @@ class Guidance:
         """P: steps after which a probe goes on with the rule."""
         return FOLLOWED * self.trial.longest or max(self.window // 10, 1)
 
-    def _hand_over(self, env: int) -> None:
-        """The rule takes an episode over in the middle."""
-        self.episodes.end(env, "cut")
+    def _hand_over(self, env: int, followed: bool = False) -> None:
+        """The rule takes an episode over in the middle, a probe after P steps."""
+        self.episodes.end(env, "cut", followed)
         self.policy.forget([env])
         self.mask[env], self.marked[env] = True, False
 
@@ -188,14 +190,14 @@ class Guidance:
             probes = len(trial.comparable()) if trial.guided else len(trial.probes)
             guided = len(trial.guided) + np.count_nonzero(self.marked & self.mask)
             return bool(guided <= probes + np.count_nonzero(self.marked & ~self.mask))
-        return self.unguided_steps >= self.share * self.steps
+        return self.alone >= self.share * (self.guided_steps + self.alone)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint; the rule itself is no part of it."""
         return {
             "mask": self.mask.copy(), "marked": self.marked.copy(), "episodes": self.episodes.state_dict(),
             "trial": self.trial.state_dict(), "now": self.now, "t": self.t.copy(),
-            "steps": self.steps, "unguided_steps": self.unguided_steps,
+            "steps": self.steps, "guided_steps": self.guided_steps, "alone": self.alone,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any], policy: SandboxedPolicy | None) -> None:
@@ -203,6 +205,7 @@ class Guidance:
         self.policy, self.mask[:] = policy, state["mask"] if policy is not None else False
         self.marked[:] = state["marked"] if policy is not None else False
         self.episodes.load_state_dict(state["episodes"])
-        self.trial = Trial.from_state(state["trial"])
-        self.steps, self.unguided_steps, self.now = state["steps"], state["unguided_steps"], state["now"]
+        self.trial = Trial.from_state(state["trial"] | {"pairs": self.pairs})  # a fork may have others
+        self.steps, self.guided_steps, self.alone = state["steps"], state["guided_steps"], state["alone"]
+        self.now = state["now"]
         self.t = state["t"]

@@ -255,7 +255,7 @@ class Report:
             supervisor=supervisor.description,
             curve={behaviour: self.curve.points(behaviour) for behaviour in BEHAVIOURS},
             evaluations=list(self.evaluations), active=self.active, windows=self.windows, left_out=self.left_out,
-            closing=self.closing, guided_steps=guidance.steps - guidance.unguided_steps,
+            closing=self.closing, guided_steps=guidance.guided_steps,
             consultations=held.count, rules=len(self.rules), failures=held.failures, costs=costs,
             seconds=supervisor.seconds, own_seconds=self.seconds,
         )  # fmt: skip

@@ -43,11 +43,13 @@ def state_of(supervisor: Any) -> dict[str, Any]:
     chat, held = supervisor.chat, supervisor.consultations
     rule, good, asked = held.rule, held.good, held.asked
     return {
-        "mode": supervisor.mode, "ended": supervisor.ended, "seconds": supervisor.seconds, "count": held.count,
+        "mode": supervisor.mode, "files": files_of(supervisor), "ended": supervisor.ended,
+        "seconds": supervisor.seconds, "count": held.count,
         "failures": held.failures, "ends": held.ends, "mend": held.mend, "history": list(held.history),
         "rule": None if rule is None else {"source": rule.source, "memory": rule.memory()},
         "verdict": None if held.verdict is None else asdict(held.verdict),
         "good": None if good is None else {"source": good.source, "guided": [packed(s) for s in good.guided]},
+        "good_guides": good is not None and good.guided is supervisor.guidance.trial.guided,
         "asked": None if asked is None else asdict(replace(asked, pictures=[])),
         "guiding": supervisor.guiding is not None, "guidance": supervisor.guidance.state_dict(),
         "waiting": supervisor.waiting, "active": supervisor.active, "unseen": supervisor.unseen,
@@ -56,9 +58,14 @@ def state_of(supervisor: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def files_of(supervisor: Any) -> list[str | None]:
+    """Where a rule that no model writes, or the prompts, are from."""
+    return [supervisor.args.guide_policy, supervisor.args.prompt_dir]
+
+
 def load_state(supervisor: Any, state: dict[str, Any]) -> None:
-    """Bring a prepared `Supervisor` there. One of another kind, in a fork, begins anew, with a consultation."""
-    if state["mode"] != supervisor.mode or supervisor.mode == "none":
+    """Bring a prepared `Supervisor` there. A fork's of another kind or rule begins anew, with a consultation."""
+    if (state["mode"], state.get("files")) != (supervisor.mode, files_of(supervisor)) or supervisor.mode == "none":
         supervisor.begin_again = supervisor.mode != "none"
         return
     held = supervisor.consultations
@@ -89,4 +96,6 @@ def load_state(supervisor: Any, state: dict[str, Any]) -> None:
             else:
                 say(f"supervisor: the last rule is gone: {lost}")
     supervisor.guidance.load_state_dict(state["guidance"], held.rule if state["guiding"] else None)
+    if state["good_guides"]:
+        held.good.guided = supervisor.guidance.trial.guided
     supervisor.guidance.recorded = supervisor.chat.failure if supervisor.chat is not None else None

@@ -14,8 +14,10 @@ from supervision.sandbox.policy import SandboxedPolicy
 
 LOOKS = (3, 5, 8, 12, 20)  # pairs of episodes at which a trial is looked at; after these at every tenth
 ERRORS = 2.5  # Welch's standard errors by which a rule must be worse to be ended
+UNGUIDED = "unguided"  # against what a rule is judged
 LISTS = ("predecessor", "guided", "probes")  # of a trial
 WINDOWS = 10  # whose episodes a trial compares, the last ones: learner and rule were others before
+FEWEST = LOOKS[0]  # episodes of each kind that are kept, however old
 
 
 def dry_run(policy: SandboxedPolicy, obs: Sequence[np.ndarray], t: Sequence[int]) -> SandboxedPolicy:
@@ -55,7 +57,7 @@ def standard_error(these: Sequence[float], those: Sequence[float]) -> float:
 class Verdict:
     """What a look at a trial saw: mean returns of the episodes' first `horizon` steps, and of how many."""
 
-    against: str  # "unguided", or "the rule before"
+    against: str  # UNGUIDED, or "under the rule before"
     guided: float
     other: float
     counts: tuple[int, int]
@@ -96,7 +98,8 @@ class Trial:
     predecessor: deque[Stretch] = field(default_factory=deque)  # guided by the last good rule
     guided: deque[Stretch] = field(default_factory=deque)
     probes: deque[Stretch] = field(default_factory=deque)
-    looked: int = 0  # pairs at the last look
+    forgotten: tuple[int, int] = (0, 0)  # how many guided ones and probes are no longer kept
+    looked: int = 0  # pairs ever at the last look
     good: bool = False  # whether the last look saw the rule do at least as well as no guidance
 
     @property
@@ -120,19 +123,27 @@ class Trial:
         """An episode is over, or a probe was cut; what began before step `since` of the run is forgotten."""
         kept = self.guided if stretch.guided else self.probes
         kept.append(stretch.bare())
-        while kept[0].global_step < since and len(kept) > 1:
+        guided, probes = self.forgotten
+        while kept[0].global_step < since and len(kept) > FEWEST:
             kept.popleft()
+            guided, probes = guided + stretch.guided, probes + (not stretch.guided)
+        self.forgotten = guided, probes
+        while self.predecessor and self.predecessor[0].global_step < since:
+            self.predecessor.popleft()
 
     def look(self) -> Verdict | None:
-        """The verdict, when it is time for one: at 3, 5, 8, 12, 20 pairs, then at every tenth."""
+        """The verdict on what is kept, when it is time for one: at 3, 5, 8, 12, 20 pairs ever, then at every tenth."""
         due = next(n for n in chain(LOOKS, count(30, 10)) if n > self.looked and n >= self.pairs)
-        others = self.comparable() if min(len(self.guided), len(self.probes)) >= due else []
-        if len(others) < due:
+        guided, probes = self.forgotten
+        if min(guided + len(self.guided), probes + len(self.probes)) < due:
+            return None
+        others = self.comparable()
+        if probes + len(others) < due or len(others) < FEWEST:
             return None
         self.looked = due
         horizon = self.horizon
         returns = [s.return_until(horizon) for s in self.guided]
-        verdict = self._compare(returns, others, "unguided")
+        verdict = self._compare(returns, others, UNGUIDED)
         if verdict.passed and self.predecessor:  # a new rule must not be worse than the last good one either
             before = [r for s in self.predecessor if (r := s.return_until(horizon)) is not None]
             if len(before) > 1:
@@ -150,7 +161,8 @@ class Trial:
     def state_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
         lists = {name: [packed(s) for s in getattr(self, name)] for name in LISTS}
-        return lists | {"pairs": self.pairs, "looked": self.looked, "good": self.good}
+        rest = {"pairs": self.pairs, "forgotten": self.forgotten, "looked": self.looked, "good": self.good}
+        return lists | rest
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Trial":

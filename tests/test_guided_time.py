@@ -157,8 +157,13 @@ def test_a_rule_that_is_worse_than_the_last_good_one_gives_way_to_it(consultant,
         "before (7), over their first 10 steps, without any spread; the last good rule guides again\n"
     ) in capsys.readouterr().out
     assert not it.supervisor.waiting and len(endpoint.requests) == 4
+    # the conversation and the verdict were the other rule's
+    assert it.supervisor.consultations.asked is None and it.supervisor.consultations.verdict is None
     finish(it)
-    assert scalars(it.run)["charts/guidance_active"] == [
+    logged = scalars(it.run)
+    assert [step for step, _ in logged["supervisor/trial_guided_return"]] == [70, 170]
+    assert logged["supervisor/trial_unguided_return"] == [(70, 0.0)]  # the second one was against the rule before
+    assert logged["charts/guidance_active"] == [
         (9, 0.0), (10, 1.0), (110, 1.0), (170, 1.0), (200, 1.0), (201, 0.0),
     ]  # fmt: skip
 

@@ -265,7 +265,7 @@ def test_models_are_asked_about_discrete_actions(env_id, prompt, row, tmp_path):
     codes = iter([f"```python\ndef policy(obs, t):\n    return {answer}\n```" for answer in ("True", n, "1")])
     args = sup.SupervisorArgs(supervisor="llm", replay_frames=0, trial_pairs=0, coder_model="a-coder")
     args.env_id, args.seed, args.guide_window, args.guide_start, args.guide_end = env_id, 0, 100, 0, 200
-    args.learning_starts, args.total_timesteps = 0, 200
+    args.learning_starts, args.total_timesteps, args.probe_share = 0, 200, 0.0
     with Endpoint(lambda body, _: next(codes) if body["model"] == "a-coder" else INTERVENE) as endpoint:
         args.llm_base_url = endpoint.url
         training = Training(

@@ -144,6 +144,24 @@ def test_a_rule_of_one_s_own_has_its_second_try_also_in_a_run_that_goes_on(run_h
         same(again, whole)
 
 
+def test_a_fork_with_another_rule_is_guided_by_that_one(run_here, monkeypatch):
+    """Also where the parent's rule was ended twice; the same rule's fork has the parent's history."""
+    for name, code in (("harmful.py", HARMFUL), ("right.py", RIGHT)):
+        Path(name).write_text(code.removeprefix("```python\n").removesuffix("```"))
+    with monkeypatch.context() as patch:
+        stop_at(patch, 260)
+        with pytest.raises(SystemExit):
+            run_here(*LINE, "--guide-policy", "harmful.py")
+    parent = only_run()
+    same_rule = run_here("--resume", f"runs/{parent}", "--tau", "0.1")
+    assert texts(same_rule.run_name, "supervisor/code") == []
+    assert same_rule.supervisor.consultations.ends == 2
+    fork = run_here("--resume", f"runs/{parent}", "--guide-policy", "right.py")
+    (code,) = texts(fork.run_name, "supervisor/code")
+    assert Path("right.py").read_text().strip() in code
+    assert scalars(fork.run_name)["supervisor/guided_steps"][-1][1] > 30
+
+
 def test_a_longer_run_is_the_finished_one_gone_on(run_here):
     """A finished run with a larger --total-timesteps ends as one that was that long from the start."""
     longer = run_here(*PLAIN, "--total-timesteps", "300")

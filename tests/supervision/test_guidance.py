@@ -137,13 +137,25 @@ def test_a_share_of_probes_without_a_trial(rule):
     assert sum(mark[0] == "u" for mark in loop.marks[0]) == 10 and not loop.verdicts
 
 
-def test_unguided_windows_count_as_probes(rule):
-    """After 20 unguided episodes none of the next 100 needs to be a probe, but for the trial's own."""
+def test_unguided_windows_are_no_probes(rule):
+    """After 200 unguided episodes one of ten is a probe as ever: else a rule would go on for long and nobody look."""
     guidance = Guidance(1, BOX, 1_000, 0, 0.1)
-    loop = Loop(guidance, [[5]]).run(5 * 20)
+    loop = Loop(guidance, [[5]]).run(5 * 200)
     guidance.begin(rule, Trial(0))
     loop.run(5 * 100)
-    assert "".join(mark[0] for mark in loop.marks[0][20:]) == "g" * 100
+    assert sum(mark[0] == "u" for mark in loop.marks[0][200:]) == 10
+
+
+def test_a_probe_that_is_cut_counts_for_the_advisor_as_far_as_it_went(rule):
+    """Guided episodes of 4 steps, probes of 30 that are cut at twice as many: none is left out of the returns."""
+    guidance = Guidance(1, BOX, 1_000, 3, 0.1)
+    guidance.begin(rule, Trial(3))
+    Loop(guidance, [[4, 30, 4, 30, 5]], reward=-1.0).run(2 * 34)
+    assert list(guidance.episodes.unguided_returns) == [-8.0] * 2
+    guidance.stop()
+    Loop(guidance, [[5]]).run(3)
+    guidance.begin(rule, Trial(3))  # in the middle of an episode, which was not followed as long
+    assert list(guidance.episodes.unguided_returns) == [-8.0] * 2
 
 
 def test_a_failing_rule_acts_nowhere_any_more():
@@ -166,7 +178,7 @@ def test_a_rule_that_is_stopped_leaves_its_episode_to_the_learner(rule):
     loop.run(13)
     assert loop.marks[0] == ["ggguuuuu", "u" * 8]
     assert not guidance.trial.guided  # cut: it counts for neither side
-    assert [len(s) for s in guidance.episodes.unguided] == [5, 8] and guidance.episodes.whole_returns[-1] == 8
+    assert [len(s) for s in guidance.episodes.unguided] == [5, 8] and guidance.episodes.unguided_returns[-1] == 8
 
 
 def test_a_checkpoint_goes_on_in_the_middle(rule):
@@ -198,7 +210,7 @@ def test_a_failed_rule_s_episode_is_the_learner_s_from_there_on():
         assert guidance.failure is not None
         guidance.stop()
         loop.run(5)
-        assert (guidance.steps, guidance.unguided_steps) == (8, 5)
+        assert (guidance.steps, guidance.guided_steps, guidance.alone) == (8, 3, 0)
         assert [len(s) for s in guidance.episodes.guided] == [3] and guidance.episodes.finished[-1][
             0
         ] == "partly guided"
@@ -227,4 +239,4 @@ def test_of_long_episodes_few_are_kept():
     guidance = Guidance(1, BOX, 1_000, 3, 0.1)
     Loop(guidance, [[900]]).run(900 * 5)
     assert [len(s) for s in guidance.episodes.unguided] == [900, 900]
-    assert list(guidance.episodes.whole_returns) == [900.0] * 5
+    assert list(guidance.episodes.unguided_returns) == [900.0] * 5

@@ -142,8 +142,8 @@ def test_the_page_of_consultations_with_models(consultant):
     with pytest.MonkeyPatch.context() as patch, Endpoint(answers) as endpoint:
         patch.setenv("OPENAI_API_KEY", SECRET)
         it = consultant(endpoint.url, guide_window=40, trial_pairs=0, guide_end=90)
-        run_on(it, 90)
-        it.supervisor.args.total_timesteps = 90  # the end of the run
+        run_on(it, 80)
+        it.supervisor.args.total_timesteps = 80  # the end of the run
         finish(it)
     html = Path("runs/run/report.html").read_text()
     assert SECRET not in html
@@ -189,7 +189,7 @@ def supervision(run_dir: Path, text: str = "", costs: dict | None = None, camera
     return SimpleNamespace(
         chat=chat, camera=camera or SimpleNamespace(stills=lambda since, most: []), description=f"llm {text}",
         consultations=SimpleNamespace(count=0, failures=0), seconds=1.0,
-        guidance=SimpleNamespace(steps=10, unguided_steps=5), run_dir=run_dir,
+        guidance=SimpleNamespace(steps=10, guided_steps=5), run_dir=run_dir,
     )  # fmt: skip
 
 
