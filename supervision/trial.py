@@ -17,7 +17,7 @@ ERRORS = 2.5  # Welch's standard errors by which a rule must be worse to be ende
 UNGUIDED = "unguided"  # against what a rule is judged
 LISTS = ("predecessor", "guided", "probes")  # of a trial
 WINDOWS = 10  # whose episodes a trial compares, the last ones: learner and rule were others before
-FEWEST = LOOKS[0]  # episodes of each kind that are kept, however old
+FEWEST = LOOKS[-1]  # episodes of each kind that are kept, however old: of three or four a verdict is chance
 
 
 def dry_run(policy: SandboxedPolicy, obs: Sequence[np.ndarray], t: Sequence[int]) -> SandboxedPolicy:
@@ -138,7 +138,7 @@ class Trial:
         if min(guided + len(self.guided), probes + len(self.probes)) < due:
             return None
         others = self.comparable()
-        if probes + len(others) < due or len(others) < FEWEST:
+        if probes + len(others) < due or len(others) < min(due, FEWEST // 2):
             return None
         self.looked = due
         horizon = self.horizon

@@ -140,14 +140,14 @@ def test_a_sparse_task_s_good_rule_passes():
 
 
 def test_what_is_old_is_forgotten():
-    """Episodes that began before the last windows, the predecessor's too; three of a kind stay, however old."""
-    trial = trial_of([[-1.0]] * 3, [[1.0]] * 2, predecessor=deque([stretch([0.0], True)] * 2))
+    """Episodes that began before the last windows, the predecessor's too; twenty of a kind stay, however old."""
+    trial = trial_of([[-1.0]] * 20, [[1.0]] * 19, predecessor=deque([stretch([0.0], True)] * 2))
     trial.add(stretch([5.0], True, global_step=50), 40)
-    assert [s.rewards for s in trial.guided] == [[-1.0], [-1.0], [5.0]] and len(trial.probes) == 2
+    assert [s.rewards for s in trial.guided] == [[-1.0]] * 19 + [[5.0]] and len(trial.probes) == 19
     assert trial.forgotten == (1, 0) and not trial.predecessor
     for _ in range(2):
         trial.add(stretch([7.0], False, global_step=50), 40)
-    assert [s.rewards for s in trial.probes] == [[1.0], [7.0], [7.0]] and trial.forgotten == (1, 1)
+    assert [s.rewards for s in trial.probes] == [[1.0]] * 18 + [[7.0]] * 2 and trial.forgotten == (1, 1)
 
 
 @pytest.mark.parametrize("steps", [20, 1_000])
@@ -159,13 +159,10 @@ def test_a_rule_that_turns_harmful_late_is_found_out(steps):
             late = pair >= 900
             trial.add(stretch([-1.0 if guided and late else 1.0], guided, global_step=now), now - 10_000)
             verdict, now = trial.look(), now + steps
-            if verdict is not None:
-                assert verdict.passed == (pair < 909)
-                last = pair
-                if not verdict.passed:
-                    assert pair == 909
-                    return
-    pytest.fail(f"the last look was at pair {last}")
+            if verdict is not None and not verdict.passed:
+                assert pair == 909  # the first look behind the turn
+                return
+    pytest.fail("it was never found out")
 
 
 def test_a_new_rule_must_not_be_worse_than_the_last_good_one():
