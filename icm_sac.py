@@ -653,7 +653,7 @@ if __name__ == "__main__":
             episode_bonuses[fresh] = 0
         writer = open_log(args, sources, run_name, device, resumed)
 
-    if global_step == 0:
+    if not (resumed and resumed.state):
         evaluator.run_if_due(act, global_step, writer)
     progress = Progress(args.total_timesteps, global_step)
     while global_step < args.total_timesteps and not interrupts.received:
@@ -712,7 +712,7 @@ if __name__ == "__main__":
         evaluator.run_if_due(act, global_step, writer)
         progress.report(global_step, recent_returns)
 
-    checkpoints.finish(global_step, loop, interrupts.received is not None, writer)
+    checkpoints.finish(global_step, loop, interrupts, writer)
     if args.replay_frequency:
         videos.close()
     envs.close()

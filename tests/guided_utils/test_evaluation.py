@@ -151,13 +151,13 @@ def test_long_runs_are_evaluated_unasked(capsys):
     assert args.eval_frequency == 2_000
     args = settings_of(total_timesteps=19_999)
     Evaluator(args, lambda i: gym.make("Pendulum-v1")).close()
-    assert args.eval_frequency == 0
+    assert args.eval_frequency is None
     args = settings_of(eval_frequency=0)
     Evaluator(args, lambda i: gym.make("Pendulum-v1")).close()
     assert args.eval_frequency == 0 and not capsys.readouterr().out
     args = settings_of()
     Evaluator(args, lambda i: gym.make("CliffWalking-v1")).close()
-    assert args.eval_frequency == 0
+    assert args.eval_frequency is None
     assert capsys.readouterr().out == (
         "no evaluations: the environment has no time limit (--max-episode-steps gives it one)\n"
     )
