@@ -353,14 +353,14 @@ if __name__ == "__main__":
     # compiled code draws other numbers. Autocast stays outside: inside, a second run would find the first's networks
     torch._dynamo.config.trace_autograd_ops = args.compile
     compiled = partial(torch.compile, dynamic=False, fullgraph=True, disable=not args.compile)
-    sample = compiled(actor.sample)
+    samplers = {args.num_envs: compiled(actor.sample)}  # no graphs for what is left of an evaluation's environments
 
     @torch.no_grad()
     def act(obs: np.ndarray, deterministic: bool) -> np.ndarray:
         """Actions (N, *action) of the unguided policy π_θ for observations (N, *obs)."""
         x = torch.as_tensor(obs, dtype=torch.float32, device=device)
         noise = None if deterministic else torch.randn(len(x), act_dim, device=device)
-        actions = actor.get_greedy_action(x) if deterministic else sample(x, noise)
+        actions = actor.get_greedy_action(x) if deterministic else samplers.get(len(x), actor.sample)(x, noise)
         return clip_action(actions.cpu().numpy(), envs.single_action_space)
 
     def critic_gradients(data: Batch, noise: torch.Tensor) -> Gradients:
@@ -443,7 +443,7 @@ if __name__ == "__main__":
         writer = open_log(args, sources, run_name, device, resumed)
     print(f"{'supervisor':>12}: {supervisor.description}", flush=True)
 
-    if global_step == 0:
+    if not (resumed and resumed.state):
         evaluator.run_if_due(act, global_step, writer)
     guidance, progress = supervisor.guiding, Progress(args.total_timesteps, global_step)
     while global_step < args.total_timesteps and not interrupts.received:
@@ -511,7 +511,7 @@ if __name__ == "__main__":
         evaluator.run_if_due(act, global_step, writer)
         progress.report(global_step, recent_returns, "guided" if supervisor.guiding else "")
 
-    checkpoints.finish(global_step, loop, interrupts.received is not None, writer)
+    checkpoints.finish(global_step, loop, interrupts, writer)
     supervisor.end(global_step, writer)
     envs.close()
     evaluator.close()

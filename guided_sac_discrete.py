@@ -498,7 +498,7 @@ if __name__ == "__main__":
         writer = open_log(args, sources, run_name, device, resumed)
     print(f"{'supervisor':>12}: {supervisor.description}", flush=True)
 
-    if global_step == 0:
+    if not (resumed and resumed.state):
         evaluator.run_if_due(act, global_step, writer)
     guidance, progress = supervisor.guiding, Progress(args.total_timesteps, global_step)
     while global_step < args.total_timesteps and not interrupts.received:
@@ -577,7 +577,7 @@ if __name__ == "__main__":
         evaluator.run_if_due(act, global_step, writer)
         progress.report(global_step, recent_returns, "guided" if supervisor.guiding else "")
 
-    checkpoints.finish(global_step, loop, interrupts.received is not None, writer)
+    checkpoints.finish(global_step, loop, interrupts, writer)
     supervisor.end(global_step, writer)
     envs.close()
     evaluator.close()

@@ -538,7 +538,7 @@ if __name__ == "__main__":
     torch._dynamo.config.trace_autograd_ops = args.compile
     compiled = partial(torch.compile, dynamic=False, fullgraph=True, disable=not args.compile)
     if not discrete:
-        act_dim, sample = len(actor.action_scale), compiled(actor.sample)
+        act_dim, samplers = len(actor.action_scale), {args.num_envs: compiled(actor.sample)}  # none for evaluations
         actor_parameters = parameters_of(actor_optimizer)
 
     @torch.no_grad()
@@ -547,7 +547,7 @@ if __name__ == "__main__":
         x = torch.as_tensor(obs, dtype=tensor_dtype(envs.single_observation_space), device=device)
         if not discrete:
             noise = None if deterministic else torch.randn(len(x), act_dim, device=device)
-            actions = actor.get_greedy_action(x) if deterministic else sample(x, noise)
+            actions = actor.get_greedy_action(x) if deterministic else samplers.get(len(x), actor.sample)(x, noise)
             return clip_action(actions.cpu().numpy(), envs.single_action_space)
         log_pi = improved_policy(qf(x), log_alpha.exp())
         indices = log_pi.argmax(dim=1) if deterministic else log_pi.exp().multinomial(1).squeeze(1)
@@ -653,7 +653,7 @@ if __name__ == "__main__":
             episode_bonuses[fresh] = 0
         writer = open_log(args, sources, run_name, device, resumed)
 
-    if global_step == 0:
+    if not (resumed and resumed.state):
         evaluator.run_if_due(act, global_step, writer)
     progress = Progress(args.total_timesteps, global_step)
     while global_step < args.total_timesteps and not interrupts.received:
@@ -712,7 +712,7 @@ if __name__ == "__main__":
         evaluator.run_if_due(act, global_step, writer)
         progress.report(global_step, recent_returns)
 
-    checkpoints.finish(global_step, loop, interrupts.received is not None, writer)
+    checkpoints.finish(global_step, loop, interrupts, writer)
     if args.replay_frequency:
         videos.close()
     envs.close()

@@ -26,6 +26,7 @@ import torch.nn as nn
 import torch.optim as optim
 
 from guided_utils.evaluation import save_model
+from guided_utils.interrupts import Interrupts
 from guided_utils.log import RunLog
 
 FORMAT = 1
@@ -43,7 +44,7 @@ class Resumed:
 
     run_name: str
     settings: dict[str, Any]  # as SETTINGS holds them
-    state: dict[str, Any] | None  # of the checkpoint; None: the run ended before its first
+    state: dict[str, Any] | None  # of the checkpoint, None before the first; once it is in force its step alone
     changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)  # settings now and then, where it is a fork
 
     @property
@@ -77,7 +78,8 @@ def checkpoints_of(folder: Path) -> list[Path]:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's content, plain data alone; ValueError where it is none, cut off, or of another version."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        # mapped: not in memory beside the buffer that it fills; the file may be removed meanwhile
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a damaged file may make torch raise anything
         reason = str(error).splitlines()[0] if str(error) else ""
         raise ValueError(f"the checkpoint {path} cannot be read: {type(error).__name__}: {reason}") from None
@@ -175,10 +177,10 @@ def settings_of(args: Any, sources: dict[str, str], resumed: Resumed | None) -> 
     }  # fmt: skip
 
 
-def note_setting(run_name: str, name: str, value: Any) -> None:
+def note_settings(run_name: str, **known: Any) -> None:
     """Add to the settings in a run's folder what is known later."""
     path = Path("runs", run_name, SETTINGS)
-    settings = json.loads(path.read_text(encoding="utf-8")) | {name: value}
+    settings = json.loads(path.read_text(encoding="utf-8")) | known
     _replace(path, lambda file: file.write(json.dumps(settings, indent=1).encode()))
 
 
@@ -218,10 +220,12 @@ def plain(value: Any) -> Any:
 
 
 def restored(value: Any) -> Any:
-    """What `plain` was given; tensors as they are."""
+    """What `plain` was given; tensors and arrays are copies."""
     match value:
+        case torch.Tensor():
+            return value.clone()
         case {"ndarray": tensor, "shape": shape}:
-            return tensor.numpy().reshape(shape)
+            return tensor.numpy().reshape(shape).copy()
         case {"deque": items, "maxlen": maxlen}:
             return deque(restored(items), maxlen=maxlen)
         case dict():
@@ -316,10 +320,13 @@ class Checkpoints:
         self.args, self.run_name, self.parts, self.modules = args, run_name, parts, modules
         self.folder = Path("runs", run_name, "checkpoints")
         self.last = -1  # step of the last one
+        self.stale: list[Path] = []  # of a run that goes on from an older one: the newer ones, until its first
         self.report = logging.getLogger("guided_sac.unwritten")
 
     def restore(self, resumed: Resumed) -> tuple[Any, ...]:
         """Bring all parts and generators to the checkpoint; returns the loop's variables as `save` was given them.
+
+        Of the checkpoint's content nothing is kept.
 
         Raises:
             ValueError: it does not fit these settings.
@@ -328,7 +335,8 @@ class Checkpoints:
         try:
             for name, part in self.parts.items():
                 if name in state["parts"] and name != "envs":
-                    load_state(part, restored(state["parts"][name]))
+                    saved = state["parts"][name]  # of a buffer not copied before it is copied into its place
+                    load_state(part, saved if hasattr(part, "transitions") else restored(saved))
             name = "envs"
             obs, fresh = play_episodes(self.parts["envs"], restored(state["parts"]["envs"]), obs)
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
@@ -338,7 +346,13 @@ class Checkpoints:
         if "seed" not in resumed.changed:
             set_random_states(restored(state["random"]))  # last: playing and loading may have drawn from them
         self.last = resumed.step
+        if not resumed.changed:
+            self.stale = [path for path in checkpoints_of(self.folder.parent) if path.name > self._path(self.last).name]
+        resumed.state = {"global_step": self.last}
         return (obs, fresh, *restored(state["loop"])[1:])
+
+    def _path(self, global_step: int) -> Path:
+        return self.folder / f"step_{global_step:09d}.pt"
 
     def save_if_due(self, global_step: int, loop: Callable[[], tuple[Any, ...]], writer: RunLog) -> None:
         """Save every `--checkpoint-frequency` steps."""
@@ -354,7 +368,7 @@ class Checkpoints:
         """
         self.check_finite(global_step, writer)
         writer.sync()  # first, so that the log of a run that goes on has no gap
-        path = self.folder / f"step_{global_step:09d}.pt"
+        path = self._path(global_step)
         state = {
             "format": FORMAT, "global_step": global_step, "loop": plain(loop), "random": plain(random_states()),
             "parts": {name: plain(state_of(part)) for name, part in self.parts.items()},
@@ -362,6 +376,10 @@ class Checkpoints:
         try:
             _replace(path, lambda file: torch.save(state, file))
             self.last = global_step
+            for newer in self.stale:
+                if newer != path:
+                    newer.unlink(missing_ok=True)
+            self.stale.clear()
             keep = len(checkpoints_of(self.folder.parent)) if self.args.checkpoint_keep == "all" else (
                 int(self.args.checkpoint_keep))  # fmt: skip
             for old in checkpoints_of(self.folder.parent)[:-keep]:
@@ -379,9 +397,16 @@ class Checkpoints:
                     if tensor.is_floating_point() and not tensor.isfinite().all():
                         writer.fail(f"step {global_step:,}: {key} of {name} is not finite: the networks have diverged")
 
-    def finish(self, global_step: int, loop: Callable[[], tuple[Any, ...]], interrupted: bool, writer: RunLog) -> None:
-        """At the end of the loop: a last checkpoint, if one was due in the run or it was interrupted; the model."""
-        frequency = self.args.checkpoint_frequency
+    def finish(
+        self, global_step: int, loop: Callable[[], tuple[Any, ...]], interrupts: Interrupts, writer: RunLog
+    ) -> None:
+        """At the end of the loop: a last checkpoint, if one was due in the run or it was interrupted; the model.
+
+        Where the last step is done no signal has interrupted the run, nor does one from here on.
+        """
+        if global_step >= self.args.total_timesteps:
+            interrupts.last_step_done()
+        frequency, interrupted = self.args.checkpoint_frequency, interrupts.received is not None
         if interrupted or (frequency and global_step >= frequency and global_step > self.last):
             self.save(global_step, loop(), writer)
         else:

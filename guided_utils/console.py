@@ -14,7 +14,7 @@ import torch
 import torch.utils.tensorboard.writer
 from torch.utils.tensorboard.summary import hparams
 
-from guided_utils.checkpoint import Resumed, code_hash, keep_folder, machine, note_setting
+from guided_utils.checkpoint import Resumed, code_hash, keep_folder, machine, note_settings
 from guided_utils.interrupts import Interrupts
 from guided_utils.log import RunLog, TrackedLog
 from guided_utils.optimisation import speed_in_bf16
@@ -38,11 +38,11 @@ def open_log(
             project=args.wandb_project_name, entity=args.wandb_entity, sync_tensorboard=True, config=vars(args),
             name=run_name, save_code=True, id=known, resume="allow" if known else None,
         )  # fmt: skip
-        note_setting(run_name, "wandb_id", wandb.run.id)
+        note_settings(run_name, wandb_id=wandb.run.id)
         # wandb has put a class of its own in the place of this one: making one tells it which folder to follow
         torch.utils.tensorboard.writer.EventFileWriter(f"runs/{run_name}").close()
-    if getattr(args, "llm_base_url", None) and not goes_on:
-        note_setting(run_name, "args", vars(args) | {"resume": None})  # its secrets are masked by now
+    # by now a server's secrets are masked and the evaluations' spacing is known; a run that goes on may have a new end
+    note_settings(run_name, args=vars(args) | {"resume": None}, sources=sources)
     # of a run that goes on, what was logged behind its checkpoint is logged again
     first = (resumed.step + bool(resumed.state)) if goes_on else None
     writer = (TrackedLog if args.track else RunLog)(f"runs/{run_name}", purge_step=first)
@@ -60,7 +60,7 @@ def open_log(
         slower = "; with the conversions between them, --precision fp32 is the faster choice"
         print(line + slower * (factor < 1.2), flush=True)
     if resumed:
-        _say_what_goes_on(resumed)
+        _say_what_goes_on(resumed, args.total_timesteps)
     keep_folder()
     return writer
 
@@ -83,10 +83,12 @@ def _set_tables(writer: RunLog, settings: dict[str, Any]) -> None:
         writer.file_writer.add_summary(summary)
 
 
-def _say_what_goes_on(resumed: Resumed) -> None:
+def _say_what_goes_on(resumed: Resumed, total_timesteps: int) -> None:
     """Say where a run begins, and what makes it another one than before."""
-    how = "a fork of" if resumed.changed else "goes on:"
-    print(f"{'resume':>12}: {how} {resumed.run_name} at step {resumed.step:,}", flush=True)
+    text = f"{'a fork of' if resumed.changed else 'goes on:'} {resumed.run_name} at step {resumed.step:,}"
+    if resumed.step >= total_timesteps:
+        text = f"{resumed.run_name} is at its end, step {resumed.step:,}; a larger --total-timesteps lets it go on"
+    print(f"{'resume':>12}: {text}", flush=True)
     for name, (now, then) in resumed.changed.items():
         print(f"{'':>12}  {name}={now} (was {then})")
     if resumed.settings["args"].get("llm_async"):

@@ -66,8 +66,9 @@ class Evaluator:
     as they are.
 
     Args:
-        args: a script's settings: eval_frequency (0: no environments are made; None is replaced by what it stands for),
-            eval_episodes, eval_sampled_episodes, total_timesteps and seed.
+        args: a script's settings: eval_frequency (0: no environments are made; None is replaced by what it stands for,
+            unless that is none: the run gone on for longer may have some), eval_episodes, eval_sampled_episodes,
+            total_timesteps and seed.
         env_fn: makes the i-th environment.
 
     Raises:
@@ -78,7 +79,7 @@ class Evaluator:
         self.args = args
         self.seed, self.greedy, self.sampled = args.seed, args.eval_episodes, args.eval_sampled_episodes
         if args.eval_frequency is None:
-            args.eval_frequency = _usual_frequency(args.total_timesteps, env_fn)
+            args.eval_frequency = _usual_frequency(args.total_timesteps, env_fn) or None
         self.envs = [env_fn(i) for i in range(max(self.greedy, self.sampled) if args.eval_frequency else 0)]
         for env in self.envs:
             check_time_limit(env)

@@ -14,11 +14,12 @@ _standing: list["Interrupts"] = []  # whose handlers stand
 class Interrupts:
     """Notes a signal instead of dying of it. Outside the main thread, where Python allows no handlers, it notes none.
 
-    `received` is the signal's number, None until there is one.
+    `received` is the signal's number, None until there is one, and where the run is done anyway.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._noted, self._done = False, False  # a signal; the last step
         self._before: dict[int, Callable | int | None] = {}
         put_back()
         if threading.current_thread() is threading.main_thread():
@@ -27,10 +28,15 @@ class Interrupts:
             _standing.append(self)
 
     def _note(self, number: int, frame: object) -> None:
-        if self.received is not None:
+        if self._noted:
             os._exit(128 + number)  # not by the default action, which process 1 of a container does not have
-        self.received = number
-        print(f"\n{signal.Signals(number).name}: the run ends after this step (once more: at once)", flush=True)
+        self._noted, self.received = True, None if self._done else number
+        when = "is at its end" if self._done else "ends after this step"
+        print(f"\n{signal.Signals(number).name}: the run {when} (once more: at once)", flush=True)
+
+    def last_step_done(self) -> None:
+        """From here on a signal interrupts nothing, nor did one that came before; a second one still ends the run."""
+        self._done, self.received = True, None
 
     def put_back(self) -> None:
         """Let the signals do what they did before."""

@@ -164,12 +164,13 @@ def _settings_of(Args: type[A], resumed: Resumed) -> A:
 
 
 def _compare(args: Any, base: Any, resumed: Resumed) -> None:
-    """Note what makes a fork of a run that goes on; ValueError where there is nothing left to do."""
+    """Note what makes a fork of a run that goes on; ValueError where it is behind its end, or a fork at it."""
     differs = {f.name: (getattr(args, f.name), getattr(base, f.name)) for f in fields(args)}
     resumed.changed = {k: v for k, v in differs.items() if v[0] != v[1] and k not in FREE}
     if "env_id" in resumed.changed:
         raise ValueError(f"{resumed.run_name} is a run in {base.env_id}: it cannot go on in {args.env_id}")
-    if resumed.step >= args.total_timesteps:
+    beyond = resumed.step - args.total_timesteps
+    if beyond >= (0 if resumed.changed else args.num_envs):  # a run that goes on is finished where its last step ended
         raise ValueError(
             f"{resumed.run_name} is at step {resumed.step:,} of {args.total_timesteps:,}: a larger --total-timesteps "
             "lets it go on"

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, scalars
+from conftest import ROOT, needs_compiler, scalars
 from torch.utils.tensorboard import SummaryWriter
 
 from guided_utils.evaluation import Evaluator
@@ -92,6 +92,48 @@ def test_sampled_episodes_leave_training_as_it_was(name, run_here):
     assert sampled[0] != without["eval/episodic_return"]
 
 
+class EndsApartEnv(gym.Env):
+    """Pays the action; the i-th that is made ends after i steps."""
+
+    observation_space, action_space = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Box(-1, 1, (1,))
+    made = 0
+
+    def __init__(self):
+        EndsApartEnv.made += 1
+        self.length = EndsApartEnv.made
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        obs = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return obs, float(action[0]), self.t == self.length, False, {}
+
+
+gym.register("EndsApart-v0", entry_point=EndsApartEnv, max_episode_steps=20)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["guided_sac_continuous", "rnd_sac"])
+def test_sampled_episodes_of_a_compiled_run_end_one_after_the_other(name, run_here, monkeypatch):
+    """Ten, nine, …, one go on: only training's number of environments, here one, is worth a graph."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    flags = ["--env-id", "EndsApart-v0", "--total-timesteps", "2", "--eval-frequency", "2", "--eval-episodes", "1",
+             "--eval-sampled-episodes", "10"]  # fmt: skip
+    flags += ["--supervisor", "none"] if name.startswith("guided") else []
+    returns = []
+    for more in ([], ["--compile"]):
+        monkeypatch.setattr(EndsApartEnv, "made", 0)
+        returns.append(scalars(run_here(*flags, *more, script=ROOT / f"{name}.py").run_name)["eval/sampled_return"])
+    assert [step for step, _ in returns[0]] == [0, 2]
+    np.testing.assert_allclose(returns[1], returns[0], atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
 def test_sampled_episodes_without_evaluations_are_refused(run_here, capsys):
     with pytest.raises(SystemExit, match="--eval-sampled-episodes needs evaluations: give --eval-frequency"):
         run_here("--supervisor", "none", "--eval-sampled-episodes", "3", "--eval-frequency", "0")
@@ -109,13 +151,13 @@ def test_long_runs_are_evaluated_unasked(capsys):
     assert args.eval_frequency == 2_000
     args = settings_of(total_timesteps=19_999)
     Evaluator(args, lambda i: gym.make("Pendulum-v1")).close()
-    assert args.eval_frequency == 0
+    assert args.eval_frequency is None
     args = settings_of(eval_frequency=0)
     Evaluator(args, lambda i: gym.make("Pendulum-v1")).close()
     assert args.eval_frequency == 0 and not capsys.readouterr().out
     args = settings_of()
     Evaluator(args, lambda i: gym.make("CliffWalking-v1")).close()
-    assert args.eval_frequency == 0
+    assert args.eval_frequency is None
     assert capsys.readouterr().out == (
         "no evaluations: the environment has no time limit (--max-episode-steps gives it one)\n"
     )

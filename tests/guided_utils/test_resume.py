@@ -18,6 +18,9 @@ from consultations import RULE as RIGHT
 from processes import BRIEF, CAR, GUIDED, PLAIN, only_run, start, stop_at, wait_for
 
 from benchmark.probes import kill_points
+from guided_utils import checkpoint, console, evaluation
+from guided_utils.interrupts import Interrupts
+from guided_utils.log import RunLog
 
 
 def comparable(run: str) -> dict:
@@ -65,6 +68,8 @@ def test_an_interrupted_run_goes_on_to_the_bit(script, flags, run_here, monkeypa
     (cut,) = [path.name for path in Path("runs").iterdir() if path.name != whole.run_name]
     again = run_here("--resume", f"runs/{cut}", script=ROOT / script)
     assert again.run_name == cut and again.global_step == whole.global_step
+    assert set(again.resumed.state) == {"global_step"}  # not a second copy of the buffer, in memory or on the disk
+    assert "step_000000" not in Path("/proc/self/maps").read_text()
     assert comparable(cut) == expected[0]
     assert all(torch.equal(a, b) for a, b in zip(weights(again), expected[1], strict=True))
     assert kill_points.report_of(Path(f"runs/{cut}")) == kill_points.report_of(Path(f"runs/{whole.run_name}"))
@@ -172,8 +177,179 @@ def test_a_longer_run_is_the_finished_one_gone_on(run_here):
     assert comparable(short) == comparable(longer.run_name)
 
 
+EVALUATED = ["--env-id", "Pendulum-v1", "--max-episode-steps", "5", "--learning-starts", "500", "--eval-episodes", "1",
+             "--checkpoint-frequency", "100"]  # fmt: skip
+
+
+def test_a_longer_run_keeps_the_spacing_of_its_evaluations(run_here, monkeypatch):
+    """Also where nobody asked for it; of a run too short to be evaluated there is none, and the longer one has its."""
+    monkeypatch.setattr(evaluation, "LONG_RUN", 200)
+
+    def steps(run) -> list[int]:
+        return [step for step, _ in scalars(run.run_name).get("eval/episodic_return", [])]
+
+    flags = [*EVALUATED, "--supervisor", "none", "--eval-sampled-episodes", "1", "--total-timesteps"]
+    for total, before, after in ((200, 10, 10), (100, 0, 20)):
+        first = run_here(*flags, str(total))
+        shown = steps(first)
+        assert shown == (list(range(0, total + 1, before)) if before else [])
+        longer = run_here("--resume", f"runs/{first.run_name}", "--total-timesteps", "400")
+        assert longer.run_name == first.run_name
+        assert steps(longer) == [*shown, *range(total + after, 401, after)]
+
+
+def test_a_longer_run_that_is_interrupted_goes_on_to_its_new_end(run_here, monkeypatch, capsys):
+    """By the command that its last line says, and with the checkpoints that it was told to keep."""
+    name = run_here(*PLAIN, "--total-timesteps", "100").run_name
+    with monkeypatch.context() as patch:
+        stop_at(patch, 220)
+        with pytest.raises(SystemExit):
+            run_here("--resume", f"runs/{name}", "--total-timesteps", "300", "--checkpoint-keep", "all")
+    command = shlex.split(re.search("go on with: (.*)", capsys.readouterr().out)[1])
+    again = run_here(*command[2:])
+    assert again.run_name == name and again.global_step == 300
+    assert steps_of_checkpoints(name) == [100, 200, 220, 300]
+
+
+def steps_of_checkpoints(run: str) -> list[int]:
+    return sorted(int(path.stem.removeprefix("step_")) for path in Path(f"runs/{run}/checkpoints").iterdir())
+
+
+class Killed(BaseException):
+    """Ends a run where it is, and nothing more of it is written."""
+
+
+def killed(*args):
+    raise Killed
+
+
+def test_from_an_older_checkpoint_a_run_goes_on_without_the_newer_ones(run_here, monkeypatch):
+    """They go when the first of its own is there, so that it can be interrupted again, and keeps what it should."""
+    whole = run_here(*PLAIN, "--checkpoint-keep", "2", "--checkpoint-frequency", "50")
+    name, path = whole.run_name, f"runs/{whole.run_name}/checkpoints/step_000000250.pt"
+    assert steps_of_checkpoints(name) == [250, 300]
+    expected = comparable(name)
+    with monkeypatch.context() as patch:
+        patch.setattr(console.Progress, "report", killed)
+        with pytest.raises(Killed):
+            run_here("--resume", path)
+    assert steps_of_checkpoints(name) == [250, 300]
+    with monkeypatch.context() as patch:
+        stop_at(patch, 270)
+        with pytest.raises(SystemExit):
+            run_here("--resume", path)
+    assert steps_of_checkpoints(name) == [250, 270]
+    again = run_here("--resume", f"runs/{name}")
+    assert steps_of_checkpoints(name) == [270, 300] and comparable(name) == expected
+    assert all(torch.equal(a, b) for a, b in zip(weights(again), weights(whole), strict=True))
+    run_here("--resume", f"runs/{name}/checkpoints/step_000000270.pt", "--total-timesteps", "290", "--q-lr", "0.1")
+    assert steps_of_checkpoints(name) == [270, 300]  # a fork leaves its parent alone
+
+
+@pytest.mark.parametrize(
+    "script", ["guided_sac_continuous.py", "guided_sac_discrete.py", "rnd_sac.py", "icm_sac.py", "e3b_sac.py"]
+)
+def test_interrupted_before_its_first_step_a_run_is_not_evaluated_there_again(script, run_here, monkeypatch):
+    flags = [*EVALUATED, "--total-timesteps", "20", "--eval-frequency", "10"]
+    flags += ["--env-id", "FrozenLake-v1"] if "discrete" in script else []
+    flags += ["--supervisor", "none"] if "guided" in script else []
+    whole = run_here(*flags, script=ROOT / script).run_name
+    with monkeypatch.context() as patch:
+        signalled(patch, evaluation.Evaluator, "run")
+        with pytest.raises(SystemExit):
+            run_here(*flags, script=ROOT / script)
+    (cut,) = [path.name for path in Path("runs").iterdir() if path.name != whole]
+    assert steps_of_checkpoints(cut) == [0]
+    run_here("--resume", f"runs/{cut}", script=ROOT / script)
+    assert comparable(cut) == comparable(whole)
+    assert [step for step, _ in scalars(cut)["eval/episodic_return"]] == [0, 10, 20]
+
+
+# -- the end ----------------------------------------------------------------------------------------------------------
+
+
+def signalled(monkeypatch, owner: type, name: str, step: int = 0) -> None:
+    """From here on a signal arrives in this method, if it is given a step not below this one."""
+    method = getattr(owner, name)
+
+    def noted(self, *args):
+        if not step or step <= max(arg for arg in args if isinstance(arg, int)):
+            monkeypatch.setattr(owner, name, method)
+            signal.raise_signal(signal.SIGTERM)
+        return method(self, *args)
+
+    monkeypatch.setattr(owner, name, noted)
+
+
+ENDS = [*GUIDED, "--save-model", "--eval-frequency", "300", "--eval-episodes", "1"]
+
+
+def files_of(run: str) -> set[str]:
+    return {path.name for path in Path(f"runs/{run}").rglob("*") if "tfevents" not in path.name}
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "step"),
+    [(evaluation.Evaluator, "run", 300), (console.Progress, "report", 300), (checkpoint.Checkpoints, "save", 300),
+     (checkpoint.Checkpoints, "_save_model", 0), (evaluation.Evaluator, "close", 0), (RunLog, "close", 0)],
+)  # fmt: skip
+def test_a_signal_behind_the_last_step_changes_nothing(owner, method, step, run_here, monkeypatch, capsys):
+    whole = run_here(*ENDS).run_name
+    with monkeypatch.context() as patch:
+        if method == "_save_model":  # that of the end; the one at step 200 is not
+            patch.setattr(checkpoint.Checkpoints, "save_if_due", lambda *args: None)
+        signalled(patch, owner, method, step)
+        run = run_here(*ENDS)
+    said = capsys.readouterr().out
+    assert "SIGTERM: " in said and "go on with" not in said and said.count("the guided time is over") == 2
+    assert comparable(run.run_name) == comparable(whole) and files_of(run.run_name) == files_of(whole)
+    assert kill_points.report_of(Path(f"runs/{run.run_name}")) == kill_points.report_of(Path(f"runs/{whole}"))
+
+
+def test_a_second_signal_behind_the_last_step_ends_a_run_at_once(monkeypatch):
+    monkeypatch.setattr(os, "_exit", killed)
+    interrupts = Interrupts()
+    try:
+        interrupts.last_step_done()
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts.received is None
+        with pytest.raises(Killed):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        interrupts.put_back()
+
+
+def test_killed_behind_its_last_checkpoint_a_run_is_finished(run_here, monkeypatch, capsys):
+    """Without a step or an evaluation more. Finishing it once more changes nothing either."""
+    flags = [*ENDS, "--num-envs", "7"]  # it ends at step 301
+    whole = run_here(*flags)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation.Evaluator, "close", killed)
+        with pytest.raises(Killed):
+            run_here(*flags)
+    (cut,) = [path.name for path in Path("runs").iterdir() if path.name != whole.run_name]
+    (model,) = Path(f"runs/{cut}").glob("*.cleanrl_model")
+    model.unlink()
+    for _ in range(2):
+        capsys.readouterr()
+        again = run_here("--resume", f"runs/{cut}")
+        said = capsys.readouterr().out
+        assert said.count(f"{cut} is at its end, step 301; a larger --total-timesteps lets it go on") == 1
+        assert again.global_step == 301 and "greedy return 0" not in said and "goes on" not in said
+        theirs = torch.load(f"runs/{whole.run_name}/{model.name}", weights_only=True)
+        for ours, expected in zip(torch.load(model, weights_only=True), theirs, strict=True):
+            assert all(torch.equal(ours[key], value) for key, value in expected.items())
+        logged = comparable(cut)
+        assert logged["eval/episodic_return"] == comparable(whole.run_name)["eval/episodic_return"]
+        assert {tag: sorted({*points}) for tag, points in logged.items()} == {
+            tag: sorted({*points}) for tag, points in comparable(whole.run_name).items()
+        }
+        assert files_of(cut) == files_of(whole.run_name)
+
+
 def test_killed_before_its_first_checkpoint_a_run_begins_again_in_its_folder(run_here):
-    process = start(*PLAIN, "--total-timesteps", "100000", "--checkpoint-frequency", "90000")
+    flags = [*PLAIN, "--checkpoint-frequency", "90000", "--eval-frequency", "0"]
+    process = start(*flags, "--total-timesteps", "100000")
     wait_for(process, "supervisor:")
     time.sleep(0.3)  # it trains by now
     process.kill()
@@ -181,7 +357,7 @@ def test_killed_before_its_first_checkpoint_a_run_begins_again_in_its_folder(run
     name = only_run()
     again = run_here("--resume", f"runs/{name}", "--total-timesteps", "150")
     assert again.run_name == name and only_run() == name and again.resumed.state is None
-    fresh = run_here(*PLAIN, "--total-timesteps", "150", "--checkpoint-frequency", "90000")
+    fresh = run_here(*flags, "--total-timesteps", "150")
     assert comparable(name) == comparable(fresh.run_name)
     assert all(torch.equal(a, b) for a, b in zip(weights(again), weights(fresh), strict=True))
     assert len(texts(name, "hyperparameters")) == 1
@@ -246,7 +422,8 @@ class Hostile:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("finished", "a larger --total-timesteps"), ("cut off", "cannot be read"), ("no checkpoint", "cannot be read"),
+        ("behind the end", "a larger --total-timesteps"), ("a fork at its end", "a larger --total-timesteps"),
+        ("cut off", "cannot be read"), ("no checkpoint", "cannot be read"),
         ("newer", "format 99"), ("code in it", "cannot be read"), ("missing", "cannot be read"),
         ("no run", "no run's folder"), ("another script", "a run of guided_sac_continuous.py"),
     ],
@@ -256,8 +433,9 @@ def test_what_cannot_go_on_is_one_line_and_nothing_is_touched(kind, said, run_he
     path = damaged(kind, Path("runs", base.run_name))
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     script = ROOT / ("rnd_sac.py" if kind == "another script" else "guided_sac_continuous.py")
+    flags = {"behind the end": ["--total-timesteps", "99"], "a fork at its end": ["--q-lr", "0.1"]}
     with pytest.raises(SystemExit) as ended:
-        run_here("--resume", path, *([] if kind == "finished" else ["--total-timesteps", "200"]), script=script)
+        run_here("--resume", path, *flags.get(kind, ["--total-timesteps", "200"]), script=script)
     assert said in str(ended.value.code) and "\n" not in str(ended.value.code)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
     assert not Path("ran").exists()
