@@ -172,6 +172,7 @@ class Supervisor:
             args, self.guidance, self.start, self.tell, chat=self.chat, questions=self.questions, bundled=bundled,
             fixed_source=self.fixed_source,
         )  # fmt: skip
+        self.guidance.episodes.choosing = self.questions is not None
 
     def load_questions(self, env: gym.Env) -> None:
         """Read the prompt files and fill them with the environment's facts; raises ValueError as `prepare`."""
@@ -235,6 +236,9 @@ class Supervisor:
             self.begin_again = False
             self.guidance.stop()
             return None
+        if self.guidance.now != global_step:  # a fork's begins here, in the middle of episodes, which the tapes know
+            self.guidance.now = global_step
+            self.guidance.t[:] = [len(getattr(env, "actions", ())) for env in self.envs.envs]
         self.guidance.open()
         if not (self.consultation or self.consultations.mend or self._has_seen_enough()):
             # nothing new can be said: the decision stands; before the first one the learner goes on alone
@@ -261,7 +265,8 @@ class Supervisor:
             self._report(decision, global_step, log)
             self.camera.save(global_step, log)
             self.report.consulted(self, decision, global_step)
-            self.camera.window(self.consultations.count, asked=self.chat is not None or self.report.changed)
+            asked, begun = self.chat is not None or self.report.changed, self.guidance.episodes.consulted()
+            self.camera.window(self.consultations.count, asked, begun)
         else:
             self.guidance.stop()  # the window begins when the answer is there
         self._log_guidance(global_step, log)

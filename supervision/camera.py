@@ -32,6 +32,7 @@ class Shot:
     stretch: Stretch
     film: Film
     long: bool  # for a person's video; else for models alone
+    before: tuple[dict[bool, int], bool]  # `wanted` and `last` of the camera, until it was taken
     saved: bool = False
 
 
@@ -39,9 +40,10 @@ class Camera:
     """Films stretches of environment 0: for a person (long films) and for models (a few frames).
 
     In each window one unguided and one guided stretch at most: long where the window's number is a power of two, a few
-    frames where a model is asked. In the run's last steps one unguided episode more. Long films take as many pictures
-    as fit in `SHARE` of the run's time, but always as many as a model is shown; after window 1 they wait until there is
-    time for any (not so MuJoCo's, which cost nothing while the training goes on).
+    frames where the report shows it; and those that are chosen for models. In the run's last steps one unguided episode
+    more. Long films take as many pictures as fit in `SHARE` of the run's time, but always as many as a model is shown;
+    after window 1 they wait until there is time for any (not so MuJoCo's, which cost nothing while the training goes
+    on).
 
     Most environments are drawn while they are stepped; where they can be, environment 0 of training is replaced by one
     that renders to arrays. Of MuJoCo's the states are copied, and drawn when somebody needs the pictures, in an
@@ -64,6 +66,7 @@ class Camera:
         self.stage: gym.Env | None = None  # where MuJoCo's states are drawn
         self.shots: list[Shot] = []
         self.shot: Shot | None = None  # the one that goes on
+        self.present: Stretch | None = None
         self.before: dict[bool, Stretch] = {}  # the last stretch of each kind, for its length
         self.number, self.asked, self.wanted = 1, False, {False: LONG, True: LONG}
         self.last = False  # whether the run's last unguided episode was filmed
@@ -118,34 +121,47 @@ class Camera:
         finally:
             self.seconds += time.monotonic() - started
 
-    def window(self, number: int, asked: bool) -> None:
+    def window(self, number: int, asked: bool, begun: Stretch | None = None) -> None:
         """Consultation `number` (1, 2, 3, …) begins a window. What was filmed before the first one counts as its.
 
         Args:
             asked: whether somebody will want pictures of the window: a model, or the report.
+            begun: the stretch of environment 0 that begins with the window, before its first step.
         """
         self.asked = asked
-        if number == self.number:
-            return
-        self.number = number
-        size = LONG if number & (number - 1) == 0 else self.few if asked else 0
-        self.wanted = {False: size, True: size}
-        self.shots = [shot for shot in self.shots if shot is self.shot or (shot.long and not shot.saved)]
+        self._take_back()
+        if number != self.number:
+            self.number = number
+            size = LONG if number & (number - 1) == 0 else self.few if asked else 0
+            self.wanted = {False: size, True: size}
+            self.shots = [shot for shot in self.shots if shot is self.shot or (shot.long and not shot.saved)]
+        if begun is not None:
+            self.follow(begun)
+
+    def _take_back(self) -> None:
+        """A film of a stretch that no step was taken of is none."""
+        if self.shot is not None and not len(self.shot.stretch):
+            self.wanted, self.last = self.shot.before
+            self.shots, self.shot = [shot for shot in self.shots if shot is not self.shot], None
 
     def follow(self, stretch: Stretch) -> None:
-        """A stretch of environment 0 begins, before its first step: it is filmed if one of its kind is still wanted."""
+        """A stretch of environment 0 begins: it is filmed if one of its kind is still wanted, or it is for models."""
         if self.off:
             return
+        self._take_back()
         self.shot = None
+        if self.present is not None and len(self.present):
+            self.before[self.present.guided] = self.present
+        self.present = stretch
         before = self.before.get(stretch.guided) or self.before.get(not stretch.guided)
-        length = len(before) if before else 0
-        self.before[stretch.guided] = stretch
-        size = self.wanted[stretch.guided]
+        length, taken = len(before) if before else 0, (self.wanted.copy(), self.last)
+        size = self.wanted[stretch.guided] or self.few * stretch.chosen
         ending = stretch.global_step >= self.args.total_timesteps - max(self.args.guide_window, LAST_STEPS)
         if ending and not stretch.guided and not self.last:
             size, self.last = LONG, True
         elif size == LONG and not self.physics and self.number > 1 and self._left() < 0:
-            size = self.few if self.asked else 0  # a later one, perhaps, when more of the run's time has passed
+            # a later one, perhaps, when more of the run's time has passed
+            size = self.few if self.asked or stretch.chosen else 0
         if not size:
             return
         self.wanted[stretch.guided] = 0
@@ -155,7 +171,8 @@ class Camera:
             while 8 * most * stride <= length:  # as long as the last one it would cost several times as much
                 stride *= 2
         film = Film(drawn_by(self.envs.envs[0]), most, stretch.start, stride)
-        self.shot = Shot(stretch, film, long)
+        film.step += len(stretch)
+        self.shot = Shot(stretch, film, long, taken)
         self.shots.append(self.shot)
         with self._timed():
             film.offer()
@@ -215,7 +232,7 @@ class Camera:
         """A few pictures of each stretch that was filmed lately and began at this step of the run or later, with the
         steps of the episode that they show."""
         found = []
-        for shot in [shot for shot in self.shots if shot.stretch.global_step >= since]:
+        for shot in [shot for shot in self.shots if shot.stretch.global_step >= since and len(shot.stretch)]:
             captured = sorted(shot.film.captures)
             steps = [captured[i] for i in np.unique(np.linspace(0, len(captured) - 1, most).astype(int))]
             with self._timed():

@@ -11,6 +11,7 @@ from supervision.sandbox.messages import Observation
 from supervision.tables import action_text
 
 MOST_STEPS = 4_000  # that are looked at, the latest ones
+MOST_NUMBERS = 1_000  # of an observation; of a larger one, as an image is, nothing is measured
 ROWS_A_NUMBER = 5  # steps needed for each number that is fitted, and 20 more
 FALSE_ALARMS = 0.01  # chance that anything of a table without effects would be called one
 OWN_SHARE = 0.1  # of an action's variance that the observation must leave unexplained
@@ -19,20 +20,23 @@ SHOWN, SHOWN_CHANGES = 5, 3  # effects of an action, changes of a discrete obser
 
 def measured_effects(stretches: Sequence[Stretch], observation: Observation) -> tuple[str, bool]:
     """The table of effects in words ("" where too little is known), and whether uniformly random actions made it."""
-    uniform = [s for s in stretches if s.uniform and len(s.obs)]
-    for chosen in (uniform, [s for s in stretches if len(s.obs)]):
-        if chosen:
-            obs, actions, after, rewards = _steps(chosen)
-            if text := _in_words(obs, actions, after, rewards, observation, all(s.uniform for s in chosen)):
-                return text, chosen is uniform
+    known = [s for s in stretches if s.obs and s.obs[0].size <= MOST_NUMBERS]
+    uniform = [min(s.uniform_steps, len(s.obs)) for s in known]
+    whole = [len(s.obs) for s in known]
+    for steps in (uniform, whole):
+        if sum(steps) and (text := _in_words(*_first_steps(known, steps), observation, steps == uniform)):
+            return text, steps == uniform
     return "", False
 
 
-def _steps(stretches: Sequence[Stretch]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _first_steps(
+    stretches: Sequence[Stretch], steps: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """So many of each stretch, one behind the other: observations, actions, next observations and rewards."""
     lists = ([], [], [], [])
-    for s in stretches:
-        for whole, part in zip(lists, (s.obs, s.actions, s.next_obs, s.rewards[: len(s.obs)]), strict=True):
-            whole += part
+    for s, n in zip(stretches, steps, strict=True):
+        for whole, part in zip(lists, (s.obs, s.actions, s.next_obs, s.rewards), strict=True):
+            whole += part[:n]
     return tuple(np.array(whole[-MOST_STEPS:]) for whole in lists)
 
 

@@ -9,20 +9,21 @@ import numpy as np
 SHOWN_STEPS = 1_000  # of a stretch that are kept whole, the first ones; of later steps the rewards alone
 KEPT_STEPS = 2_000  # of all unguided stretches, whole: observations may be large, and a checkpoint holds them
 SHOWN_EPISODES = 20  # unguided stretches that are kept, the latest ones
+SHOWN_BYTES, KEPT_BYTES = 2**25, 2**26  # of observations that are kept of a stretch, and of all of a kind that are over
 
 
 @dataclass
 class Stretch:
     """Steps of one episode on which the same one acted: the learner alone, or the learner with the rule.
 
-    Of its T steps the first `SHOWN_STEPS` are kept whole.
+    Of its T steps the first `SHOWN_STEPS` are kept whole, fewer where observations are large.
     """
 
     env: int  # number of the environment
     global_step: int  # of the run, before its first step
     start: int  # step of the episode at which it begins; 0: at the reset
     guided: bool
-    uniform: bool  # whether the learner's part was uniformly random, before `learning_starts`
+    uniform: bool  # whether the learner's part was uniformly random where it began, before `learning_starts`
     obs: list[np.ndarray] = field(default_factory=list)  # (*obs) each, before the action
     actions: list[np.ndarray] = field(default_factory=list)  # (*action) each, as executed
     next_obs: list[np.ndarray] = field(default_factory=list)  # (*obs) each, after it
@@ -30,6 +31,8 @@ class Stretch:
     end: str = ""  # "terminated", "truncated", "cut" (the episode goes on, acted otherwise), "" while it goes on
     frames: list[np.ndarray] = field(default_factory=list)  # (height, width, 3) uint8; environment 0 alone has some
     frame_steps: list[int] = field(default_factory=list)  # steps of the episode that they show
+    chosen: bool = False  # of its kind the first of environment 0 since the last consultation: models see it, filmed
+    sampled_from: int | None = None  # of T, where the learner's part was uniformly random first and sampled then
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -38,6 +41,18 @@ class Stretch:
     def whole(self) -> bool:
         """Whether it is an episode from its reset to its end."""
         return self.start == 0 and self.end in ("terminated", "truncated")
+
+    @property
+    def uniform_steps(self) -> int:
+        """Steps, the first ones, on which the learner's part was uniformly random."""
+        if not self.uniform:
+            return 0
+        return len(self) if self.sampled_from is None else self.sampled_from
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the observations that are kept."""
+        return 2 * len(self.obs) * self.obs[0].nbytes if self.obs else 0
 
     def return_until(self, horizon: int) -> float | None:
         """The return of the episode's first `horizon` steps; None where it was not followed so far."""
@@ -49,9 +64,13 @@ class Stretch:
         """Its rewards alone, without states and pictures."""
         return replace(self, obs=[], actions=[], next_obs=[], frames=[], frame_steps=[])
 
-    def add(self, obs: np.ndarray, action: np.ndarray, reward: float, next_obs: np.ndarray) -> None:
-        """One step more."""
-        if len(self.rewards) < SHOWN_STEPS:
+    def add(
+        self, obs: np.ndarray, action: np.ndarray, reward: float, next_obs: np.ndarray, sampled: bool = False
+    ) -> None:
+        """One step more; `sampled`: its action is the policy's, or the rule's and the policy's."""
+        if sampled and self.uniform and self.sampled_from is None:
+            self.sampled_from = len(self)
+        if len(self.obs) == len(self) < SHOWN_STEPS and self.nbytes + 2 * np.asarray(obs).nbytes <= SHOWN_BYTES:
             self.obs.append(np.array(obs))
             self.actions.append(np.array(action))
             self.next_obs.append(np.array(next_obs))
@@ -75,9 +94,10 @@ class Episodes:
 
     def __init__(self, num_envs: int):
         self.present: list[Stretch | None] = [None] * num_envs
-        self.unguided: deque[Stretch] = deque(maxlen=SHOWN_EPISODES)  # over, the latest last
-        self.guided: deque[Stretch] = deque(maxlen=1)
-        self.finished: deque[Finished] = deque(maxlen=SHOWN_EPISODES)
+        self.unguided: deque[Stretch] = deque()  # over, the latest last
+        self.guided: deque[Stretch] = deque()
+        self.choosing = False  # whether a stretch of each kind is chosen for models and kept until they are asked
+        self.finished: deque[Finished] = deque(maxlen=max(SHOWN_EPISODES, num_envs))  # all may end in one step
         # of the present episodes before the present stretch: return, steps, guided steps
         self.totals = np.zeros((num_envs, 3))
         self.over = 0  # unguided stretches that are over
@@ -89,8 +109,24 @@ class Episodes:
         """A stretch begins here."""
         if not start:
             self.totals[env] = 0
-        self.present[env] = Stretch(env, global_step, start, guided, uniform)
+        over = self.guided if guided else self.unguided
+        chosen = self.choosing and env == 0 and not any(s.chosen for s in over)
+        self.present[env] = Stretch(env, global_step, start, guided, uniform, chosen=chosen)
         return self.present[env]
+
+    def consulted(self) -> Stretch | None:
+        """A consultation is over: of what begins from here on the first of each kind is chosen.
+
+        Returns:
+            The stretch of environment 0 that begins here, without a step so far, if there is one.
+        """
+        present = self.present[0]
+        for stretch in (*self.unguided, *self.guided, *filter(None, self.present)):
+            stretch.chosen = False
+        if present is None or len(present):
+            return None
+        present.chosen = self.choosing
+        return present
 
     def end(self, env: int, how: str, followed: bool = False) -> Stretch | None:
         """The present stretch is over; it is returned unless it has no step.
@@ -110,10 +146,14 @@ class Episodes:
             self.finished.append(Finished(behaviour, total, int(length)))
         if not stretch.guided and not stretch.start and (how != "cut" or followed):
             self.unguided_returns.append(float(sum(stretch.rewards)))
-        kept = self.guided if stretch.guided else self.unguided
+        kept, most = (self.guided, 1) if stretch.guided else (self.unguided, SHOWN_EPISODES)
         kept.append(stretch)
-        while sum(len(s.obs) for s in kept) > KEPT_STEPS and len(kept) > 1:
-            kept.popleft()
+        while len(others := [i for i, s in enumerate(kept) if not s.chosen or s is stretch]) > 1:
+            latest = [kept[i] for i in others]
+            steps, size = sum(len(s.obs) for s in latest), sum(s.nbytes for s in latest)
+            if len(latest) <= most and steps <= KEPT_STEPS and size <= KEPT_BYTES:
+                break
+            del kept[others[0]]
         return stretch
 
     def latest(self, guided: bool) -> list[Stretch]:

@@ -31,7 +31,8 @@ class Guidance:
         share: of all steps while there is a rule that are unguided at least, in [0, 1).
         learning_starts: steps of the run before which the learner's part is uniformly random.
         guide_start: step of the run from which on steps are counted.
-        begun: is told of each stretch of environment 0 that begins, before its first step.
+        begun: is told of each stretch of environment 0 that begins, before its first step (behind it where a run begins
+            an episode anew).
     """
 
     def __init__(
@@ -142,11 +143,13 @@ class Guidance:
         verdict, dones = None, terminations | truncations
         self.now, self.t = global_step + self.num_envs, np.where(dones, 0, t + 1)
         for env in range(self.num_envs):
-            present = self.episodes.present[env]
-            if present is None or t[env] != present.start + len(present):  # where a resumed run begins an episode anew
-                uniform = global_step < self.learning_starts
+            present, uniform = self.episodes.present[env], global_step < self.learning_starts
+            # where a resumed run begins an episode anew
+            if anew := present is None or t[env] != present.start + len(present):
                 present = self.episodes.begin(env, global_step, int(t[env]), bool(self.mask[env]), uniform)
-            present.add(obs[env], actions[env], rewards[env], next_obs[env])
+            present.add(obs[env], actions[env], rewards[env], next_obs[env], sampled=not uniform)
+            if anew and env == 0 and not dones[env]:
+                self.begun(present)
             if global_step >= self.guide_start:
                 self.steps += 1
                 self.guided_steps += present.guided

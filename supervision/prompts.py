@@ -232,7 +232,9 @@ def facts_of(stretches: Sequence[Stretch], observation: Observation) -> dict[str
     if shown is None:
         return dict.fromkeys(FACTS, "nothing is known yet")
     over = shown.end if len(shown) == 1 else ""
-    behaviours = {"guided" if s.guided else "uniformly random" if s.uniform else "sampled" for s in stretches}
+    behaviours, alone = {"guided" for s in stretches if s.guided}, [s for s in stretches if not s.guided]
+    behaviours |= {"uniformly random" for s in alone if s.uniform_steps}
+    behaviours |= {"sampled" for s in alone if s.uniform_steps < len(s)}
     return {
         "reward_range": f"{min(rewards):.4g} to {max(rewards):.4g} in {len(rewards):,} steps of training "
         f"({', '.join(sorted(behaviours))} actions)",

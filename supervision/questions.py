@@ -117,7 +117,7 @@ class Questions:
 
     def _returns(self, seen: Seen, consultations: int) -> str:
         lines = []
-        if seen.unguided and seen.unguided[-1].uniform:
+        if seen.unguided and not seen.updated and seen.unguided[-1].uniform_steps == len(seen.unguided[-1]):
             lines.append("The agent has learned nothing yet: its own actions are uniformly random so far.")
         elif consultations and not seen.updated:
             lines.append(
@@ -127,7 +127,7 @@ class Questions:
         whole = [s for s in seen.unguided if s.whole]
         lines.append(
             "Unguided episodes of training (the agent alone, with its exploration noise), the latest last, as return, "
-            "steps, end: " + "; ".join(f"{sum(s.rewards):.4g}, {len(s):,}, {_end(s)}" for s in seen.unguided[-LISTED:])
+            "steps, end: " + "; ".join(map(_listed, seen.unguided[-LISTED:]))
             if seen.unguided
             else "Unguided episodes of training: none lately."
         )
@@ -151,7 +151,7 @@ class Questions:
         known = [s for s in [*seen.unguided, *seen.guided] if len(s.obs)]
         if not known:
             return []
-        columns = Columns(np.array([obs for s in known for obs in [*s.obs, s.next_obs[-1]]]), self.observation)
+        columns = Columns([obs for s in known for obs in [*s.obs, s.next_obs[-1]]], self.observation)
         parts = ["Consecutive steps of training; obs is what was seen before the action, t the step of the episode."]
         parts[0] = f"{parts[0]} {columns.left_out}".strip()
         left = ROW_CHARS
@@ -173,16 +173,15 @@ class Questions:
         Of each kind the one that was filmed, the first of environment 0 since the last consultation, then the latest;
         of unguided ones others behind it.
         """
-        guided = self._order(seen.guided, seen.since)[:1]
+        guided = self._order(seen.guided)[:1]
         pictures = PICTURES - GUIDED_PICTURES * bool(guided)
-        unguided = self._order(seen.unguided, seen.since)[:LISTED]
+        unguided = self._order(seen.unguided)[:LISTED]
         return [(s, 0 if i else pictures) for i, s in enumerate(unguided)] + [(s, GUIDED_PICTURES) for s in guided]
 
     @staticmethod
-    def _order(stretches: list[Stretch], since: int) -> list[Stretch]:
-        known = [s for s in stretches if len(s.obs)]
-        filmed = next((s for s in known if s.env == 0 and s.global_step >= since), None)
-        return [s for s in [filmed] if s is not None] + [s for s in reversed(known) if s is not filmed]
+    def _order(stretches: list[Stretch]) -> list[Stretch]:
+        known = [s for s in reversed(stretches) if len(s.obs)]
+        return sorted(known, key=lambda s: not s.chosen)
 
     def _effects(self, seen: Seen) -> str:
         text, uniform = measured_effects(seen.unguided, self.observation)
@@ -202,5 +201,6 @@ class Questions:
         return pictures
 
 
-def _end(stretch: Stretch) -> str:
-    return {"": "goes on", "cut": "cut"}.get(stretch.end, stretch.end)
+def _listed(stretch: Stretch) -> str:
+    begun = f" (from its step {stretch.start} on)" if stretch.start else ""
+    return f"{sum(stretch.rewards):.4g}, {len(stretch):,}, {stretch.end or 'goes on'}{begun}"

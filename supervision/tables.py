@@ -40,16 +40,19 @@ class Columns:
     """The numbers of an observation that move, and how they are written.
 
     Args:
-        rows: (R, *obs) observations of all that is shown.
+        rows: (*obs) each, observations of all that is shown.
     """
 
-    def __init__(self, rows: np.ndarray, observation: Observation):
+    def __init__(self, rows: Sequence[np.ndarray], observation: Observation):
         self.observation, self.left_out = observation, ""
         if observation.kind != "floats":
             return
-        values = np.asarray(rows, dtype=np.float64).reshape(len(rows), -1)
-        size, largest = values.shape[1], np.abs(values).max(axis=0)
-        spread = np.ptp(values, axis=0)
+        first = np.asarray(rows[0], dtype=np.float64).ravel()
+        low, high = first.copy(), first.copy()
+        for row in rows:  # one by one: thousands of images would fill the memory as float64
+            np.minimum(low, np.ravel(row), out=low)
+            np.maximum(high, np.ravel(row), out=high)
+        size, largest, spread = len(first), np.maximum(np.abs(low), np.abs(high)), high - low
         moving = np.flatnonzero(spread > 1e-6 * np.maximum(largest, 1.0))
         # four digits of the largest value of each number
         digits = 3 - np.floor(np.log10(np.where(largest > 0, largest, 1.0))).astype(int)
@@ -61,7 +64,7 @@ class Columns:
         self.whole = len(shown) == size
         if len(moving) < size:
             still = np.setdiff1d(np.arange(size), moving)
-            told = [f"obs[{i}]={_number(values[0, i], self.digits[i])}" for i in still[:NUMBERS]]
+            told = [f"obs[{i}]={_number(first[i], self.digits[i])}" for i in still[:NUMBERS]]
             more = f" and {len(still) - NUMBERS} more" if len(still) > NUMBERS else ""
             self.left_out = f"Left out of the rows, since they never change: {', '.join(told)}{more}. "
         if len(shown) < len(moving):
@@ -130,7 +133,10 @@ def table(stretch: Stretch, columns: Columns, rows: int, pictures: int) -> str:
 def heading(stretch: Stretch) -> str:
     """What a table shows."""
     behaviour = "Guided by the rule, the learner's part" if stretch.guided else "Unguided,"
-    how = " uniformly random actions" if stretch.uniform else " sampled actions"
+    random, how = stretch.uniform_steps, " sampled actions"
+    if random:
+        then = "" if random == len(stretch) else f" until its step {stretch.start + random}, then{how}"
+        how = f" uniformly random actions{then}"
     begun = f"from its step {stretch.start} on" if stretch.start else "from the reset"
     known = f"; of the first {len(stretch.obs):,} steps are here" if len(stretch.obs) < len(stretch) else ""
     return (

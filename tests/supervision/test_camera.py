@@ -226,6 +226,36 @@ def test_a_window_that_was_not_over_does_not_lose_its_film():
     assert videos()[2:] == ["step_00000080_unguided.mp4"]
 
 
+def test_a_film_of_a_stretch_without_a_step_is_none():
+    """The rule takes over before the learner's first step: one of the learner's is still wanted. A stretch that begins
+    with a window is filmed as that window wants it."""
+    training = Training("Dot-v0")
+    empty = Stretch(0, 0, 0, guided=False, uniform=False)
+    training.camera.follow(empty)
+    training.guided = True
+    training.run(80)
+    assert [(shot.stretch.guided, shot.long) for shot in training.camera.shots] == [(True, True), (False, True)]
+    assert not any(shot.stretch is empty for shot in training.camera.shots)
+    begun = training.episodes.begin(0, 80, 0, True, False)
+    training.camera.follow(begun)
+    training.camera.save(80, training.writer)
+    training.camera.window(3, asked=True, begun=begun)
+    training.run(40)
+    training.camera.develop(begun)
+    assert [shot.long for shot in training.camera.shots] == [False] and brightness(begun) == [*range(0, 80, 8), 80]
+
+
+def test_what_begins_behind_its_first_step_is_filmed_from_there():
+    training = Training("Dot-v0")
+    stretch = training.episodes.begin(0, 0, 0, False, False)
+    training.run(1)
+    training.camera.follow(stretch)
+    training.run(39)
+    training.camera.develop(stretch)
+    assert brightness(stretch) == [2 * step for step in stretch.frame_steps]
+    assert stretch.frame_steps == [*range(4, 40, 4), 40]  # of the grid of a film from the reset
+
+
 def test_the_videos_and_gifs_of_a_window():
     """40 steps at 25 a second: 1.6 s, so half speed; the brightness of the frames is that of the steps."""
     training = Training("Dot-v0").run(80)

@@ -234,6 +234,20 @@ def test_steps_before_guidance_starts_are_no_share_of_it(rule):
     assert sum(mark[0] == "u" for mark in loop.marks[0][200:]) == 10
 
 
+def test_of_an_episode_that_a_run_begins_anew_the_camera_is_told():
+    """Behind its first step, since nobody knew of it; not of one that was over with that step."""
+    told = []
+    guidance = Guidance(2, BOX, 100, 3, 0.1, begun=lambda s: told.append((s.env, s.global_step, s.start, len(s))))
+    guidance.open()
+    loop = Loop(guidance, [[9, 5], [9]])
+    loop.t[:], loop.step, loop.marks = 7, 2_000, [[""], [""]]
+    loop.run(2)
+    assert told == [(0, 0, 0, 0), (0, 2_000, 7, 1), (0, 2_004, 0, 0)]
+    loop.t[:], loop.marks = 4, [[""], [""]]  # another one that was not foreseen, in its last step
+    loop.run(1)
+    assert told[3:] == [(0, 2_006, 0, 0)]
+
+
 def test_of_long_episodes_few_are_kept():
     """Two thousand steps, and always the last episode; their returns are all remembered."""
     guidance = Guidance(1, BOX, 1_000, 3, 0.1)

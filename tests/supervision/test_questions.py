@@ -1,5 +1,6 @@
 """What the models of a run are told, from stretches of training."""
 
+import tracemalloc
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -9,9 +10,10 @@ from conftest import ROOT
 from rules import vectors
 
 from supervision.episodes import Episodes, Finished, Stretch
+from supervision.guidance import Guidance
 from supervision.prompts import describe_env, rule_spaces
 from supervision.questions import GUIDED_PICTURES, PICTURES, Questions, Seen
-from supervision.sandbox.messages import Observation
+from supervision.sandbox.messages import BoxAction, Observation
 from supervision.tables import (
     FEWEST_ROWS,
     MOST_ROWS,
@@ -121,7 +123,100 @@ def test_who_acted_and_how_it_ended_is_said():
         "Guided by the rule, the learner's part sampled actions: episode from its step 7 on, at training step 100; "
         "1 steps, return 1, the episode went on, acted otherwise"
     )
-    assert "Unguided, uniformly random actions" in heading(walk([1.0], "", uniform=True))
+    assert "Unguided, uniformly random actions: episode" in heading(walk([1.0], "", uniform=True))
+
+
+def test_actions_are_called_random_only_where_they_were():
+    """Training with --learning-starts 100 and an episode of 1,000 steps: the policy's are 900 of them."""
+    guidance = Guidance(1, BoxAction(np.full(1, -1.0), np.full(1, 1.0)), 1_000, 3, 0.5, learning_starts=100)
+    rng, obs, never = np.random.default_rng(0), np.zeros((1, 2)), np.zeros(1, bool)
+    told = {}
+    for step in range(1_000):
+        action = rng.uniform(-1, 1, (1, 1)) if step < 100 else -obs[:, :1] + 0.3 * rng.normal(size=(1, 1))
+        after = 0.5 * obs + np.array([[0.0, 1.0]]) * action + 0.1 * rng.normal(size=(1, 2))
+        guidance.follow(step, obs, np.array([step]), action, np.ones(1), after, never, never)
+        obs = after
+        if step + 1 in (50, 101, 1_000):
+            seen = Seen(guidance.episodes.latest(guided=False), [], total_steps=9_999, updated=step + 1 > 100)
+            told[step + 1] = questions_about("MountainCarContinuous-v0").advisor(step + 1, seen, [], 0, None)
+    first, second, third = (question.messages[1]["content"] for question in told.values())
+    assert "has learned nothing yet" in first and "Unguided, uniformly random actions: episode" in first
+    assert "50 steps of training (uniformly random actions)" in told[50].messages[0]["content"]
+    for text, steps in ((second, 101), (third, 1_000)):
+        assert "has learned nothing yet" not in text
+        assert "Unguided, uniformly random actions until its step 100, then sampled actions: episode" in text
+        assert f"{steps:,} steps, return" in text and "fitted on 100 steps of uniformly random actions" in text
+        # the policy's 900 steps would say so: obs[0] falls by half of itself while the action is −obs[0]
+        (line,) = [line for line in text.splitlines() if line.startswith("action[0]: ")]
+        assert abs(float(line.split()[2]) - 1) < 0.1 and "obs[1]" in line and "obs[0]" not in line
+    assert "1,000 steps of training (sampled, uniformly random actions)" in told[1_000].messages[0]["content"]
+
+
+def test_a_stretch_that_began_within_an_episode_is_no_whole_one():
+    text = text_of(Seen([walk([5.0] * 700, "terminated", start=300), walk([-1.0] * 5)], [], total_steps=5_000))
+    assert "as return, steps, end: 3500, 700, terminated (from its step 300 on); -5, 5, truncated\n" in text
+
+
+def test_a_question_about_images_needs_little_memory():
+    """60 steps of 96 × 96 × 3: as float64 0.2 MB an observation, of which several copies were made at once."""
+    image, rng = Observation("floats", (96, 96, 3)), np.random.default_rng(0)
+    stretch = Stretch(0, 0, 0, guided=False, uniform=True)
+    for _ in range(60):
+        before, after = rng.integers(0, 255, (2, 96, 96, 3), dtype=np.uint8)
+        stretch.add(before, rng.normal(size=3), 0.0, after)
+    questions = questions_about("MountainCarContinuous-v0")
+    questions.observation = image
+    tracemalloc.start()
+    question = questions.advisor(60, Seen([stretch], [], total_steps=5_000), [], 0, None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10e6 and "What an action does" not in question.messages[1]["content"]
+    assert f"obs[0:{NUMBERS}]=[" in question.messages[1]["content"]
+
+
+def test_of_large_observations_few_steps_are_kept():
+    """Of 128 kB each, with its successor: 32 MB of a stretch, and 64 MB of all that are over."""
+    episodes, obs = Episodes(1), np.zeros(16_384)
+    for _ in range(4):
+        stretch = episodes.begin(0, 0, 0, False, False)
+        for _ in range(200):
+            stretch.add(obs, np.zeros(1), 1.0, obs)
+        episodes.end(0, "truncated")
+    assert [len(s.obs) for s in episodes.unguided] == [128, 128] and len(stretch) == 200
+    assert "; of the first 128 steps are here" in heading(stretch)
+
+
+def test_what_is_chosen_is_kept_and_in_the_checkpoint():
+    """The first of environment 0 of each kind since the last consultation, behind any number of others."""
+
+    def go_through(episodes: Episodes, first: int, number: int) -> None:
+        for step in range(first, first + number):
+            for env in (1, 0):
+                stretch = episodes.begin(env, step, 0, guided=step % 2 == 1, uniform=True)
+                stretch.add(np.zeros(2), np.zeros(1), 1.0, np.zeros(2))
+                stretch.add(np.zeros(2), np.zeros(1), 1.0, np.zeros(2), sampled=True)
+                episodes.end(env, "truncated")
+
+    def chosen(episodes: Episodes) -> list[tuple[int, int]]:
+        known = [*episodes.latest(guided=False), *episodes.latest(guided=True)]
+        return [(s.global_step, s.env) for s in known if s.chosen]
+
+    episodes = Episodes(2)
+    go_through(episodes, 0, 60)
+    assert chosen(episodes) == [] and [len(episodes.latest(guided)) for guided in (False, True)] == [20, 1]
+    episodes.choosing = True
+    go_through(episodes, 60, 60)
+    assert chosen(episodes) == [(60, 0), (61, 0)]
+    assert [len(episodes.latest(guided)) for guided in (False, True)] == [21, 2]
+    again = Episodes(2)
+    again.choosing = True
+    again.load_state_dict(episodes.state_dict())
+    assert chosen(again) == [(60, 0), (61, 0)] and {s.uniform_steps for s in again.unguided} == {1}
+    empty = again.begin(0, 120, 0, guided=True, uniform=False)  # no step is taken of it
+    assert again.consulted() is empty and empty.chosen
+    go_through(again, 120, 60)
+    assert chosen(again) == [(120, 0), (121, 0)]
+    assert [len(again.latest(guided)) for guided in (False, True)] == [21, 2]
 
 
 def test_rows_that_repeat_themselves_are_said_to_be_the_same():
@@ -262,14 +357,15 @@ def filmed(stretch: Stretch, every: int) -> Stretch:
 
 
 def test_pictures_belong_to_rows_and_the_text_does_not_depend_on_them():
-    """The filmed stretch is the first of environment 0 in the window; a few pictures are of the guided one."""
+    """Of each kind the chosen stretch is shown first, which is filmed; a few pictures are of the guided one."""
 
     def seen(camera: bool) -> Seen:
         old, first = walk([0.0] * 300, global_step=100), walk([0.0] * 300, global_step=2_000)
         last, guided = walk([0.0] * 200, global_step=2_500), walk([0.0] * 250, guided=True, global_step=2_300)
+        first.chosen = guided.chosen = True
         if camera:
             filmed(first, 4), filmed(guided, 16)
-        return Seen([old, first, last], [guided], total_steps=9_999, since=2_000)
+        return Seen([old, first, last], [guided], total_steps=9_999)
 
     with_pictures, without = (
         questions_about("MountainCarContinuous-v0").advisor(2_800, seen(camera), [], 0, None)

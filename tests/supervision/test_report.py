@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import ROOT, Endpoint, scalars, texts
-from consultations import ADVICE, RULE, SECRET, both, consultant, finish, run_on  # noqa: F401
+from consultations import ADVICE, RULE, SECRET, both, consultant, finish, run_on, train  # noqa: F401
 from PIL import Image
 
 from supervision import report
@@ -157,6 +157,13 @@ def test_the_page_of_consultations_with_models(consultant):
     assert any("LIMIT = 0.5  # [key] <script>alert(1)</script>" in text for text in codes)
     questions = [body["messages"][1]["content"] for body in endpoint.requests if body["model"] == "an-advisor"]
     assert [text for text in codes if "Training step" in text] == questions
+
+
+def test_episodes_that_end_in_one_step_are_all_in_it(consultant):
+    with Endpoint(both()) as endpoint:
+        it = consultant(endpoint.url, num_envs=64)
+        train(it, 640)
+        assert it.supervisor.report.curve.points("unguided") == [(640.0, 0.0, 64)]
 
 
 def test_what_became_of_a_rule(consultant):
