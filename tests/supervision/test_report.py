@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -402,8 +403,15 @@ def test_no_failure_of_the_report_changes_a_run(run_here, monkeypatch, capsys):
         lame = run_here(*GUIDED)
     assert capsys.readouterr().out.count("no report.html from now on: IndexError") == 1
     assert comparable(lame) == comparable(whole)
+    put = os.replace
+
+    def full(source, target):
+        if str(target).endswith("report.html"):
+            raise OSError(28, "No space left on device")
+        put(source, target)
+
     with monkeypatch.context() as patch:
-        patch.setattr(report.os, "replace", lambda *args: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        patch.setattr(os, "replace", full)
         with pytest.raises(SystemExit):
             run_here(*GUIDED)
     said = capsys.readouterr().out
