@@ -285,12 +285,17 @@ def sweep(runs: Iterable[Run], args: Args) -> list[Outcome]:
 
 
 def set_aside(folder: Path, todo: set[str]) -> None:
-    """Keep what an interrupted sweep left of runs that are to be done, as far as they can go on; remove the rest."""
+    """Keep what interrupted sweeps left of runs that are not done, as far as they can go on; remove the rest."""
+    others = set()
     for rest in [*folder.glob("*.part"), *folder.glob("*.cut")]:
-        if rest.name.rsplit(".", 2)[0] in todo and checkpoints(rest):
-            rest.rename(rest.with_suffix(".cut"))
-        else:
+        name = rest.name.rsplit(".", 2)[0]
+        if (folder / name).is_dir() or not checkpoints(rest):
             shutil.rmtree(rest, ignore_errors=True)  # a killed sweep's run may live a second longer
+            continue
+        rest.rename(rest.with_suffix(".cut"))
+        others |= {name} - todo
+    if others:
+        print(f"{len(others)} other interrupted runs, such as of other studies, lie in {folder}", flush=True)
 
 
 def run_all(runs: list[Run], folder: Path, args: Args) -> list[Outcome]:

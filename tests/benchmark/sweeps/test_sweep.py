@@ -362,7 +362,7 @@ def test_a_run_without_a_usable_checkpoint_starts_anew(tmp_path):
     assert os.listdir(tmp_path) == [run.name]
 
 
-def test_an_attempt_at_which_somebody_works_is_left_alone(tmp_path):
+def test_an_attempt_at_which_somebody_works_is_left_alone(tmp_path, capsys):
     """A process that outlived its sweep holds the lock; one that is cut off leaves a folder to go on from."""
     script = tmp_path / "script.py"
     script.write_text("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
@@ -377,5 +377,10 @@ def test_an_attempt_at_which_somebody_works_is_left_alone(tmp_path):
     assert outcome.folder.suffix == ".cut" and outcome.folder.is_dir()
     sweep.set_aside(tmp_path, {run.name})
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["script.py", f"{run.name}.abc.cut"])
+    assert capsys.readouterr().out == ""
+    sweep.set_aside(tmp_path, set())  # a sweep of another study, or of the same one after a change of code
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["script.py", f"{run.name}.abc.cut"])
+    assert capsys.readouterr().out == f"1 other interrupted runs, such as of other studies, lie in {tmp_path}\n"
+    (tmp_path / run.name).mkdir()  # it is done
     sweep.set_aside(tmp_path, set())
-    assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["script.py", run.name])
