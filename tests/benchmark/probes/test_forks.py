@@ -76,6 +76,7 @@ def call(tmp_path, monkeypatch):
     (tmp_path / "script.py").write_text(STAND_IN)
     monkeypatch.setattr(forks, "SCRIPT", tmp_path / "script.py")
     monkeypatch.setattr(forks, "PAUSE", 0.05)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setattr(forks, "measured", lambda args, path: {"greedy": Walk(Gait(0, 0, 0, 0, 0), 1.0, 1.0, 1.0)})
     same = dict(folder=tmp_path / "forks", csv=tmp_path / "forks.csv", total_timesteps=200, every=50, base_flags="")
     return lambda **changes: forks.main(forks.Args(**same | changes))
