@@ -125,7 +125,7 @@ def write(text: str, path: Path) -> None:
 
 if __name__ == "__main__":
     args = tyro.cli(Args)
-    try:
+    with sweep.ended_in_words("results.py"):
         if args.redraw and args.plain_runs is not None:
             raise ValueError("--redraw takes the tables, --plain-runs makes them anew: give one of the two")
         if args.redraw and args.keep_arms:
@@ -159,9 +159,5 @@ if __name__ == "__main__":
                 draw(number, [written(by_name[name]) for name in paper.STUDIES[number]], args)
             else:
                 print(f"figure {number}: {NOT_MEASURED}")
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"results.py: error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("results.py: interrupted; the same command goes on from here") from None
     if failures:
         raise SystemExit(f"results.py: {len(failures)} runs failed, the tables are without them")

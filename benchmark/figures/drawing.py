@@ -231,6 +231,11 @@ def last_step(parts: list[Part]) -> int:
     return max((int(table.step.max()) for table, _ in parts if len(table)), default=0)
 
 
+def last_steps(part: Part) -> dict[str, int]:
+    """The last step of each arm that is measured."""
+    return {arm: int(step) for arm, step in part[0].groupby("arm").step.max().items()}
+
+
 def on(environments: list[str], parts: list[Part]) -> list[Part]:
     """Of the studies with one of these environments, what they have on these."""
     return [
@@ -334,18 +339,17 @@ def figure_6(strips: dict[str, list[np.ndarray]], gaits: dict[str, Gait], part: 
     top, left = shape[0] // 4, shape[1] // 6  # sky, and what lies beside the robot
     size = shape[0] - top, (shape[1] - 2 * left) * max(map(len, strips.values()))
     height = WIDTH * size[0] / size[1] + 0.4
-    figure = Figure(figsize=(WIDTH, 0.3 + height * len(strips)), layout="constrained")
+    figure, steps = Figure(figsize=(WIDTH, 0.3 + height * len(strips)), layout="constrained"), last_steps(part)
     for axes, (arm, frames) in zip(figure.subplots(len(strips), 1, squeeze=False)[:, 0], strips.items(), strict=True):
         row = np.concatenate([frame[top:, left : shape[1] - left] for frame in frames], axis=1)
         axes.imshow(row)
         axes.set(xticks=[], yticks=[], ylabel=arm, xlim=(-0.5, size[1] - 0.5))  # a shorter episode leaves a gap
         axes.spines[:].set_visible(False)
         alternation, double_support, flight, footfalls, frequency = gaits[arm]
-        axes.set_title(f"{footfalls} footfalls, {frequency:.1f} a second, {alternation:.2f} of them alternating; "
-                       f"both feet down {double_support:.2f} of the time, none {flight:.2f}",
-                       loc="left")  # fmt: skip
-    last = int(part[0].step.max())
-    figure.suptitle(titled(f"greedy episodes after {last:,} steps of training", [part]))
+        axes.set_title(f"after {steps[arm]:,} steps of training: {footfalls} footfalls, {frequency:.1f} a second, "
+                       f"{alternation:.2f} of them alternating; both feet down {double_support:.2f} of the time, "
+                       f"none {flight:.2f}", loc="left")  # fmt: skip
+    figure.suptitle(titled("greedy episodes", [part]))
     return figure
 
 

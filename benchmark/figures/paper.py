@@ -244,7 +244,7 @@ def walk(model: Model, greedy: bool, seeds: Iterable[int]) -> Walk:
     torch.manual_seed(0)
     env = model.make_env(None)
     episodes = [play(model.act if greedy else model.sample, env, seed) for seed in seeds]
-    score = gait([episode.feet for episode in episodes], env.unwrapped.dt)
+    score = gait([episode.feet for episode in episodes], getattr(env.unwrapped, "dt", np.nan))
     env.close()
     each = np.array([(e.episodic_return, len(e.feet), e.speed) for e in episodes])
     return Walk(score, *(float(mean) for mean in each.mean(axis=0)))
@@ -266,6 +266,7 @@ def gaits(part: Part, args: Args) -> Drawn:
     """Figure 6: the gait of each model, and a strip of frames of each arm's first seed where pictures can be had."""
     walks: dict[tuple[str, str], list[Walk]] = {}
     strips: dict[str, list[np.ndarray]] = {}
+    steps = drawing.last_steps(part)
     for arm, _, model in saved_models(part, args):
         for actions in ("greedy", "sampled"):
             walks.setdefault((arm, actions), []).append(walk(model, actions == "greedy", range(GAIT_EPISODES)))
@@ -276,7 +277,7 @@ def gaits(part: Part, args: Args) -> Drawn:
         each_gait = [one.gait for one in each]
         walking = [g.alternation for g in each_gait if not np.isnan(g.alternation)]
         alternation = estimate(walking, 2) + ("" if len(walking) == len(each) else f" ({len(walking)} seeds walk)")
-        rows.append((arm, actions, f"{int(part[0].step.max()):,}", len(each),
+        rows.append((arm, actions, f"{steps[arm]:,}", len(each),
                      estimate([one.episodic_return for one in each], 1), estimate([one.steps for one in each], 0),
                      estimate([one.speed for one in each], 2), alternation,
                      estimate([g.frequency for g in each_gait], 1), estimate([g.double_support for g in each_gait], 2),

@@ -18,8 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -37,7 +37,10 @@ import ray
 # whose versions are recorded with a run, as far as they are installed
 PACKAGES = ("torch", "gymnasium", "mujoco", "numpy", "tensorboard", "stable-baselines3")
 LOG_LINES = 15
+RECORD = "run.json"  # of an attempt, written at its end
 LOCK = ".lock"
+STOP = ".stop"  # in the runs' folder, where every machine sees it: the sweep was interrupted
+ENDING = 120.0  # seconds in which an interrupted sweep's runs write their checkpoints
 DYING = 30.0  # seconds that a killed sweep's process may live on
 INTERRUPTED = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)  # status
 
@@ -75,26 +78,31 @@ def execute(run: Run, folder: Path, commit: str) -> Outcome:
     interruption NAME.*.cut, and after a failure NAME.failed. An attempt that comes to an error before it goes on, since
     its checkpoint is unusable, makes room for a new one.
     """
+    if (folder / STOP).exists():
+        return Outcome(run, False, 0.0, None, "interrupted")
     if code_hash(run.script, run.env, run.flags) != run.code:
         return Outcome(run, False, 0.0, folder, "the script, its modules or its prompts were changed during the sweep")
-    started, resumed = time.time(), interrupted_attempt(run, folder)
+    started, resumed, before = time.time(), interrupted_attempt(run, folder), {}
     if resumed:
         attempt, lock = resumed
+        with suppress(OSError, ValueError):  # a killed attempt has no record
+            before = json.loads((attempt / RECORD).read_text())
         logged = len(list(attempt.rglob("events.out.tfevents.*")))
         (goes_on,) = {path.parent.parent.relative_to(attempt) for path in checkpoints(attempt)}
         status = process(run, attempt, lock, ["--resume", str(goes_on)])
         if status not in (0, *INTERRUPTED) and len(list(attempt.rglob("events.out.tfevents.*"))) == logged:
             shutil.rmtree(attempt)
-            resumed = None
+            resumed, before = None, {}
     if not resumed:
         attempt = Path(tempfile.mkdtemp(prefix=f"{run.name}.", suffix=".part", dir=folder))
         status = process(run, attempt, locked(attempt), run.arguments)
-    seconds = time.time() - started
+    seconds = before.get("seconds", 0.0) + time.time() - started
     record = {
-        **run.settings, "hash": run.hash, "commit": commit, "machine": platform.node(), "started": started,
-        "seconds": seconds, "status": status, "versions": versions(), **resumptions(attempt / "log.txt"),
+        **run.settings, "hash": run.hash, "commit": commit, "machine": platform.node(),
+        "started": before.get("started", started), "seconds": seconds, "status": status, "versions": versions(),
+        **resumptions(attempt / "log.txt"),
     }  # fmt: skip
-    (attempt / "run.json").write_text(json.dumps(record, indent=1) + "\n")
+    (attempt / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     done, failed = folder / run.name, folder / f"{run.name}.failed"
     if status in INTERRUPTED:
         cut = attempt.rename(attempt.with_suffix(".cut"))
@@ -117,17 +125,29 @@ def execute(run: Run, folder: Path, commit: str) -> Outcome:
 
 
 def process(run: Run, attempt: Path, lock: TextIO, arguments: list[str]) -> int:
-    """Run the script in the attempt's folder and return its exit status; it holds the lock as long as it lives."""
+    """Run the script in the attempt's folder and return its exit status; it holds the lock as long as it lives.
+
+    Once the sweep is interrupted it gets SIGTERM, with which it ends after its step, with a checkpoint.
+    """
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(run.threads),
         "CUDA_VISIBLE_DEVICES": "",  # the device counts: the same one, whatever the machine has
     }
     with lock, (attempt / "log.txt").open("a") as log:
-        return subprocess.run(
+        script = subprocess.Popen(
             [sys.executable, str(run.script), *arguments], cwd=attempt, env=environment, pass_fds=[lock.fileno()],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False,
-        ).returncode  # fmt: skip
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            while not (attempt.parent / STOP).exists():
+                with suppress(subprocess.TimeoutExpired):
+                    return script.wait(timeout=1.0)
+            script.terminate()  # once: a second signal would end it without a checkpoint
+            return script.wait()
+        except BaseException:
+            script.kill()
+            raise
 
 
 def checkpoints(attempt: Path) -> list[Path]:
@@ -206,13 +226,13 @@ def git_commit(root: Path = ROOT) -> str:
 
 
 def start_ray(args: Args) -> None:
-    """Start Ray on this machine, or join the cluster at `--ray-address`.
+    """Start Ray on this machine, or join the cluster at `--ray-address`. SIGTERM does what it did before.
 
     Raises:
         ValueError: the numbers do not fit.
         ConnectionError: nobody answers there.
     """
-    cores = os.cpu_count() if args.cores is None else args.cores
+    cores, on_sigterm = os.cpu_count() if args.cores is None else args.cores, signal.getsignal(signal.SIGTERM)
     if args.threads < 1 or cores < 1:
         raise ValueError("--threads and --cores must be 1 or more")
     if args.ray_address != "local":
@@ -227,12 +247,12 @@ def start_ray(args: Args) -> None:
             except (OSError, OverflowError) as error:
                 raise ConnectionError(f"--ray-address {args.ray_address} cannot be reached: {error}") from None
         ray.init(address=args.ray_address, log_to_driver=False, logging_level="ERROR")
-        return
-    if args.threads > cores:
+    elif args.threads > cores:
         raise ValueError(f"--threads {args.threads} on {cores} cores: no run would ever start")
-    # results go to files, so the object store needs no more than Ray's least
-    ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-             object_store_memory=80_000_000)  # fmt: skip
+    else:  # results go to files, so the object store needs no more than Ray's least
+        ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+                 object_store_memory=80_000_000)  # fmt: skip
+    signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def sweep(runs: Iterable[Run], args: Args) -> list[Outcome]:
@@ -244,12 +264,14 @@ def sweep(runs: Iterable[Run], args: Args) -> list[Outcome]:
     Raises:
         ValueError: another sweep uses the folder, or Ray cannot be had as asked for.
         ConnectionError: Ray does not answer, does not accept the token, or went away.
+        KeyboardInterrupt: it was interrupted; what ran has left its checkpoint.
     """
     unique = {run.name: run for run in runs}
     folder = args.runs.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / LOCK, timeout=0):
+            (folder / STOP).unlink(missing_ok=True)
             todo = [run for name, run in unique.items() if not (folder / name).is_dir()]
             set_aside(folder, {run.name for run in todo})
             print(f"{len(unique)} runs, {len(unique) - len(todo)} of them done before", flush=True)
@@ -263,22 +285,29 @@ def sweep(runs: Iterable[Run], args: Args) -> list[Outcome]:
 
 
 def set_aside(folder: Path, todo: set[str]) -> None:
-    """Keep what an interrupted sweep left of runs that are to be done, as far as they can go on; remove the rest."""
+    """Keep what interrupted sweeps left of runs that are not done, as far as they can go on; remove the rest."""
+    others = set()
     for rest in [*folder.glob("*.part"), *folder.glob("*.cut")]:
-        if rest.name.rsplit(".", 2)[0] in todo and checkpoints(rest):
-            rest.rename(rest.with_suffix(".cut"))
-        else:
+        name = rest.name.rsplit(".", 2)[0]
+        if (folder / name).is_dir() or not checkpoints(rest):
             shutil.rmtree(rest, ignore_errors=True)  # a killed sweep's run may live a second longer
+            continue
+        rest.rename(rest.with_suffix(".cut"))
+        others |= {name} - todo
+    if others:
+        print(f"{len(others)} other interrupted runs, such as of other studies, lie in {folder}", flush=True)
 
 
 def run_all(runs: list[Run], folder: Path, args: Args) -> list[Outcome]:
     """Run everything on Ray, telling the progress; returns the runs that failed."""
     start_ray(args)
     try:
+        tasks: dict[ray.ObjectRef, Run] = {}
+        outcomes: list[Outcome] = []
         commit = git_commit()
         task = ray.remote(num_cpus=args.threads)(execute)
-        tasks = {task.remote(run, folder, commit): run for run in runs}
-        outcomes: list[Outcome] = []
+        for run in runs:
+            tasks[task.remote(run, folder, commit)] = run
         last_print = 0.0
         while tasks:
             ready, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=1.0)
@@ -287,8 +316,15 @@ def run_all(runs: list[Run], folder: Path, args: Args) -> list[Outcome]:
             if (ready and time.time() - last_print > 5) or time.time() - last_print > 30 or not tasks:
                 last_print = time.time()
                 print(progress(outcomes, len(tasks), running=len(list(folder.glob("*.part")))), flush=True)
+    except KeyboardInterrupt:
+        if tasks:
+            (folder / STOP).touch()
+            print(f"interrupted: runs end with a checkpoint, within {ENDING:.0f} s (once more: at once)", flush=True)
+            ray.wait(list(tasks), num_returns=len(tasks), timeout=ENDING)
+        raise
     finally:
         ray.shutdown()
+        (folder / STOP).unlink(missing_ok=True)
     return [outcome for outcome in outcomes if not outcome.succeeded]
 
 
@@ -332,15 +368,25 @@ def report(failures: list[Outcome]) -> None:
             print("\n".join(f"  | {line}" for line in lines[-LOG_LINES:]))
 
 
+@contextmanager
+def ended_in_words(program: str) -> Iterator[None]:
+    """A program's end by an error, by Ctrl-C or by SIGTERM is one line and exit status 1."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{program}: error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(f"{program}: interrupted; the same command goes on from here") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 if __name__ == "__main__":
     args = tyro.cli(Args)
-    try:
+    with ended_in_words("sweep.py"):
         studies = [load_study(path, args.quick) for path in args.studies]
         failures = sweep((run for study in studies for _, run in study.runs(args.threads)), args)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"sweep.py: error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("sweep.py: interrupted; the same command goes on from here") from None
     report(failures)
     if failures:
         raise SystemExit(f"sweep.py: {len(failures)} runs failed; the same command tries them again")

@@ -8,6 +8,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, scalars
 from handmade import SCRIPT, a_landscape, a_study, rows
 
@@ -145,6 +146,15 @@ def test_contacts_of_a_real_robot():
     assert models.feet_on_floor(gym.make("MountainCarContinuous-v0")) == []
 
 
+def test_a_walk_without_feet_has_no_gait(run_here):
+    """MountainCarContinuous knows no seconds either."""
+    done = run_here("--env-id=MountainCarContinuous-v0", "--total-timesteps=2", "--supervisor=none", "--save-model")
+    weights = torch.load(next(Path("runs", done.run_name).glob("*.cleanrl_model")), weights_only=True)[0]
+    model = models.model_of(SCRIPT, "MountainCarContinuous-v0", "{}", 7, weights)
+    walked = paper.walk(model, True, [1, 2])
+    assert walked.steps == 7 and np.isnan([walked.speed, walked.gait.alternation, walked.gait.frequency]).all()
+
+
 def test_gait_without_pictures(run_here, tmp_path, monkeypatch, capsys):
     """Where MuJoCo cannot draw, the score is there, no picture is, and one line an arm says why."""
     done = run_here("--env-id=Humanoid-v5", "--total-timesteps=2", "--supervisor=none", "--save-model")
@@ -157,7 +167,8 @@ def test_gait_without_pictures(run_here, tmp_path, monkeypatch, capsys):
     )  # asked anew
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    part = table.as_table(rows(study, "Humanoid-v5", "SAC", [0, 1], [0, 1])), study
+    longer = rows(study, "Humanoid-v5", "RND", [0, 1, 2])  # each arm is shown with its own last step
+    part = table.as_table([*rows(study, "Humanoid-v5", "SAC", [0, 1], [0, 1]), *longer]), study
     capsys.readouterr()
     pictures, _, text = paper.figure(6, [part], sweep.Args([], runs=tmp_path / "sweep"))
     assert not pictures

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -34,6 +35,14 @@ def run_sweep(*arguments: str | Path) -> tuple[int, str]:
     process = start_sweep(*arguments)
     output, _ = process.communicate(timeout=240)
     return process.returncode, output
+
+
+def until(reached: Callable[[], bool], process: subprocess.Popen) -> None:
+    """Wait for what a sweep comes to."""
+    end = time.time() + 200
+    while not reached():
+        assert time.time() < end and process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
 
 
 def test_bad_input_is_one_line(monkeypatch):
@@ -212,10 +221,7 @@ def test_goes_on_after_kill_9(tmp_path):
     study = write_study(flags="", seeds="seeds = [1, 2]", arms=f'[arms.A]\nscript = "{script}"')
     first, second = (tmp_path / "runs" / "sweep" / run.name for _, run in load_study(study).runs(1))
     process = start_sweep(study)
-    end = time.time() + 200
-    while not pid.is_file() or not pid.read_text().endswith(" "):
-        assert time.time() < end and process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
+    until(lambda: pid.is_file() and pid.read_text().endswith(" "), process)
     run = psutil.Process(int(pid.read_text()))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -282,6 +288,67 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     assert all(swept[tag] == plain[tag] for tag in plain if tag != "charts/SPS")
 
 
+def test_a_sweep_that_is_told_to_end_loses_no_step(tmp_path):
+    """SIGTERM: the run leaves a checkpoint, the one that waits does not begin; the same command does the rest."""
+    flags = LONG | {"total-timesteps": 1_000, "checkpoint-frequency": 100_000}
+    (tmp_path / "script.py").touch()
+    study = write_study(
+        flags="[flags]\n" + "\n".join(f"{k} = {json.dumps(v)}" for k, v in flags.items()),
+        arms=f'[arms.SAC]\nscript = "guided_sac_continuous.py"\n[arms.B]\nscript = "{tmp_path / "script.py"}"',
+    )
+    folder = tmp_path / "runs" / "sweep"
+    process = start_sweep(study)
+    until(lambda: any("step 0:" in path.read_text() for path in folder.glob("*.part/log.txt")), process)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, output
+    assert output.splitlines()[-2:] == [
+        "interrupted: runs end with a checkpoint, within 120 s (once more: at once)",
+        "sweep.py: interrupted; the same command goes on from here",
+    ]
+    (cut,) = (path for path in folder.iterdir() if path.is_dir())
+    (checkpoint,) = sweep.checkpoints(cut)
+    step = int(checkpoint.stem.removeprefix("step_"))
+    first = json.loads((cut / "run.json").read_text())
+    assert cut.suffix == ".cut" and 0 <= step < 1_000 and first["status"] == 143
+    assert [path.name for path in folder.iterdir() if path.is_file()] == [sweep.LOCK]
+
+    status, output = run_sweep(study)
+    assert status == 0, output
+    records = [json.loads(path.read_text()) for path in folder.glob("*/run.json")]
+    assert sorted(record["resumed_at"] for record in records) == [[], [step]]
+    (record,) = (record for record in records if record["resumed_at"])
+    assert record["started"] == first["started"] and record["seconds"] > first["seconds"] > 1
+    assert record["seconds"] < time.time() - first["started"]
+
+
+def test_results_that_are_told_twice_to_end_wait_for_nothing(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('deaf', flush=True))\n"
+        "print('process', os.getpid(), flush=True)\n"
+        "for _ in range(2800):\n"
+        "    time.sleep(0.1)\n"
+    )
+    study = write_study(flags="", arms=f'[arms.A]\nscript = "{script}"')
+    process = subprocess.Popen(command("results", study, "--quick", "--cores", "1"), env=anywhere(), text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    logs = tmp_path / "runs" / "sweep"
+    until(lambda: any("process" in path.read_text() for path in logs.glob("*.part/log.txt")), process)
+    (log,) = logs.glob("*.part/log.txt")
+    script_process = psutil.Process(int(log.read_text().split()[1]))
+    process.terminate()
+    until(lambda: "deaf" in log.read_text(), process)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, output
+    assert output.splitlines()[-1] == "results.py: interrupted; the same command goes on from here"
+    _, alive = psutil.wait_procs([script_process], timeout=20)
+    assert not alive and log.read_text().count("deaf") == 1
+    assert not list(tmp_path.glob("runs/quick/*"))
+
+
 def test_a_run_without_a_usable_checkpoint_starts_anew(tmp_path):
     run = a_run(SCRIPT, env="MountainCarContinuous-v0", flags=LONG | {"checkpoint-keep": 1})
     attempt = killed_after_its_first_checkpoint(run, tmp_path)
@@ -295,7 +362,7 @@ def test_a_run_without_a_usable_checkpoint_starts_anew(tmp_path):
     assert os.listdir(tmp_path) == [run.name]
 
 
-def test_an_attempt_at_which_somebody_works_is_left_alone(tmp_path):
+def test_an_attempt_at_which_somebody_works_is_left_alone(tmp_path, capsys):
     """A process that outlived its sweep holds the lock; one that is cut off leaves a folder to go on from."""
     script = tmp_path / "script.py"
     script.write_text("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
@@ -310,5 +377,10 @@ def test_an_attempt_at_which_somebody_works_is_left_alone(tmp_path):
     assert outcome.folder.suffix == ".cut" and outcome.folder.is_dir()
     sweep.set_aside(tmp_path, {run.name})
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["script.py", f"{run.name}.abc.cut"])
+    assert capsys.readouterr().out == ""
+    sweep.set_aside(tmp_path, set())  # a sweep of another study, or of the same one after a change of code
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["script.py", f"{run.name}.abc.cut"])
+    assert capsys.readouterr().out == f"1 other interrupted runs, such as of other studies, lie in {tmp_path}\n"
+    (tmp_path / run.name).mkdir()  # it is done
     sweep.set_aside(tmp_path, set())
-    assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["script.py", run.name])
