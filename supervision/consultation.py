@@ -78,7 +78,6 @@ class Consultations:
         self.advice: Advice | None = None  # the last one
         self.history: deque[str] = deque(maxlen=MEMORY)  # what was tried lately, for the advisor
         self.verdict: Verdict | None = None  # the last look at the rule that guides, or that was ended
-        self.since = 0  # global step of the last consultation
 
     # The parts that ask a model are generators: they yield the exchange that must be over before they can go on, and
     # whoever drives them blocks until then or trains.
@@ -102,7 +101,7 @@ class Consultations:
             decision.verdict = f"unguided: {error}"
         if decision.policy is None:
             self.guidance.stop()
-        self.count, self.since = self.count + 1, step
+        self.count += 1
         return decision
 
     def seen(self, step: int) -> Seen:
@@ -110,7 +109,7 @@ class Consultations:
         episodes = self.guidance.episodes
         return Seen(
             episodes.latest(guided=False), episodes.latest(guided=True), list(episodes.finished), self.verdict,
-            self.args.total_timesteps, updated=step > self.args.learning_starts, since=self.since,
+            self.args.total_timesteps, updated=step > self.args.learning_starts,
         )  # fmt: skip
 
     def _ask(self, question: Question) -> Generator[Exchange, None, str]:

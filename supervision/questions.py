@@ -42,7 +42,6 @@ class Seen:
     verdict: Verdict | None = None  # the last look of the trial at the present or the last rule
     total_steps: int = 0  # of the run
     updated: bool = True  # whether the policy was updated since the last consultation
-    since: int = 0  # the run's step at the last consultation
 
 
 class Questions:

@@ -53,7 +53,7 @@ def state_of(supervisor: Any) -> dict[str, Any]:
         "asked": None if asked is None else asdict(replace(asked, pictures=[])),
         "guiding": supervisor.guiding is not None, "guidance": supervisor.guidance.state_dict(),
         "waiting": supervisor.waiting, "active": supervisor.active, "unseen": supervisor.unseen,
-        "since": held.since, "facts": None if held.questions is None else dict(held.questions.facts),
+        "facts": None if held.questions is None else dict(held.questions.facts),
         "chat": None if chat is None else chat.state_dict(), "report": supervisor.report.state_dict(),
     }  # fmt: skip
 
@@ -76,7 +76,6 @@ def load_state(supervisor: Any, state: dict[str, Any]) -> None:
     supervisor.active = tuple(state["active"])
     held.count, held.failures, held.ends, held.mend = (state[name] for name in ("count", "failures", "ends", "mend"))
     held.history.extend(state["history"])
-    held.since = state["since"]
     held.verdict = None if state["verdict"] is None else Verdict(**state["verdict"])
     if held.questions is not None and state["facts"] is not None:
         held.questions.facts = dict(state["facts"])
