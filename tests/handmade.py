@@ -31,8 +31,11 @@ def command(program: str, *arguments: str | Path) -> list[str]:
 
 
 def anywhere() -> dict[str, str]:
-    """Environment variables with which these programs start in any folder, not only in the repository's root."""
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    """Environment variables with which these programs start in any folder, not only in the repository's root.
+
+    Ray's workers would stand behind whatever else runs here.
+    """
+    return {**os.environ, "PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0"}
 
 
 def write_study(name: str = "study.toml", **changes: str) -> Path:

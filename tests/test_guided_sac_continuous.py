@@ -451,12 +451,12 @@ obs, actions, zeros = np.ones((1000, 348)), np.ones((1000, 17), np.float32), np.
 if sys.argv[1] == "ours":
     ReplayBuffer = runpy.run_path(sys.argv[2])["ReplayBuffer"]
     envs = SimpleNamespace(num_envs=1000, single_observation_space=obs_space, single_action_space=action_space)
-    buffer = ReplayBuffer(500_000, envs, torch.device("cpu"))
+    buffer = ReplayBuffer(750_000, envs, torch.device("cpu"))
 else:
     from stable_baselines3.common.buffers import ReplayBuffer
     obs_space = gym.spaces.Box(-np.inf, np.inf, (348,), np.float64)  # Humanoid-v5's own
-    buffer = ReplayBuffer(500_000, obs_space, action_space, device="cpu", n_envs=1000)
-for _ in range(500):
+    buffer = ReplayBuffer(750_000, obs_space, action_space, device="cpu", n_envs=1000)
+for _ in range(750):
     if sys.argv[1] == "ours":
         buffer.add(obs, obs, actions, zeros, zeros)
     else:
@@ -466,7 +466,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def test_humanoid_transitions_take_60_percent_of_stable_baselines3s_memory():
-    """Peak memory of two real processes that fill their buffers with 500,000 transitions of 348 variables."""
+    """Peak memory of two real processes that fill their buffers with 750,000 transitions of 348 variables."""
     script_path = str(ROOT / "guided_sac_continuous.py")
     peaks = [
         int(subprocess.run([sys.executable, "-c", FILL, which, script_path], capture_output=True, text=True, check=True,

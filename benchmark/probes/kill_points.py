@@ -117,6 +117,9 @@ OF_THE_PROCESS = re.compile(  # in a report: the clock's, and pictures, which no
 )
 
 
+OF_THE_SUPERVISOR = ("supervisor/", "llm/", "charts/guidance_active")  # tags
+
+
 def report_of(run: Path) -> str:
     """A run's report, as far as it must be the same where the run was cut off; "" where it has none."""
     path = run / "report.html"
@@ -128,7 +131,10 @@ def result(folder: Path) -> tuple[Scalars, list[dict[str, torch.Tensor]], str]:
     (run,) = folder.glob("runs/*")
     (model,) = run.glob("*.cleanrl_model")
     assert not list(run.rglob("*.part"))
-    return logged(run), list(torch.load(model, weights_only=True)), report_of(run)
+    # behind the last checkpoint the supervisor logs its last points, a run that is killed then once more
+    points = {tag: list(dict.fromkeys(found)) if tag.startswith(OF_THE_SUPERVISOR) else found
+              for tag, found in logged(run).items()}  # fmt: skip
+    return points, list(torch.load(model, weights_only=True)), report_of(run)
 
 
 def main(args: Args) -> int:

@@ -23,7 +23,8 @@ def grid(axes: str) -> str:
 def test_the_projects_studies_are_sound(path, quick, monkeypatch):
     monkeypatch.setattr("benchmark.sweeps.studies.parsed", parsed_once)  # all are of the same files
     study = load_study(path, quick)
-    assert all(len(study.seeds_of(arm)) >= 2 for arm in study.arms)
+    # a coefficient may be chosen on the development seed alone
+    assert study.seeds == [100] or all(len(study.seeds_of(arm)) >= 2 for arm in study.arms)
     hashes = [run.hash for _, run in study.runs(1)]
     assert len({*hashes}) == len(hashes)
 
