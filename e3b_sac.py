@@ -35,7 +35,7 @@ from guided_utils.environments import (
 from guided_utils.evaluation import Evaluator
 from guided_utils.interrupts import Interrupts
 from guided_utils.memory import check_memory
-from guided_utils.optimisation import Adam, Gradients, Logs, affine, minimise, parameters_of, take_step
+from guided_utils.optimisation import Adam, Gradients, Logs, affine, compiler, minimise, parameters_of, take_step
 from guided_utils.settings import ExperimentArgs, one_line_errors, parse_args, parse_env_kwargs
 from guided_utils.statistics import RunningMeanStd
 
@@ -553,8 +553,7 @@ if __name__ == "__main__":
     mixed_precision = torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16", cache_enabled=False)
     # one graph for the whole update, down to Adam and the targets: the compiler fuses within it. Noise is handed in:
     # compiled code draws other numbers. Autocast stays outside: inside, a second run would find the first's networks
-    torch._dynamo.config.trace_autograd_ops = args.compile
-    compiled = partial(torch.compile, dynamic=False, fullgraph=True, disable=not args.compile)
+    compiled = compiler(args.compile)
     if not discrete:
         act_dim, samplers = len(actor.action_scale), {args.num_envs: compiled(actor.sample)}  # none for evaluations
         actor_parameters = parameters_of(actor_optimizer)

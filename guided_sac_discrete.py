@@ -18,7 +18,6 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-import torch.optim as optim
 
 from guided_utils.checkpoint import Checkpoints, claim_run
 from guided_utils.console import Progress, end_run, open_log
@@ -27,7 +26,7 @@ from guided_utils.environments import check_discrete_spaces as check_spaces
 from guided_utils.evaluation import Evaluator
 from guided_utils.interrupts import Interrupts
 from guided_utils.memory import check_memory
-from guided_utils.optimisation import minimise
+from guided_utils.optimisation import Adam, minimise
 from guided_utils.settings import ExperimentArgs, one_line_errors, parse_args, parse_env_kwargs
 from llm_supervisor import Supervisor, SupervisorArgs
 
@@ -395,8 +394,8 @@ if __name__ == "__main__":
         actor_groups.append({"params": [*actor.parameters()]})
     if args.autotune:
         actor_groups.append({"params": [log_alpha], "lr": args.alpha_lr})
-    q_optimizer = optim.Adam(critic_parameters, lr=args.q_lr, fused=True)
-    actor_optimizer = optim.Adam(actor_groups, lr=args.policy_lr, fused=True) if actor_groups else None
+    q_optimizer = Adam(critic_parameters, lr=args.q_lr)
+    actor_optimizer = Adam(actor_groups, lr=args.policy_lr) if actor_groups else None
     obs_dtype = tensor_dtype(envs.single_observation_space)
     places = place_values(envs.single_observation_space, device)
     target_entropy = args.target_entropy_scale * float(np.log(envs.single_action_space.n))

@@ -4,7 +4,8 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 import torch.optim as optim
@@ -17,13 +18,33 @@ Gradients = tuple[tuple[torch.Tensor, ...], Logs]
 
 
 class Adam(optim.Adam):
-    """torch's fused Adam, whose state is there from the beginning, so that `take_step` can be compiled."""
+    """torch's fused Adam, whose state is there from the beginning, so that `take_step` can be compiled.
+
+    torch's own methods import torch's compiler, a third of a run's start: what they do is called without them.
+    """
 
     def __init__(self, params: Iterable, lr: float):
         super().__init__(params, lr=lr, fused=True)
         for parameter in parameters_of(self):  # as its first step would lay it out
             zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
             self.state[parameter] = {"step": torch.zeros((), device=parameter.device), **zeros}
+
+    def add_param_group(self, param_group: dict) -> None:
+        """As torch's."""
+        optim.Optimizer.add_param_group.__wrapped__(self, param_group)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """What torch's own calls in the end, to the bit, without what it looks at before: 40 µs less."""
+        for group in self.param_groups:
+            parameters, (beta1, beta2) = group["params"], group["betas"]
+            states = [self.state[parameter] for parameter in parameters]
+            steps, means, squares = ([state[name] for state in states] for name in ("step", "exp_avg", "exp_avg_sq"))
+            torch._foreach_add_(steps, 1)
+            torch._fused_adam_(
+                parameters, [parameter.grad for parameter in parameters], means, squares, [], steps, lr=group["lr"],
+                beta1=beta1, beta2=beta2, weight_decay=0.0, eps=group["eps"], amsgrad=False, maximize=False,
+            )  # fmt: skip
 
 
 def parameters_of(optimizer: optim.Optimizer) -> list[torch.Tensor]:
@@ -32,10 +53,10 @@ def parameters_of(optimizer: optim.Optimizer) -> list[torch.Tensor]:
 
 
 def take_step(optimizer: Adam, gradients: Sequence[torch.Tensor]) -> None:
-    """One step with these gradients of the optimiser's parameters.
+    """One step with these gradients of the optimiser's parameters (Kingma & Ba 2015, Algorithm 1, with torch's ε).
 
-    In compiled code Adam is written out (Kingma & Ba 2015, Algorithm 1, with torch's ε), since torch's own step ends a
-    graph: the compiler joins it, and the soft update of the targets, into one pass over each weight.
+    In compiled code Adam is written out, since torch's own ends a graph: the compiler joins it, and the soft update of
+    the targets, into one pass over each weight.
     """
     parameters = parameters_of(optimizer)
     if not torch.compiler.is_compiling():
@@ -85,6 +106,14 @@ def speed_in_bf16(batch: int, device: torch.device, width: int = 256) -> float:
         return min(timer.timeit(10).median for _ in range(3))
 
     return seconds(torch.float32) / seconds(torch.bfloat16)
+
+
+def compiler(wanted: bool) -> Callable:
+    """Turns a function, which may take gradients, into one graph of one size; with False it leaves it as it is."""
+    if not wanted:
+        return lambda function: function
+    torch._dynamo.config.trace_autograd_ops = True
+    return partial(torch.compile, dynamic=False, fullgraph=True)
 
 
 def check_compiler() -> None:
