@@ -352,7 +352,7 @@ class SandboxedPolicy:
             if self._limited and (self._deadline - seconds >= self._limit_until or seconds != self._granted):
                 self._limit_until, self._granted = self._deadline - seconds + RENEW_AFTER, seconds
                 limit_cpu_time(self._process.pid, seconds)  # not at every call: it takes a system call
-            self._last_deadline = self._deadline + PATIENCE
+            self._patience = PATIENCE
             status, size = self._exchange(request)
         except TimeoutError:
             raise PolicyError(f"{what()} took longer than {seconds:g} s") from None
@@ -400,9 +400,12 @@ class SandboxedPolicy:
         while not poller.poll(max(0, math.ceil(1e3 * (self._deadline - time.monotonic())))):
             # A stall of a busy machine must not end a training run's guidance: what counts is the child's own time.
             missing = self._cpu_deadline - cpu_time(self._process.pid)
-            if missing <= 0 or self._deadline >= self._last_deadline:
+            if missing <= 0 or self._patience <= 0:
                 raise TimeoutError
-            self._deadline = min(time.monotonic() + missing, self._last_deadline)
+            # Counted as it is spent: while this process itself stood still, as by Ctrl-Z, the child had no chance.
+            granted = min(missing, self._patience)
+            self._patience -= granted
+            self._deadline = time.monotonic() + granted
 
     def _where(self) -> str:
         steps = ", ".join(map(str, self._t[:5])) + (f", ... ({self._rows} rows)" if self._rows > 5 else "")

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import textwrap
 import threading
 import time
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -512,6 +515,36 @@ def test_a_child_that_gets_no_time_is_waited_for_but_not_for_ever(monkeypatch):
         with pytest.raises(PolicyError, match="took longer"):
             call(policy, 2)
         assert 0.35 <= time.monotonic() - start < 3.0
+
+
+STANDS_STILL = """
+import os, signal
+import numpy as np
+from supervision.sandbox import policy as sandbox
+from supervision.sandbox.messages import BoxAction, Observation
+
+sandbox.PATIENCE = 0.5
+with sandbox.SandboxedPolicy("def policy(obs, t):\\n    return 0.5", observation=Observation("floats", (1,)),
+                             action=BoxAction(np.full(1, -1.0), np.full(1, 1.0))) as policy:
+    child = policy._process.pid
+    policy(np.zeros((1, 1)), np.array([0]))
+    os.kill(child, signal.SIGSTOP)
+    print(child, flush=True)
+    print(policy(np.zeros((1, 1)), np.array([1]))[0, 0], flush=True)
+"""
+
+
+def test_a_run_that_stood_still_waits_for_its_child_as_long_as_ever():
+    """Both are stopped in the middle of a call, for longer than the patience; the child goes on a little later."""
+    with subprocess.Popen([sys.executable, "-c", STANDS_STILL], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        child = int(process.stdout.readline())
+        time.sleep(0.05)
+        os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(1.0)
+        os.kill(process.pid, signal.SIGCONT)
+        time.sleep(0.2)
+        os.kill(child, signal.SIGCONT)
+        assert process.stdout.read() == "0.5\n"
 
 
 def test_a_child_that_reads_nothing_does_not_block_the_write(monkeypatch):
