@@ -25,9 +25,19 @@ class Adam(optim.Adam):
 
     def __init__(self, params: Iterable, lr: float):
         super().__init__(params, lr=lr, fused=True)
-        for parameter in parameters_of(self):  # as its first step would lay it out
-            zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
-            self.state[parameter] = {"step": torch.zeros((), device=parameter.device), **zeros}
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """The state of parameters that have none, as torch's first step makes it."""
+        for parameter in parameters_of(self):
+            if parameter not in self.state:
+                zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                self.state[parameter] = {"step": torch.zeros((), device=parameter.device), **zeros}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """As torch's; parameters that the saved one did not have begin anew."""
+        super().load_state_dict(state_dict)
+        self._lay_out()
 
     def add_param_group(self, param_group: dict) -> None:
         """As torch's."""
