@@ -154,8 +154,9 @@ def test_curves_keep_the_steps_of_all_seeds():
     assert steps.tolist() == [0, 10] and scores.tolist() == [[1, 2], [4, 5]]
 
 
-def test_a_curve_that_ends_early_is_said():
+def test_a_curve_that_ends_early_is_said(monkeypatch):
     """Seed 2 of A ends at step 10, seed 1 goes on to 20: said of A, not of B, whose seeds are alike."""
+    monkeypatch.setattr(analysis, "REPS", 200)
     text = analysis.summary(scored(A=[[1, 2, 3], [4, 5]], B=[[1, 2], [4, 5]]), STUDY)
     said = [line for line in text.splitlines() if "the last that all its seeds have" in line]
     assert said == ["A is shown up to step 10, the last that all its seeds have; its longest run goes on to step 20."]
@@ -187,8 +188,9 @@ def test_an_environment_without_two_seeds_is_not_measured_yet():
     assert "| A | 10 | 10 | 3.000 [2.000, 4.000] | 3.000 [2.000, 4.000] |" in second.splitlines()
 
 
-def test_each_environment_has_its_threshold():
+def test_each_environment_has_its_threshold(monkeypatch):
     """90 on the one, none on the other: no column, no table and no line there."""
+    monkeypatch.setattr(analysis, "REPS", 200)
     both = dataclasses.replace(STUDY, environments=["E-v0", "F-v0"])
     data = scored(A=[[0, 80], [0, 95]])
     data = pd.concat([data, data.assign(env="F-v0")])

@@ -106,18 +106,19 @@ def test_a_baseline_counts_the_helper_only_where_it_makes_videos(tmp_path):
 
     parse = cache(parsed)
 
-    def hashes() -> list[str]:
+    def hashes(settings: list[dict] = settings) -> list[str]:
         return [code_hash(tmp_path / "rnd_sac.py", "E-v0", flags, parse) for flags in settings]
 
     before = hashes()
     (prompts / "coder.md").write_text("rewrite")
     assert hashes() == before
-    previous = before
+    plain, filmed = before[0], before[2]
     for name in helper:
         (tmp_path / name).write_text((tmp_path / name).read_text() + "\nx = 2\n")
-        now = hashes()
-        assert [a == b for a, b in zip(previous, now, strict=True)] == [True, True, False, False], name
-        previous = now
+        unchanged, now = hashes([settings[0], settings[2]])
+        assert unchanged == plain and now != filmed, name
+        filmed = now
+    assert [a == b for a, b in zip(before, hashes(), strict=True)] == [True, True, False, False]
     (tmp_path / "rnd_sac.py").write_text((tmp_path / "rnd_sac.py").read_text() + "\nx = 2\n")
     assert not set(before) & set(hashes())
 
