@@ -10,6 +10,7 @@ Docs: docs/benchmark.md
 
 import itertools
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -23,7 +24,7 @@ from benchmark.figures.analysis import NOT_MEASURED, origin, summary
 from benchmark.figures.drawing import Part
 from benchmark.figures.table import as_table, committed, load_table, read_plain, read_sweep, write_table
 from benchmark.sweeps import sweep
-from benchmark.sweeps.studies import Study, load_study
+from benchmark.sweeps.studies import Run, Study, load_study
 
 QUICK = ": a quick look, not a result"
 
@@ -39,6 +40,9 @@ class Args(sweep.Args):
     keep_arms: tuple[str, ...] = ()
     """arms (or grids of arms) that are taken from the table of the last time: two seeds of each are run again, and must
     be equal to it to the bit"""
+    parts: bool = False
+    """runs that the table of the last time has, with the same settings and code, are not made again and stay in it: a
+    study that is made in parts, on machines of which each is there for some hours; interrupted, it adds what is done"""
     redraw: bool = False
     """start nothing: statistics and figures from the tables of the last time, as far as there are any"""
 
@@ -60,7 +64,20 @@ def read_tables(study: Study, args: Args) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All that the study's runs logged, and its new table, in which arms may be kept."""
     logged = read_plain(study, args.plain_runs) if args.plain_runs else read_sweep(study, args.runs, args.threads)
     table = committed(logged, study)
-    return logged, kept.with_kept(table, written(study)[0], study, args.keep_arms) if args.keep_arms else table
+    if args.keep_arms:
+        table = kept.with_kept(table, written(study)[0], study, args.keep_arms)
+    elif args.parts:
+        table = kept.with_parts(table, written(study)[0], study, args.threads)
+    return logged, table
+
+
+def wanted_runs(studies: list[Study], args: Args) -> Iterator[Run]:
+    """The runs that a study's tables are made of, without those that are kept of the last time."""
+    for study in studies:
+        if args.parts:
+            yield from kept.missing(study, args.threads, written(study)[0])
+        else:
+            yield from kept.runs(study, args.threads, args.keep_arms)
 
 
 def rebuild(study: Study, args: Args) -> bool:
@@ -96,7 +113,7 @@ def rebuild(study: Study, args: Args) -> bool:
 
 def draw(number: int, parts: list[Part], args: Args) -> None:
     """Draw a figure of the paper, write its tables, and put it into the page of results."""
-    if number in paper.OF_MODELS and (args.redraw or args.plain_runs or args.keep_arms):
+    if number in paper.OF_MODELS and (args.redraw or args.plain_runs or args.keep_arms or args.parts):
         print(f"figure {number} is left as it is: it is drawn from saved models, by make figure-{number}")
         return
     tables, pictures = places(parts[0][1])
@@ -130,6 +147,8 @@ if __name__ == "__main__":
             raise ValueError("--redraw takes the tables, --plain-runs makes them anew: give one of the two")
         if args.redraw and args.keep_arms:
             raise ValueError("--redraw runs nothing, --keep-arms two seeds of an arm: give one of the two")
+        if args.parts and (args.redraw or args.keep_arms or args.plain_runs is not None):
+            raise ValueError("--parts makes runs and keeps those of before: give it without other ways to a table")
         if args.studies and args.figure is not None:
             raise ValueError("give studies or --figure: a figure has its own studies")
         folder = ROOT / "benchmark" / "studies"
@@ -142,15 +161,19 @@ if __name__ == "__main__":
         for name in args.keep_arms:
             if not any(kept.arms_of(study, [name]) for study in studies):
                 raise ValueError(f"--keep-arms names {name!r}, which is an arm of none of these studies")
-        failures = []
+        failures, interrupted = [], None
         if not args.redraw and args.plain_runs is None:
             if args.keep_arms:  # before anything else is run: they may turn out to be others
                 again = (kept.runs(study, args.threads, args.keep_arms, only_again=True) for study in studies)
                 sweep.report(sweep.sweep(itertools.chain.from_iterable(again), args))
                 for study in studies:
                     read_tables(study, args)
-            runs = (run for study in studies for run in kept.runs(study, args.threads, args.keep_arms))
-            failures = sweep.sweep(runs, args)
+            try:
+                failures = sweep.sweep(wanted_runs(studies, args), args)
+            except KeyboardInterrupt as interrupt:
+                if not args.parts:
+                    raise
+                interrupted = interrupt
         sweep.report(failures)
         by_name = {study.name: study for study in studies}
         rebuilt = {name for name, study in by_name.items() if rebuild(study, args)}
@@ -159,5 +182,7 @@ if __name__ == "__main__":
                 draw(number, [written(by_name[name]) for name in paper.STUDIES[number]], args)
             else:
                 print(f"figure {number}: {NOT_MEASURED}")
+        if interrupted:
+            raise interrupted
     if failures:
         raise SystemExit(f"results.py: {len(failures)} runs failed, the tables are without them")

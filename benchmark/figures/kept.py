@@ -1,4 +1,4 @@
-"""Arms whose rows come from the table of the last time, after a look whether their digits are still the same.
+"""Rows that come from the table of the last time: arms whose digits are still the same, and a study made in parts.
 
 Docs: docs/benchmark.md
 """
@@ -10,6 +10,7 @@ import pandas as pd
 from benchmark.figures.table import GUIDANCE_ACTIVE, KEPT, as_table, tags
 from benchmark.sweeps.studies import Run, Study
 
+RUN = ["arm", "env", "seed", "settings"]  # what names a run in a table
 AGAIN = 2  # seeds of an arm that are run again, the first ones
 
 
@@ -89,3 +90,23 @@ def changes(run: pd.DataFrame) -> pd.DataFrame:
     """A run's rows, but of those that say whether guidance is on only where that changes."""
     active = run[run.tag == GUIDANCE_ACTIVE].sort_values("step", kind="stable")
     return run.drop(active.index[active.value.diff() == 0])
+
+
+def missing(study: Study, threads: int, before: pd.DataFrame) -> Iterator[Run]:
+    """The runs of a study that the table of the last time does not have with the present settings and code."""
+    there = _named(before[before.tag == study.metric])
+    for arm, run in study.runs(threads):
+        if (arm, run.env, run.seed, run.hash) not in there:
+            yield run
+
+
+def with_parts(table: pd.DataFrame, before: pd.DataFrame, study: Study, threads: int) -> pd.DataFrame:
+    """A study's new table with the runs that only the table of the last time has, as far as they are the study's."""
+    wanted = {(arm, run.env, run.seed, run.hash) for arm, run in study.runs(threads)} - _named(table)
+    names = before[RUN].itertuples(index=False, name=None)
+    before = before[[name in wanted for name in names] & before.tag.isin(tags(study))]
+    return as_table(pd.concat([table, before]).itertuples(index=False, name=None))
+
+
+def _named(table: pd.DataFrame) -> set[tuple]:
+    return set(table[RUN].itertuples(index=False, name=None))

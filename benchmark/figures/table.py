@@ -62,6 +62,8 @@ def sweep_rows(study: Study, folder: Path, threads: int) -> Iterator[tuple]:
         if (folder / run.name).is_dir():
             record = json.loads((folder / run.name / "run.json").read_text())
             versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+            if "processor" in record:
+                versions += f", on {record['processor']}"
             if changed := [what for what in CHANGED if what in record.get("resumed_with_another", ())]:
                 versions += f"{RESUMED}{' and '.join(changed)}"
             for step, tag, value in read_events(folder / run.name)[0]:

@@ -100,7 +100,7 @@ def execute(run: Run, folder: Path, commit: str) -> Outcome:
     record = {
         **run.settings, "hash": run.hash, "commit": commit, "machine": platform.node(),
         "started": before.get("started", started), "seconds": seconds, "status": status, "versions": versions(),
-        **resumptions(attempt / "log.txt"),
+        "processor": processor(), **resumptions(attempt / "log.txt"),
     }  # fmt: skip
     (attempt / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     done, failed = folder / run.name, folder / f"{run.name}.failed"
@@ -209,6 +209,13 @@ def versions() -> dict[str, str]:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
+
+
+def processor() -> str:
+    """The machine's processor, as checkpoints name it."""
+    from guided_utils.checkpoint import machine  # which imports torch: only where runs are made
+
+    return machine()["processor"]
 
 
 def git_commit(root: Path = ROOT) -> str:

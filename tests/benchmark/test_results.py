@@ -13,7 +13,7 @@ from conftest import ROOT
 from handmade import SCRIPT, STUDY, a_study, anywhere, command, rows, scored, write_run
 
 from benchmark import results
-from benchmark.figures import analysis, paper, table
+from benchmark.figures import analysis, kept, paper, table
 from benchmark.sweeps.studies import load_study
 
 
@@ -154,6 +154,34 @@ def test_an_arm_is_kept_where_two_of_its_seeds_have_the_same_digits(tmp_path):
         "before 8\n"
     )  # fmt: skip
     assert kept_runs("second") == [(0.9, 1), (0.9, 2)]
+
+
+def test_a_study_made_in_parts(tmp_path):
+    """What the table has of the same settings and code is not run again; an interrupted part adds what is done."""
+    waits = "import sys, time\n\nif '--seed=3' in sys.argv:\n    time.sleep(600)\n"
+    (tmp_path / "script.py").write_text(waits + TINY_SCRIPT)
+    Path("study.toml").write_text(
+        'environments = ["E-v0"]\nseeds = [1, 2, 3]\nquick = { seeds = [1, 2, 3], flags = {} }\n'
+        f'[arms.A]\nscript = "{tmp_path / "script.py"}"\nflags = {{ gamma = 0.9 }}'
+    )
+    study, csv = load_study(Path("study.toml"), quick=True), Path("runs/quick/study.csv")
+    csv.parent.mkdir(parents=True)
+    before = table.as_table(rows(study, "E-v0", "A", [0, 5], [0, 5]))  # with digits that no run would have
+    digest = next(run.hash for _, run in study.runs(threads=1) if run.seed == 1)
+    table.write_table(before.assign(settings=np.where(before.seed == 1, digest, "of other code")), csv)
+
+    line = command("results", "study.toml", "--quick", "--cores", "1", "--parts")
+    process = subprocess.Popen(line, env=anywhere(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for output in process.stdout:
+        if output.startswith("1 done, 1 running"):
+            process.terminate()
+    errors = process.communicate(timeout=280)[1]
+    assert process.returncode == 1 and errors.endswith("interrupted; the same command goes on from here\n"), errors
+
+    after = table.load_table(csv)
+    assert {row.seed: row.value for row in after[after.step == 10].itertuples()} == {1: 5.0, 2: 9.0}
+    assert "A 2 seeds (missing: 3):" in Path("runs/quick/study.md").read_text()
+    assert [run.seed for run in kept.missing(study, 1, after)] == [3]
 
 
 def test_arms_that_cannot_be_kept_are_named(monkeypatch):

@@ -15,12 +15,12 @@ def test_table_of_a_sweep(tmp_path):
     """One row for each scalar, with what the record says; unfinished runs are not in it; written and read again."""
     run = next(run for arm, run in STUDY.runs(1) if arm == "A" and run.seed == 2)
     write_run(tmp_path / run.name / "runs" / "x", {"charts/a": [(0, 1.5), (3, 1 / 3)], "eval/b": [(2, -7.0)]})
-    record = {"commit": "c0ffee", "versions": {"python": "3.11", "torch": "2"}}
+    record = {"commit": "c0ffee", "versions": {"python": "3.11", "torch": "2"}, "processor": "A 1"}
     (tmp_path / run.name / "run.json").write_text(json.dumps(record))
     write_run(tmp_path / f"{run.name}.failed" / "runs" / "x", {"charts/a": [(0, 9.0)]})
     found = table.read_sweep(STUDY, tmp_path, threads=1)
     constant = ("study", "A", "guided_sac_continuous.py", "E-v0", 2)
-    end = (run.hash, "c0ffee", "python 3.11, torch 2")
+    end = (run.hash, "c0ffee", "python 3.11, torch 2, on A 1")
     assert [tuple(row) for row in found.itertuples(index=False)] == [
         (*constant, 0, "charts/a", 1.5, *end),
         (*constant, 3, "charts/a", float(np.float32(1 / 3)), *end),

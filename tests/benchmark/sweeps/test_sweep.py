@@ -195,6 +195,7 @@ def test_failures_and_duplicates(tmp_path):
     assert folders["SAC"] == folders["twin"] and folders["SAC"].is_dir() and not folders["bad"].exists()
     record = json.loads((folders["SAC"] / "run.json").read_text())
     assert record["threads"] == 1 and record["flags"] == TINY and record["versions"]["torch"]
+    assert record["processor"] in Path("/proc/cpuinfo").read_text()
     assert "cpu with 1 threads" in (folders["SAC"] / "log.txt").read_text()
 
     written = (folders["SAC"] / "run.json").stat().st_mtime_ns
