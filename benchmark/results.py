@@ -22,7 +22,18 @@ from benchmark import ROOT
 from benchmark.figures import drawing, kept, paper
 from benchmark.figures.analysis import NOT_MEASURED, origin, summary
 from benchmark.figures.drawing import Part
-from benchmark.figures.table import as_table, committed, load_table, read_plain, read_sweep, write_table
+from benchmark.figures.models import keep_model
+from benchmark.figures.table import (
+    as_table,
+    committed,
+    load_table,
+    model_folder,
+    models_of,
+    places,
+    read_plain,
+    read_sweep,
+    write_table,
+)
 from benchmark.sweeps import sweep
 from benchmark.sweeps.studies import Run, Study, load_study
 
@@ -45,13 +56,6 @@ class Args(sweep.Args):
     study that is made in parts, on machines of which each is there for some hours; interrupted, it adds what is done"""
     redraw: bool = False
     """start nothing: statistics and figures from the tables of the last time, as far as there are any"""
-
-
-def places(study: Study) -> tuple[Path, Path]:
-    """Where a study's tables go and where its figures go. A quick form never touches what is committed."""
-    if study.quick:
-        return Path("runs/quick"), Path("runs/quick")
-    return ROOT / "benchmark" / "results", ROOT / "docs" / "figures"
 
 
 def written(study: Study) -> Part:
@@ -103,6 +107,10 @@ def rebuild(study: Study, args: Args) -> bool:
             args.runs.mkdir(parents=True, exist_ok=True)
             write_table(logged, args.runs / f"{study.name}.csv.gz")
         write_table(table, tables / f"{study.name}.csv")
+    if args.parts:
+        for arm, run in study.runs(args.threads):
+            if run.flags.get("save-model") and (args.runs / run.name).is_dir():
+                keep_model(args.runs / run.name, model_folder(study, arm, run))
     write(text, tables / f"{study.name}.md")
     print(f"\n{text}\nwritten: {tables / study.name}.csv and .md")
     if drawn is not None:
@@ -113,7 +121,8 @@ def rebuild(study: Study, args: Args) -> bool:
 
 def draw(number: int, parts: list[Part], args: Args) -> None:
     """Draw a figure of the paper, write its tables, and put it into the page of results."""
-    if number in paper.OF_MODELS and (args.redraw or args.plain_runs or args.keep_arms or args.parts):
+    elsewhere = args.plain_runs or args.keep_arms or (args.redraw and not models_of(parts[0][1]).is_dir())
+    if number in paper.OF_MODELS and elsewhere:
         print(f"figure {number} is left as it is: it is drawn from saved models, by make figure-{number}")
         return
     tables, pictures = places(parts[0][1])

@@ -5,6 +5,7 @@ Docs: docs/benchmark.md
 
 import json
 import runpy
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,10 @@ import numpy as np
 import torch
 from scipy.ndimage import binary_closing
 
-from benchmark.figures.table import read_events
 from benchmark.sweeps.studies import Run
 
 FEET = ("left_foot", "right_foot")  # geoms of MuJoCo's Humanoid
+SETTINGS = "settings.json"  # of a run, beside its model
 GAP = 2  # steps without contact, 0.03 s of Humanoid, that are a bounce and no lifted foot
 
 
@@ -70,10 +71,17 @@ def load_model(run: Run, folder: Path) -> Model:
     paths = list(folder.rglob("*.cleanrl_model"))
     if len(paths) != 1:
         raise ValueError(f"{folder} must hold one saved model, not {len(paths)}: does the study set save-model?")
-    settings = read_events(folder)[1]
-    limit = settings["max_episode_steps"]
+    settings = json.loads((paths[0].parent / SETTINGS).read_text())["args"]
     weights = torch.load(paths[0], map_location="cpu", weights_only=True)[0]
-    return model_of(run.script, run.env, settings["env_kwargs"], None if limit == "None" else int(limit), weights)
+    return model_of(run.script, run.env, settings["env_kwargs"], settings["max_episode_steps"], weights)
+
+
+def keep_model(folder: Path, target: Path) -> None:
+    """Copy what `load_model` and the command `watch` need of a finished run: its settings, and the policy alone."""
+    (path,) = folder.rglob("*.cleanrl_model")
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path.parent / SETTINGS, target / SETTINGS)
+    torch.save(torch.load(path, map_location="cpu", weights_only=True)[:1], target / path.name)
 
 
 def model_of(script: Path, env_id: str, env_kwargs: str, limit: int | None, weights: dict[str, torch.Tensor]) -> Model:

@@ -28,6 +28,7 @@ from benchmark.figures.analysis import (
 )
 from benchmark.figures.drawing import PHASES, TOY_TEXT, Part
 from benchmark.figures.models import Gait, Model, gait, landscape, load_model, oscillation, play
+from benchmark.figures.table import model_folder
 from benchmark.sweeps.studies import GUIDE_DURATION, Run
 from benchmark.sweeps.sweep import Args
 from supervision.replay import open_rendered
@@ -209,8 +210,17 @@ class Saved(NamedTuple):
 
 
 def saved_models(part: Part, args: Args) -> list[Saved]:
-    runs = [(arm, run, args.runs / run.name) for arm, run in part[1].runs(args.threads)]
-    return [Saved(arm, run, load_model(run, folder)) for arm, run, folder in runs if folder.is_dir()]
+    """Of the runs that are here, and of those that the table has from another machine, as far as they were kept."""
+    rows, study = part
+    there = set(rows[["arm", "env", "seed"]].itertuples(index=False, name=None))
+    saved = []
+    for arm, run in study.runs(args.threads):
+        here, kept = args.runs / run.name, model_folder(study, arm, run)
+        if here.is_dir():
+            saved.append(Saved(arm, run, load_model(run, here)))
+        elif kept.is_dir() and (arm, run.env, run.seed) in there:
+            saved.append(Saved(arm, run, load_model(run, kept)))
+    return saved
 
 
 def landscapes(part: Part, args: Args) -> Drawn:

@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from benchmark import ROOT
 from benchmark.sweeps.hashing import Flag
-from benchmark.sweeps.studies import Study
+from benchmark.sweeps.studies import Run, Study
 
 COLUMNS = ["study", "arm", "script", "env", "seed", "step", "tag", "value", "settings", "commit", "versions"]
 GUIDANCE_ACTIVE = "charts/guidance_active"
@@ -31,6 +32,23 @@ RESUMED = "; resumed with another "  # in the column of versions
 KEPT = "; kept: "  # behind it, in rows that are not of a table's own runs (kept.py)
 # in the settings of one arm's runs
 MAY_DIFFER = ("seed", "exp_name", "torch_num_threads", "device", "llm_base_url", "llm_log")
+
+
+def places(study: Study) -> tuple[Path, Path]:
+    """Where a study's tables go and where its figures go. A quick form never touches what is committed."""
+    if study.quick:
+        return Path("runs/quick"), Path("runs/quick")
+    return ROOT / "benchmark" / "results", ROOT / "docs" / "figures"
+
+
+def models_of(study: Study) -> Path:
+    """Where the models of a study that is made in parts stay, beside its tables."""
+    return places(study)[0] / "models" / study.name
+
+
+def model_folder(study: Study, arm: str, run: Run) -> Path:
+    """Where the model of one of its runs stays."""
+    return models_of(study) / f"{run.env.replace('/', '_')}__{arm}__{run.seed}"
 
 
 def read_events(folder: Path) -> tuple[list[tuple[int, str, float]], dict[str, str]]:
