@@ -31,6 +31,7 @@ from guided_utils.log import RunLog
 
 FORMAT = 1
 SETTINGS = "settings.json"
+DONE = "done"  # in it, of a run that came to its end without a checkpoint: at which step
 # what may differ when a run goes on: none of it changes what is computed up to a step
 FREE = ("resume", "total_timesteps", "checkpoint_frequency", "checkpoint_keep", "save_model", "llm_base_url")
 PACKAGES = ("torch", "gymnasium", "mujoco", "numpy")
@@ -56,7 +57,7 @@ def find_run(path: str) -> Resumed:
     """The run of a folder `runs/<run>`, at its newest checkpoint, or at a checkpoint file.
 
     Raises:
-        ValueError: there is no run, or its checkpoint cannot be read.
+        ValueError: there is no run, its checkpoint cannot be read, or it is done and left none.
     """
     given = Path(path)
     folder = given if given.is_dir() else given.parent.parent
@@ -67,6 +68,11 @@ def find_run(path: str) -> Resumed:
     if settings.get("format", 0) != FORMAT:
         raise ValueError(f"--resume {path}: its format is {settings.get('format')}, this version reads {FORMAT}")
     files = checkpoints_of(folder)[-1:] if given.is_dir() else [given]
+    if not files and DONE in settings:
+        raise ValueError(
+            f"--resume {path}: the run is done and left no checkpoint to go on from (see --checkpoint-frequency); "
+            "begin a new one, without --resume"
+        )
     return Resumed(folder.resolve().name, settings, read_checkpoint(files[0]) if files else None)
 
 

@@ -5,8 +5,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 import torch.utils.tensorboard.writer
 from torch.utils.tensorboard.summary import hparams
 
-from guided_utils.checkpoint import Resumed, code_hash, keep_folder, machine, note_settings
+from guided_utils.checkpoint import DONE, Resumed, checkpoints_of, code_hash, keep_folder, machine, note_settings
 from guided_utils.interrupts import Interrupts
 from guided_utils.log import RunLog, TrackedLog
 from guided_utils.optimisation import speed_in_bf16
@@ -122,6 +123,9 @@ def end_run(run_name: str, global_step: int, interrupts: Interrupts, writer: Run
         raise SystemExit(128 + interrupts.received)
     if writer.unwritten.missing:
         raise SystemExit(1)
+    if not checkpoints_of(Path("runs", run_name)):
+        with suppress(OSError):  # all that it leaves is there
+            note_settings(run_name, **{DONE: global_step})
 
 
 class Progress:

@@ -396,6 +396,8 @@ def test_what_a_checkpoint_does_not_fit_is_one_line(flag, run_here):
 
 
 def damaged(kind: str, folder: Path) -> str:
+    if kind == "none left":
+        return str(folder)
     (path,) = (folder / "checkpoints").iterdir()
     if kind == "cut off":
         path.write_bytes(path.read_bytes()[:-1000])
@@ -425,11 +427,13 @@ class Hostile:
         ("behind the end", "a larger --total-timesteps"), ("a fork at its end", "a larger --total-timesteps"),
         ("cut off", "cannot be read"), ("no checkpoint", "cannot be read"),
         ("newer", "format 99"), ("code in it", "cannot be read"), ("missing", "cannot be read"),
-        ("no run", "no run's folder"), ("another script", "a run of guided_sac_continuous.py"),
+        ("no run", "no run's folder"), ("none left", "the run is done and left no checkpoint"),
+        ("another script", "a run of guided_sac_continuous.py"),
     ],
 )  # fmt: skip
 def test_what_cannot_go_on_is_one_line_and_nothing_is_touched(kind, said, run_here, tmp_path):
-    base = run_here(*PLAIN, "--total-timesteps", "100")
+    frequency = "0" if kind == "none left" else "100"
+    base = run_here(*PLAIN, "--total-timesteps", "100", "--checkpoint-frequency", frequency)
     path = damaged(kind, Path("runs", base.run_name))
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     script = ROOT / ("rnd_sac.py" if kind == "another script" else "guided_sac_continuous.py")
