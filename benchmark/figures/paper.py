@@ -157,13 +157,16 @@ def at_shared_step(
     if not data:
         return None
     step = functools.reduce(np.intersect1d, (curve.steps for curve in data.values()))[-1]
-    scores = {arm: curve.scores[:, curve.steps == step][:, 0] for arm, curve in data.items()}
+    at = {arm: curve.steps == step for arm, curve in data.items()}
+    scores = {arm: curve.scores[:, at[arm]][:, 0] for arm, curve in data.items()}
+    # of all steps at once, so that the interval is the one in the study's table
+    means = {arm: shown(*(x[at[arm]][0] for x in iqm(curve.scores)), digits) for arm, curve in data.items()}
     ours = scores.get("GuidedSAC")
     chances = {
         arm: shown(*(x[0] for x in probability_of_improvement(ours, theirs)), 2)
         for arm, theirs in scores.items() if ours is not None and arm != "GuidedSAC"
     }  # fmt: skip
-    return env, step, {arm: estimate(each, digits) for arm, each in scores.items()}, chances
+    return env, step, means, chances
 
 
 def measured_curves(parts: list[Part], env: str, arms: list[str]) -> tuple[dict[str, Curves], int]:

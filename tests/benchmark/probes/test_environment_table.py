@@ -69,8 +69,7 @@ def test_an_environment_that_trains(tmp_path):
     assert as_said
     assert row == {
         "environment": "`Taxi-v4`", "script": "discrete", "observations": "an int",
-        "prompt": "yes", "without supervisor": "yes", "guided": "yes", "RND": "yes", "pictures": "yes",
-        "known limits": "none known",
+        "trains": "yes", "pictures": "yes", "known limits": "none known",
     }  # fmt: skip
     settings = [json.loads(path.read_text())["args"] for path in (tmp_path / "try" / "runs").glob("*/settings.json")]
     assert [args["guide_policy"] for args in settings if args.get("guide_policy")] == ["rule.py"] and len(settings) == 3
@@ -80,16 +79,16 @@ def test_an_environment_that_trains(tmp_path):
 def test_flattened_refused_and_failing_ones(odd, tmp_path):
     """A list is refused as the case says, or not as another says; a run that ends early is shown with its last line."""
     row, as_said = try_one(odd, Case("odd:Odd-v0"), 60, tmp_path / "try")
-    assert as_said and row[2:] == ["(5,), flattened", "yes", "yes", "yes", "yes",
-                                   "no: the environment has no render mode rgb_array", ""]  # fmt: skip
+    assert as_said and row[2:] == ["(5,), flattened", "yes", "no: the environment has no render mode rgb_array", ""]
     of_lists = {"env_kwargs": {"kind": "list"}}
     row, as_said = try_one(odd, Case("odd:Odd-v0", **of_lists, refused="is Sequence("), 60, tmp_path / "try")
     assert as_said and row[3] == "refused in a line"
     row, as_said = try_one(odd, Case("odd:Odd-v0", **of_lists), 60, tmp_path / "try")
-    assert not as_said and row[3].startswith("**fails: llm_supervisor.py: error: the observations of Odd-v0 cannot be")
+    fails = "**the prompt fails: llm_supervisor.py: error: the observations of Odd-v0 cannot be"
+    assert not as_said and row[3].startswith(fails)
     row, as_said = try_one(odd, Case("odd:Odd-v0", env_kwargs={"kind": "late"}), 300, tmp_path / "try")
     late = "error: Odd-v0 gives the reward None for a step: it must be one number"
-    assert not as_said and row[3] == f"**fails: {late}**" and row[4] == "–"
+    assert not as_said and row[3] == f"**the prompt fails: {late}**" and row[4] == "–"
 
 
 def test_the_table_in_the_docs_is_the_one_that_was_written():
