@@ -103,6 +103,8 @@ def missing(study: Study, threads: int, before: pd.DataFrame) -> Iterator[Run]:
 def with_parts(table: pd.DataFrame, before: pd.DataFrame, study: Study, threads: int) -> pd.DataFrame:
     """A study's new table with the runs that only the table of the last time has, as far as they are the study's."""
     wanted = {(arm, run.env, run.seed, run.hash) for arm, run in study.runs(threads)} - _named(table)
+    if other := _named(before) - wanted - _named(table):
+        print(f"{study.name}: {len(other)} runs of the table are of other settings or code and are left out")
     names = before[RUN].itertuples(index=False, name=None)
     before = before[[name in wanted for name in names] & before.tag.isin(tags(study))]
     return as_table(pd.concat([table, before]).itertuples(index=False, name=None))

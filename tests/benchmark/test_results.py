@@ -172,11 +172,14 @@ def test_a_study_made_in_parts(tmp_path):
 
     line = command("results", "study.toml", "--quick", "--cores", "1", "--parts")
     process = subprocess.Popen(line, env=anywhere(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for output in process.stdout:
-        if output.startswith("1 done, 1 running"):
+    output = []
+    for row in process.stdout:
+        output.append(row)
+        if row.startswith("1 done, 1 running"):
             process.terminate()
     errors = process.communicate(timeout=280)[1]
     assert process.returncode == 1 and errors.endswith("interrupted; the same command goes on from here\n"), errors
+    assert "study: 1 runs of the table are of other settings or code and are left out\n" in output
 
     after = table.load_table(csv)
     assert {row.seed: row.value for row in after[after.step == 10].itertuples()} == {1: 5.0, 2: 9.0}
