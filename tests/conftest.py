@@ -1,5 +1,6 @@
 """What the tests share: running a script in this process or in one of its own, and reading what it left behind."""
 
+import functools
 import json
 import os
 import runpy
@@ -7,6 +8,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -146,6 +148,33 @@ def _own_folder(tmp_path, monkeypatch):
     for name in SECRETS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+
+
+@functools.cache
+def _start(strict: bool, *depends_on: object) -> None:
+    """Really start a rule's process and end it, unless that succeeded under the same conditions before."""
+    from supervision.sandbox.policy import check_start
+
+    check_start(strict)
+
+
+@pytest.fixture(autouse=True)
+def _one_trivial_start(monkeypatch):
+    """Supervisors in this process try whether rules can start once for all tests, not each of them anew.
+
+    A test that changes what a start depends on is answered by a start of its own, and a failure is not remembered. The
+    scripts that run as processes, and the tests of the sandbox itself, are not concerned.
+    """
+    import llm_supervisor
+    from supervision.sandbox import confinement, policy
+
+    def check_start(strict: bool = False) -> None:
+        _start(
+            strict, subprocess.Popen, sys.executable, policy.CHILD, policy._switched_off, tempfile.tempdir,
+            tuple(confinement.missing_layers()),
+        )  # fmt: skip
+
+    monkeypatch.setattr(llm_supervisor, "check_start", check_start)
 
 
 @pytest.fixture

@@ -1,17 +1,21 @@
 """Ordinary code passes the check and runs; what does not pass is told what to write instead."""
 
+import functools
+import re
+from symtable import symtable
+
 import numpy as np
 import pytest
 from constructs import EXPRESSIONS, HEAD, REPLACED, WHOLE, body, expressions
 from sandboxed import call, make, needs_linux, nothing_left  # noqa: F401
 
+from supervision.sandbox.lanes import Lanes
 from supervision.sandbox.language import check_source
 from supervision.sandbox.messages import PolicyError
 from supervision.sandbox.refusals import MOST_CHARS
+from supervision.sandbox.state import keeps_state, uses_random
 
 pytestmark = needs_linux
-
-FREE = {"low": (-1.0, -1.0), "high": (1.0, 1.0)}
 
 
 def test_the_bank_is_large():
@@ -44,12 +48,52 @@ def test_the_bank_s_expressions_run_as_they_would_in_process():
     assert [name for name, ok in zip(names, (actions == expected) | ~np.array(fixed), strict=True) if not ok] == []
 
 
+def kind(source: str) -> tuple[bool, bool]:
+    """Whether a rule may keep something, and whether it draws random numbers; as the parent tells its child."""
+    tree = check_source(source)
+    return keeps_state(tree), uses_random(tree)
+
+
+@functools.cache
+def in_process(name: str) -> np.ndarray:
+    """What a construct returns at its first two steps, restricted to the language but not confined, (2, 2)."""
+    rule = Lanes(WHOLE[name], 0, True, *kind(WHOLE[name])).rule(0, 0)
+    return np.array([rule(np.zeros(3), t) for t in (0, 1)], dtype=np.float64)
+
+
 @pytest.mark.parametrize("name", WHOLE)
-def test_the_bank_s_constructs_run(name):
-    check_source(WHOLE[name])
-    with make(WHOLE[name], **FREE) as policy:
-        assert np.abs(call(policy, 0)).max() <= 1.0
-        call(policy, 1)
+def test_the_bank_s_constructs_are_allowed(name):
+    assert np.abs(in_process(name)).max() <= 1.0
+
+
+def bundles() -> dict[str, list[str]]:
+    """The bank's constructs, by the first, in bundles of one kind without a name of the top level in common."""
+    found: list[tuple[tuple[bool, bool], set[str], list[str]]] = []
+    for name in sorted(WHOLE, key=lambda name: "__future__" not in WHOLE[name]):  # that is a source's first line
+        symbols = symtable(WHOLE[name], name, "exec").get_symbols()
+        own = {s.get_name() for s in symbols if s.is_assigned() and not s.is_imported()} - {"policy"}
+        for of_kind, taken, names in found:
+            if of_kind == kind(WHOLE[name]) and not own & taken:
+                taken |= own
+                names.append(name)
+                break
+        else:
+            found.append((kind(WHOLE[name]), own, [name]))
+    return {names[0]: names for _, _, names in found}
+
+
+@pytest.mark.parametrize("names", bundles().values(), ids=bundles())
+def test_the_bank_s_constructs_run_confined_as_they_do_in_process(names):
+    """Those of a bundle are one source, each with its `policy` under a name of its own."""
+    renamed = [re.sub(r"\bpolicy\b", f"policy_{i}", WHOLE[name]) for i, name in enumerate(names)]
+    calls = ", ".join(f"policy_{i}(obs, t)" for i in range(len(names)))
+    source = "\n".join([*renamed, "import numpy as np", body(f"return np.concatenate([{calls}])")])
+    assert kind(source) == kind(WHOLE[names[0]])
+    bound = np.ones(2 * len(names))
+    with make(source, low=-bound, high=bound) as policy:
+        actions = np.concatenate([call(policy, 0), call(policy, 1)])
+    for i, name in enumerate(names):
+        assert actions[:, 2 * i : 2 * i + 2].tobytes() == in_process(name).tobytes(), name
 
 
 @pytest.mark.parametrize("name", REPLACED)

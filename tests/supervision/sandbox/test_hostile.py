@@ -8,8 +8,10 @@ That the alarms are not deaf is tested too: with all layers off the same policie
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import ctypes
+import importlib.util
 import os
 import random
 import re
@@ -58,6 +60,22 @@ SILENT = {"environment_own", "escape_format", "escape_result_interface", "escape
 # Those that some machines forbid by themselves (Yama, a container's own filter), unless the tests run as root.
 FORBIDDEN_ELSEWHERE = {"files_proc_memory", "process_descriptor", "process_memory", "process_ptrace"}
 MANY_CALLS = {"exhaust_hang_at_call_10000", "exhaust_leak"}
+
+# What the child has loaded where a policy may import, also what Python and numpy import late on its behalf: these
+# always, and those that take long for the policies whose text has the word.
+LIGHT = (
+    "ctypes encodings.idna encodings.latin_1 gzip importlib io linecache math mmap os pathlib pickle re resource "
+    "signal socket struct subprocess sys tempfile threading time zipfile "
+    "numpy.ctypeslib numpy.lib._npyio_impl numpy.lib.format numpy.lib.npyio numpy.lib.stride_tricks numpy.random"
+)
+HEAVY = {
+    "multiprocessing": "multiprocessing.context multiprocessing.popen_fork",
+    "sqlite3": "sqlite3",
+    "urllib": "urllib.request",
+    "DataSource": "urllib.request",
+    "np.f2py": "numpy.f2py",
+    "np.testing": "numpy.testing._private.utils",
+}
 
 
 class Arena:
@@ -189,6 +207,16 @@ def children() -> set[int]:
     return {pid for pid, stat in stats().items() if stat[1] == str(os.getpid())}
 
 
+def children_now() -> set[int]:
+    """The same at less cost: as the kernel lists them by thread, where it does, which may miss one while others end."""
+    lists = list(Path("/proc/self/task").glob("*/children"))
+    try:
+        found = {int(pid) for path in lists for pid in path.read_text().split()}
+    except (FileNotFoundError, ProcessLookupError):  # a thread ended meanwhile
+        return children()
+    return found if lists else children()
+
+
 def session(leader: int | None) -> set[int]:
     return {pid for pid, stat in stats().items() if stat[3] == str(leader)}
 
@@ -219,17 +247,54 @@ def attack(arena: Arena, name: str) -> tuple[set[str], PolicyError | None]:
     return rung | arena.alarms(None, actions), error
 
 
-def switch_off(monkeypatch, *layers: str) -> None:
-    """Leave the given layers out; skip where this machine lacks one of the others.
+def loaded_for(source: str) -> list[str]:
+    """The modules that the child loads for this policy where it may import."""
+    return " ".join([LIGHT, *(modules for word, modules in HEAVY.items() if word in source)]).split()
 
-    Without the language the child also has the modules loaded that the attacks import.
+
+def imported_by(source: str) -> set[str]:
+    """The modules that a policy asks for, by whatever statement, call or attribute of numpy."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=names):
+                found |= {name.name for name in names}
+            case ast.ImportFrom(module=module):
+                found.add(module)
+            case ast.Call(
+                func=ast.Name(id="__import__") | ast.Attribute(attr="import_module"), args=[ast.Constant(value=module)]
+            ):
+                found.add(module)
+            case ast.Attribute() if ast.unparse(node).startswith("np."):
+                name = "numpy" + ast.unparse(node).removeprefix("np")
+                if is_module(name):
+                    found.add(name)
+    return found
+
+
+def is_module(name: str) -> bool:
+    """Tell whether numpy has a module of this name; its functions and what they return are none."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def switch_off(monkeypatch, name: str, *layers: str) -> None:
+    """Leave the given layers out for a policy; skip where this machine lacks one of the others.
+
+    Without the language the child also has the modules loaded that this attack imports.
     """
     lacking = {layer: reason for layer, reason in missing_layers().items() if layer not in layers}
     if lacking:
         pytest.skip(f"this machine lacks {lacking}")
     monkeypatch.setattr(sandbox, "_switched_off", layers)
     if "language" in layers:
-        monkeypatch.setattr(sandbox, "CHILD", Path(__file__).with_name("preloaded_child.py"))
+        child = Path(tempfile.gettempdir()).with_name("child") / "preloaded_child.py"
+        child.parent.mkdir()
+        child.symlink_to(Path(__file__).with_name(child.name))
+        child.with_name("modules").write_text(" ".join(loaded_for(POLICIES[name])))
+        monkeypatch.setattr(sandbox, "CHILD", child)
 
 
 def harmless(name: str) -> bool:
@@ -242,6 +307,25 @@ def test_the_corpus_is_large_and_every_policy_says_what_it_tries():
     assert all(source.startswith("# ") for source in POLICIES.values())
 
 
+def test_the_sampler_of_memory_sees_the_children(arena):
+    assert children_now() == children() >= {arena.bystander.pid}
+    largest, stop = [0], threading.Event()
+    sampler = threading.Thread(target=sample_memory, args=(largest, stop))
+    sampler.start()
+    subprocess.run([sys.executable, "-c", "import time\nx = b'x' * 2**27\ntime.sleep(0.5)"], check=True)
+    stop.set()
+    sampler.join()
+    assert 2**17 < largest[0] < 2**18
+
+
+def test_no_attack_ends_at_its_import():
+    """Whatever a policy imports, its child has loaded; else it might seem to be stopped and was only not found."""
+    for name, source in POLICIES.items():
+        loaded = {module.rsplit(".", cut)[0] for module in loaded_for(source) for cut in range(module.count(".") + 1)}
+        own = {"canary_module"} if name == "files_import_module" else set()  # the attack is to find it in a folder
+        assert imported_by(source) - own <= loaded, name
+
+
 @pytest.mark.parametrize("name", POLICIES)
 def test_the_language_alone(name, arena, monkeypatch):
     """With the operating system's layer off: a refusal before a child is started, or nothing but arithmetic."""
@@ -250,7 +334,7 @@ def test_the_language_alone(name, arena, monkeypatch):
         check_source(source)
         if name.startswith("exhaust_"):  # the language cannot bound time and memory: that is the other layer's
             return
-        switch_off(monkeypatch, *SYSTEM)
+        switch_off(monkeypatch, name, *SYSTEM)
         rung, error = attack(arena, name)
         assert error is not None
         if name.startswith(GUARD):
@@ -267,14 +351,14 @@ def test_the_language_alone(name, arena, monkeypatch):
 @pytest.mark.parametrize("name", POLICIES)
 def test_the_operating_system_alone(name, arena, monkeypatch):
     """With the language layer off: no static check, all builtins, any import."""
-    switch_off(monkeypatch, "language")
+    switch_off(monkeypatch, name, "language")
     check_attack(arena, name, monkeypatch)
 
 
 @pytest.mark.parametrize("name", sorted(ALLOWED_BY_THE_LANGUAGE))
 def test_both_layers(name, arena, monkeypatch):
     """All other policies are refused before a child is started, see `test_the_language_alone`."""
-    switch_off(monkeypatch)
+    switch_off(monkeypatch, name)
     check_attack(arena, name, monkeypatch)
 
 
@@ -298,7 +382,7 @@ def check_attack(arena: Arena, name: str, monkeypatch) -> None:
 def sample_memory(largest: list[int], stop: threading.Event) -> None:
     """Keep the largest resident set (KiB) that a child of this process has had."""
     while not stop.wait(0.05):
-        for pid in children():
+        for pid in children_now():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 for line in Path(f"/proc/{pid}/status").read_text().splitlines():
                     if line.startswith("VmHWM"):
@@ -317,7 +401,7 @@ def test_with_all_layers_off_the_alarms_ring(name, arena, monkeypatch):
     """The attacks work and the alarms hear them; so their silence above says something."""
     if name == "process_machine_code" and os.uname().machine != "x86_64":
         pytest.skip("machine code for x86-64")
-    switch_off(monkeypatch, *sandbox.LAYERS)
+    switch_off(monkeypatch, name, *sandbox.LAYERS)
     rung = attack(arena, name)[0]
     if not rung and name in FORBIDDEN_ELSEWHERE:
         pytest.skip("this machine forbids the attack by itself")
@@ -334,7 +418,7 @@ LEFT_OPEN = {"files_chmod": {"files"}}  # it handles names and contents, not mod
 @pytest.mark.parametrize("name", LANDLOCK)
 def test_landlock_alone(name, arena, monkeypatch):
     """Without the language, the limits and the filter of system calls."""
-    switch_off(monkeypatch, "language", "limits", "seccomp")
+    switch_off(monkeypatch, name, "language", "limits", "seccomp")
     version = arena.libc.syscall(confinement.LANDLOCK_CREATE_RULESET, None, 0, confinement.LANDLOCK_VERSION)
     if version < LANDLOCK[name]:
         pytest.skip(f"this machine's Landlock has version {version}, not {LANDLOCK[name]}")
@@ -344,5 +428,5 @@ def test_landlock_alone(name, arena, monkeypatch):
 @pytest.mark.parametrize("name", [name for name in REACHING if name.startswith(("files_", "network_", "process_"))])
 def test_seccomp_alone(name, arena, monkeypatch):
     """Without the language, the limits and Landlock."""
-    switch_off(monkeypatch, "language", "limits", "landlock")
+    switch_off(monkeypatch, name, "language", "limits", "landlock")
     assert attack(arena, name)[0] == set()

@@ -1,5 +1,6 @@
 """Each environment's own copy of a rule: restored at each episode's start, and brought back in another process."""
 
+import functools
 import os
 import pickle
 import signal
@@ -15,6 +16,7 @@ from supervision.sandbox import memory
 from supervision.sandbox.lanes import Lanes
 from supervision.sandbox.language import check_source
 from supervision.sandbox.messages import MOST_LANES, TRIAL_LANES, PolicyError
+from supervision.sandbox.policy import SandboxedPolicy
 from supervision.sandbox.state import keeps_state
 
 pytestmark = needs_linux
@@ -116,7 +118,7 @@ def test_a_top_level_that_fails_later_fails_with_its_line():
 # --- a new process in the old one's state ---
 
 
-def rollout(policy, steps: int, first: int = 0):
+def rollout(policy: SandboxedPolicy, steps: int, first: int = 0) -> list[bytes]:
     """Three environments with episodes of different lengths; the actions of each step from `first` on."""
     lengths, rng, t = [11, 3, 7], np.random.default_rng(5), np.zeros(3, int)
     actions = []
@@ -130,12 +132,16 @@ def rollout(policy, steps: int, first: int = 0):
     return actions
 
 
+@functools.cache
+def uninterrupted(source: str) -> list[bytes]:
+    with make(source, seed=11, **WIDE) as policy:
+        return rollout(policy, 90)
+
+
 @pytest.mark.parametrize("killed_at", [1, 2, 17, 64])
 @pytest.mark.parametrize("source", [DRIFTS, COUNTS], ids=["random", "counts"])
 def test_a_restored_policy_acts_as_one_that_was_never_interrupted(source, killed_at, tmp_path):
-    options = {"seed": 11, **WIDE}
-    with make(source, **options) as policy:
-        whole = rollout(policy, 90)
+    options, whole = {"seed": 11, **WIDE}, uninterrupted(source)
     with make(source, **options) as policy:
         assert rollout(policy, killed_at) == whole[:killed_at]
         (tmp_path / "memory").write_bytes(pickle.dumps(policy.memory()))
