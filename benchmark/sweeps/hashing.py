@@ -22,18 +22,29 @@ class CodeError(ValueError):
     """A file of a run that is not Python: which, and where."""
 
 
+Import = ast.Import | ast.ImportFrom
+
+
+class Source(NamedTuple):
+    """What counts of a file's text."""
+
+    top_level: list[Import]
+    imports: list[Import]  # wherever they stand
+    code: str  # without comments and formatting
+
+
 class Module(NamedTuple):
     """A file that a run executes."""
 
     path: Path
-    tree: ast.Module
-    code: str  # without comments and formatting
+    source: Source
 
 
-def parsed(source: str) -> tuple[ast.Module, str]:
-    """A module's syntax tree, and its code without comments and formatting."""
-    tree = ast.parse(source)
-    return tree, ast.unparse(tree)
+def parsed(text: str) -> Source:
+    """A file's text, parsed. Its tree is walked here once, though a study asks for the same files many times."""
+    tree = ast.parse(text)
+    top_level, imports = ([node for node in nodes if isinstance(node, Import)] for nodes in (tree.body, ast.walk(tree)))
+    return Source(top_level, imports, ast.unparse(tree))
 
 
 def code_hash(script: Path, env: str, flags: dict[str, Flag], parse: Callable = parsed) -> str:
@@ -46,12 +57,12 @@ def code_hash(script: Path, env: str, flags: dict[str, Flag], parse: Callable = 
     Args:
         parse: `parsed`, or a version of it that remembers.
     """
-    top_level = imported(read(script, parse).tree.body, package=())
+    top_level = imported(read(script, parse).source.top_level, package=())
     supervised = flags.get("supervisor") != "none" and any(name[0] in HELPER for name in top_level)
     filming = any(flags.get(name) for name in FILMING)
     digest = hashlib.sha256()
-    for path, _, code in modules(script, without=() if supervised or filming else HELPER, parse=parse):
-        digest.update(f"{path.relative_to(script.parent).as_posix()}\0{code}\0".encode())
+    for path, source in modules(script, without=() if supervised or filming else HELPER, parse=parse):
+        digest.update(f"{path.relative_to(script.parent).as_posix()}\0{source.code}\0".encode())
     if supervised:
         prompts = script.parent / "prompts"
         own = (prompts / env).is_dir()
@@ -82,7 +93,7 @@ def modules(script: Path, without: tuple[str, ...] = (), parse: Callable = parse
         module = read(path, parse)
         yield module
         package = path.parent.relative_to(script.parent).parts
-        for name in imported(ast.walk(module.tree), package):
+        for name in imported(module.source.imports, package):
             if name[0] not in without:
                 queue += files(script.parent, name)
         if package and package[-1] == SANDBOX:
@@ -92,12 +103,12 @@ def modules(script: Path, without: tuple[str, ...] = (), parse: Callable = parse
 def read(path: Path, parse: Callable) -> Module:
     """A file, parsed; CodeError where it cannot be."""
     try:
-        return Module(path, *parse(path.read_text(encoding="utf-8")))
+        return Module(path, parse(path.read_text(encoding="utf-8")))
     except SyntaxError as error:
         raise CodeError(f"{path.name} is not valid Python: {error}") from None
 
 
-def imported(nodes: Iterator[ast.AST] | list[ast.stmt], package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def imported(nodes: list[Import], package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """The names that these nodes import, seen from the script's folder: `import a.b` is (a, b).
 
     `from a import b` is both (a,) and (a, b), which may be a module.
@@ -108,7 +119,7 @@ def imported(nodes: Iterator[ast.AST] | list[ast.stmt], package: tuple[str, ...]
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (tuple(alias.name.split(".")) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             above = package[: max(0, len(package) + 1 - node.level)] if node.level else ()
             base = (*above, *(node.module.split(".") if node.module else ()))
             yield from (name for name in (base, *((*base, alias.name) for alias in node.names)) if name)

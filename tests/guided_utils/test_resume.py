@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -30,6 +31,23 @@ def comparable(run: str) -> dict:
 
 def weights(run) -> list[torch.Tensor]:
     return [p.detach().clone() for module in run.modules for p in module.parameters()]
+
+
+MADE: dict[tuple[str, ...], Path] = {}  # folders of runs, by their flags
+
+
+@pytest.fixture
+def made_once(run_here, tmp_path_factory):
+    """Makes a run with these flags where it is asked for first, and from then on copies of its folder."""
+
+    def make(*flags: str) -> Path:
+        if flags in MADE:
+            return Path(shutil.copytree(MADE[flags], Path("runs", MADE[flags].name)))
+        folder = Path("runs", run_here(*flags).run_name)
+        MADE[flags] = Path(shutil.copytree(folder, tmp_path_factory.mktemp("made") / folder.name))
+        return folder
+
+    return make
 
 
 # -- to the bit -------------------------------------------------------------------------------------------------------
@@ -81,16 +99,24 @@ LINE = ["--env-id", "Line-v0", "--guide-window", "100", "--guide-end", "350", "-
         "--learning-starts", "50", "--batch-size", "8", "--replay-frames", "0"]  # fmt: skip
 
 
-def cut_and_gone_on(run_here, monkeypatch, flags: list[str], step: int):
-    """A run that is interrupted after this step, and goes on."""
-    before = {*Path("runs").iterdir()} if Path("runs").is_dir() else set()
-    with monkeypatch.context() as patch:
-        stop_at(patch, step)
-        with pytest.raises(SystemExit):
-            run_here(*flags)
-    (folder,) = {*Path("runs").iterdir()} - before
-    state = torch.load(next((folder / "checkpoints").iterdir()), weights_only=True)["parts"]["supervisor"]
-    return run_here("--resume", f"runs/{folder.name}"), state
+def cut_again_and_again(run_here, monkeypatch, capsys, flags: list[str], steps: tuple[int, ...]):
+    """A run that is interrupted after each of these steps, and goes on from there; and its supervisor's state there."""
+    before, states = {*Path("runs").iterdir()} if Path("runs").is_dir() else set(), {}
+    capsys.readouterr()
+    for step in steps:
+        with monkeypatch.context() as patch:
+            stop_at(patch, step)
+            with pytest.raises(SystemExit):
+                run_here(*flags)
+        (folder,) = {*Path("runs").iterdir()} - before
+        (path,) = (folder / "checkpoints").iterdir()
+        assert path.name == f"step_{step:09}.pt"
+        states[step] = torch.load(path, weights_only=True)["parts"]["supervisor"]
+        flags = ["--resume", f"runs/{folder.name}"]
+    again = run_here(*flags)
+    went_on = re.findall(rf"resume: goes on: {again.run_name} at step (\d+)\n", capsys.readouterr().out)
+    assert went_on == [str(step) for step in steps]
+    return again, states
 
 
 def same(ours, theirs) -> None:
@@ -103,12 +129,12 @@ def same(ours, theirs) -> None:
     assert page == other and "Consultation 1 " in page
 
 
-def test_supervision_goes_on_from_any_of_its_states(run_here, monkeypatch):
+def test_supervision_goes_on_from_any_of_its_states(run_here, monkeypatch, capsys):
     """Under models: a harmful rule from step 10 on is ended at 70 and its coder told; the second is found good at 130;
     a third, harmful again, comes at 170 and gives way to it at 230.
 
-    Interrupted while it waits for the first unguided stretch, in a trial, with the coder still to be told, told, with a
-    good rule kept, in the trial of a new one beside it, and back at the good one.
+    Interrupted seven times: while it waits for the first unguided stretch, in a trial, with the coder still to be told,
+    told, with a good rule kept, in the trial of a new one beside it, and back at the good one.
     """
     codes = [HARMFUL, RIGHT, HARMFUL, RIGHT]
 
@@ -121,12 +147,10 @@ def test_supervision_goes_on_from_any_of_its_states(run_here, monkeypatch):
     whole = run_under_models(lambda flags: run_here(*flags))
     ended = [text for text in texts(whole.run_name, "supervisor/verdict") if "was ended" in text]
     assert len(ended) == 2 and ended[1].endswith("; the last good rule guides again")
-    states = {}
-    for step in (5, 33, 70, 74, 150, 205, 240):
-        again, states[step] = run_under_models(
-            lambda flags, step=step: cut_and_gone_on(run_here, monkeypatch, flags, step)
-        )
-        same(again, whole)
+    again, states = run_under_models(
+        lambda flags: cut_again_and_again(run_here, monkeypatch, capsys, flags, (5, 33, 70, 74, 150, 205, 240))
+    )
+    same(again, whole)
     assert states[5]["waiting"] and states[5]["count"] == 0 and states[5]["rule"] is None
     assert states[33]["guiding"] and states[33]["guidance"]["trial"]["looked"] == 0
     assert states[70]["mend"] and states[70]["waiting"] and not states[70]["guiding"]
@@ -137,16 +161,15 @@ def test_supervision_goes_on_from_any_of_its_states(run_here, monkeypatch):
     assert states[240]["rule"]["source"] == states[150]["rule"]["source"] and states[240]["good"] is None
 
 
-def test_a_rule_of_one_s_own_has_its_second_try_also_in_a_run_that_goes_on(run_here, monkeypatch):
+def test_a_rule_of_one_s_own_has_its_second_try_also_in_a_run_that_goes_on(run_here, monkeypatch, capsys):
     """Ended at 60 and at 160; interrupted in between, in the second try and behind it."""
     Path("rule.py").write_text(HARMFUL.removeprefix("```python\n").removesuffix("```"))
     flags = [*LINE, "--guide-policy", "rule.py"]
     whole = run_here(*flags)
     assert [step for step, _ in scalars(whole.run_name)["supervisor/trial_guided_return"]] == [60, 160]
-    for step, ends in ((80, 1), (125, 1), (210, 2)):
-        again, state = cut_and_gone_on(run_here, monkeypatch, flags, step)
-        assert state["ends"] == ends
-        same(again, whole)
+    again, states = cut_again_and_again(run_here, monkeypatch, capsys, flags, (80, 125, 210))
+    assert {step: state["ends"] for step, state in states.items()} == {80: 1, 125: 1, 210: 2}
+    same(again, whole)
 
 
 def test_a_fork_with_another_rule_is_guided_by_that_one(run_here, monkeypatch):
@@ -293,17 +316,18 @@ def files_of(run: str) -> set[str]:
     [(evaluation.Evaluator, "run", 300), (console.Progress, "report", 300), (checkpoint.Checkpoints, "save", 300),
      (checkpoint.Checkpoints, "_save_model", 0), (evaluation.Evaluator, "close", 0), (RunLog, "close", 0)],
 )  # fmt: skip
-def test_a_signal_behind_the_last_step_changes_nothing(owner, method, step, run_here, monkeypatch, capsys):
-    whole = run_here(*ENDS).run_name
+def test_a_signal_behind_the_last_step_changes_nothing(owner, method, step, run_here, made_once, monkeypatch, capsys):
+    whole = made_once(*ENDS)
+    capsys.readouterr()
     with monkeypatch.context() as patch:
         if method == "_save_model":  # that of the end; the one at step 200 is not
             patch.setattr(checkpoint.Checkpoints, "save_if_due", lambda *args: None)
         signalled(patch, owner, method, step)
         run = run_here(*ENDS)
     said = capsys.readouterr().out
-    assert "SIGTERM: " in said and "go on with" not in said and said.count("the guided time is over") == 2
-    assert comparable(run.run_name) == comparable(whole) and files_of(run.run_name) == files_of(whole)
-    assert kill_points.report_of(Path(f"runs/{run.run_name}")) == kill_points.report_of(Path(f"runs/{whole}"))
+    assert "SIGTERM: " in said and "go on with" not in said and said.count("the guided time is over") == 1
+    assert comparable(run.run_name) == comparable(whole.name) and files_of(run.run_name) == files_of(whole.name)
+    assert kill_points.report_of(Path(f"runs/{run.run_name}")) == kill_points.report_of(whole)
 
 
 def test_a_second_signal_behind_the_last_step_ends_a_run_at_once(monkeypatch):
@@ -384,10 +408,10 @@ def test_a_fork_from_none_to_bundled_is_the_same_run_with_guidance_from_there(ru
 
 
 @pytest.mark.parametrize("flag", ["--buffer-size=77", "--num-envs=2", "--value-network", "--no-autotune"])
-def test_what_a_checkpoint_does_not_fit_is_one_line(flag, run_here):
-    base = run_here(*PLAIN, "--total-timesteps", "110")
+def test_what_a_checkpoint_does_not_fit_is_one_line(flag, run_here, made_once):
+    base = made_once(*PLAIN, "--total-timesteps", "110")
     with pytest.raises(SystemExit, match=r"does not fit|goes on") as ended:
-        run_here("--resume", f"runs/{base.run_name}", flag, "--total-timesteps", "120")
+        run_here("--resume", str(base), flag, "--total-timesteps", "120")
         raise SystemExit("goes on")  # a network that the checkpoint lacks begins anew
     assert "\n" not in str(ended.value.code)
 
@@ -431,10 +455,9 @@ class Hostile:
         ("another script", "a run of guided_sac_continuous.py"),
     ],
 )  # fmt: skip
-def test_what_cannot_go_on_is_one_line_and_nothing_is_touched(kind, said, run_here, tmp_path):
+def test_what_cannot_go_on_is_one_line_and_nothing_is_touched(kind, said, run_here, made_once, tmp_path):
     frequency = "0" if kind == "none left" else "100"
-    base = run_here(*PLAIN, "--total-timesteps", "100", "--checkpoint-frequency", frequency)
-    path = damaged(kind, Path("runs", base.run_name))
+    path = damaged(kind, made_once(*PLAIN, "--total-timesteps", "100", "--checkpoint-frequency", frequency))
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     script = ROOT / ("rnd_sac.py" if kind == "another script" else "guided_sac_continuous.py")
     flags = {"behind the end": ["--total-timesteps", "99"], "a fork at its end": ["--q-lr", "0.1"]}

@@ -14,7 +14,7 @@ from benchmark.sweeps.hashing import FILMING, HELPER, CodeError, code_hash, modu
 
 def files_of(script: Path, **options) -> set[str]:
     """The files that `modules()` finds, as paths from the script's folder."""
-    return {path.relative_to(script.parent).as_posix() for path, _, _ in modules(script, **options)}
+    return {path.relative_to(script.parent).as_posix() for path, _ in modules(script, **options)}
 
 
 def test_the_hash_is_of_settings_and_code(tmp_path):
