@@ -130,7 +130,8 @@ class Arena:
             with contextlib.suppress(BlockingIOError):
                 listener.recv(10)
                 rung.add("network")
-        if len(children() - self.children - {child, self.bystander.pid}) or len(session(child)) > 1:
+        processes = stats()
+        if children(processes) - self.children - {child, self.bystander.pid} or len(session(child, processes)) > 1:
             rung.add("processes")
         if self.signals or self._state_of_bystander() != self.state_of_bystander:
             rung.add("others")
@@ -202,9 +203,9 @@ def stats() -> dict[int, list[str]]:
     return found
 
 
-def children() -> set[int]:
-    """Children of this process, zombies included, and orphans that it adopted."""
-    return {pid for pid, stat in stats().items() if stat[1] == str(os.getpid())}
+def children(processes: dict[int, list[str]] | None = None) -> set[int]:
+    """Children of this process, zombies included, and orphans that it adopted; of these processes or of all."""
+    return {pid for pid, stat in (processes or stats()).items() if stat[1] == str(os.getpid())}
 
 
 def children_now() -> set[int]:
@@ -217,8 +218,8 @@ def children_now() -> set[int]:
     return found if lists else children()
 
 
-def session(leader: int | None) -> set[int]:
-    return {pid for pid, stat in stats().items() if stat[3] == str(leader)}
+def session(leader: int | None, processes: dict[int, list[str]]) -> set[int]:
+    return {pid for pid, stat in processes.items() if stat[3] == str(leader)}
 
 
 def run(source: str, many: bool = False) -> tuple[SandboxedPolicy | None, list[np.ndarray], PolicyError | None]:
@@ -244,7 +245,8 @@ def attack(arena: Arena, name: str) -> tuple[set[str], PolicyError | None]:
     rung = arena.alarms(policy._process.pid if policy else None, actions)
     if policy is not None:
         policy.close()
-    return rung | arena.alarms(None, actions), error
+        rung |= arena.alarms(None, actions)
+    return rung, error
 
 
 def loaded_for(source: str) -> list[str]:
