@@ -161,9 +161,11 @@ def guided_learning(mdp: Mdp, q: Array, guide: Array, gate: Array, sweeps: int) 
     for _ in range(50_000):
         learned = boltzmann(q, mdp.alpha)
         weight = data_weights(mdp, mixture(learned, guide, gate), start=np.ones(len(q)))
-        if np.abs(backup(mdp, q, learned) - q)[weight > 0.0].max() < 1e-9:
+        residual = backup(mdp, q, learned) - q
+        if np.abs(residual)[weight > 0.0].max() < 1e-9:
             return q
-        q = evaluate_on_data(mdp, q, learned, weight, sweeps)
+        q = q + weight / weight.max() * residual  # the first sweep
+        q = evaluate_on_data(mdp, q, learned, weight, sweeps - 1)
     raise AssertionError("guided learning did not converge")
 
 

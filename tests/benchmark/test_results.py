@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,8 +116,11 @@ def test_results_of_a_sweep_in_which_a_run_fails(tmp_path):
         assert Path(f"runs/quick/none.{kind}").read_text() == "of the last time"
 
 
-def test_an_arm_is_kept_where_two_of_its_seeds_have_the_same_digits(tmp_path):
-    """A's third seed is not run again, its rows say where they are from; with another digit nothing else is run."""
+def test_an_arm_is_kept_where_two_of_its_seeds_have_the_same_digits(tmp_path, monkeypatch, capsys):
+    """A's third seed is not run again, its rows say where they are from; with another digit nothing else is run.
+
+    The second time A's two seeds are done, so that nothing is left to run before their digits are compared.
+    """
     (tmp_path / "script.py").write_text(TINY_SCRIPT)
     arms = "\n".join(f'[arms.{name}]\nscript = "{tmp_path / "script.py"}"\nflags = {{ gamma = {gamma} }}'
                      for name, gamma in (("A", 0.9), ("B", 0.7)))  # fmt: skip
@@ -128,17 +132,16 @@ def test_an_arm_is_kept_where_two_of_its_seeds_have_the_same_digits(tmp_path):
     before = table.as_table(rows(study, "E-v0", "A", [0, 9], [0, 9], [0, 9]))
     table.write_table(before, csv)
 
-    def run_results(*flags: str) -> subprocess.CompletedProcess:
-        line = command("results", "study.toml", "--quick", "--cores", "1", *flags)
-        return subprocess.run(line, env=anywhere(), capture_output=True, text=True, timeout=280)
+    line = command("results", "study.toml", "--quick", "--cores", "1", "--keep-arms", "A", "--runs", "made")
 
-    def kept_runs(folder: str) -> list[tuple[str, int]]:
-        records = [json.loads(path.read_text()) for path in Path(folder).glob("*/run.json")]
+    def made() -> list[tuple[float, int]]:
+        """Gamma and seed of the runs that are there."""
+        records = [json.loads(path.read_text()) for path in Path("made").glob("*/run.json")]
         return sorted((record["flags"]["gamma"], record["seed"]) for record in records)
 
-    result = run_results("--keep-arms", "A", "--runs", "first")
+    result = subprocess.run(line, env=anywhere(), capture_output=True, text=True, timeout=280)
     assert result.returncode == 0, result.stderr
-    assert kept_runs("first") == [(0.7, 1), (0.7, 2), (0.7, 3), (0.9, 1), (0.9, 2)]
+    assert made() == [(0.7, 1), (0.7, 2), (0.7, 3), (0.9, 1), (0.9, 2)]
     after, columns = table.load_table(csv), ["seed", "tag", "step", "value", "commit"]
     kept = after[after.arm == "A"]
     assert kept[columns].to_numpy().tolist() == before[columns].to_numpy().tolist()
@@ -148,12 +151,17 @@ def test_an_arm_is_kept_where_two_of_its_seeds_have_the_same_digits(tmp_path):
 
     before.loc[(before.seed == 2) & (before.step == 10), "value"] = 8.0
     table.write_table(before, csv)
-    result = run_results("--keep-arms", "A", "--runs", "second")
-    assert (result.returncode, result.stderr) == (
-        1, "results.py: error: study: A on E-v0, seed 2, cannot be kept: eval/episodic_return at step 10 is 9, "
-        "before 8\n"
-    )  # fmt: skip
-    assert kept_runs("second") == [(0.9, 1), (0.9, 2)]
+    for path in list(Path("made").glob("*/run.json")):
+        if json.loads(path.read_text())["flags"]["gamma"] == 0.7:
+            shutil.rmtree(path.parent)
+    monkeypatch.setattr(sys, "argv", ["results.py", *line[3:]])
+    with pytest.raises(SystemExit) as ended:  # its text goes to stderr, with exit status 1
+        runpy.run_path(str(ROOT / "benchmark" / "results.py"), run_name="__main__")
+    assert ended.value.code == (
+        "results.py: error: study: A on E-v0, seed 2, cannot be kept: eval/episodic_return at step 10 is 9, before 8"
+    )
+    assert tuple(capsys.readouterr()) == ("2 runs, 2 of them done before\n", "")  # Ray does not even start
+    assert made() == [(0.9, 1), (0.9, 2)]
 
 
 def test_a_study_made_in_parts(tmp_path):

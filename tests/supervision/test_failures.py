@@ -134,17 +134,22 @@ def cut_off(run_here, monkeypatch, flags: list[str], step: int) -> str:
 
 
 def test_a_repeated_run_that_goes_on_fails_at_the_recorded_step(run_here, monkeypatch):
-    """Interrupted while the rule guides, before the step and behind it."""
+    """Interrupted twice while the rule guides, before the step and behind it."""
     with Endpoint(both()) as endpoint:
         first = run_here(*RUN, *BRIEF, "--llm-base-url", endpoint.url)
     amend(first.run_name, 5, "at step 267: it was killed")
     flags = replayed([*RUN, *BRIEF], first.run_name)
     whole = run_here(*flags)
     assert (267, 0.0) in scalars(whole.run_name)["charts/guidance_active"]
+    cut = cut_off(run_here, monkeypatch, flags, 230)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 280)
+        with pytest.raises(SystemExit):
+            run_here("--resume", f"runs/{cut}")
     for step in (230, 280):
-        cut = cut_off(run_here, monkeypatch, flags, step)
-        run_here("--resume", f"runs/{cut}")
-        same_run(whole.run_name, cut)
+        assert Path(f"runs/{cut}/checkpoints/step_{step:09}.pt").is_file()
+    run_here("--resume", f"runs/{cut}")
+    same_run(whole.run_name, cut)
 
 
 @pytest.mark.parametrize(("cut_at", "number", "failed_at"), [(90, 1, 67), (130, 3, 125)])
