@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_process, scalars, texts
+from conftest import ROOT, scalars, texts
 
 CHECKOUT = Path(os.environ.get("CLEANRL", "/nowhere")).resolve()
 needs_cleanrl = pytest.mark.skipif(
@@ -58,10 +58,12 @@ def test_the_first_flag_of_cleanrls_tuner_is_lost(first, monkeypatch):
     assert re.fullmatch(r"MountainCarContinuous-v0__guided_sac_continuous_none__3__\d+", run["run_name"])
 
 
-def test_a_switch_cannot_be_written_as_a_value():
+def test_a_switch_cannot_be_written_as_a_value(run_here, capsys):
     """As CleanRL's tuner would write it, and as that of its release 1.2.0 does."""
-    done = run_process("--env-id", "MountainCarContinuous-v0", "--track=False")
-    assert done.returncode != 0 and "Unrecognized options: False" in done.stderr and not Path("runs").exists()
+    with pytest.raises(SystemExit) as ended:
+        run_here("--env-id", "MountainCarContinuous-v0", "--track=False")
+    assert ended.value.code == 2 and "Unrecognized options: False" in capsys.readouterr().err
+    assert not Path("runs").exists()
 
 
 @needs_cleanrl

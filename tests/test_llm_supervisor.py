@@ -10,7 +10,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import ROOT, Endpoint, run_process, scalars, texts
+from conftest import ROOT, Endpoint, scalars, texts
 from consultations import SECRET, user_text
 from PIL import Image
 from rules import BRAKE, CONTENT, INTERVENE, KEEP, PUSH, Training, vectors
@@ -58,11 +58,12 @@ def test_another_task_s_rule_and_threshold_are_not_used_by_themselves(flags, run
     assert run_here(*flags, *short, "--supervisor", "none", **run).supervisor.mode == "none"
 
 
-def test_a_run_that_nobody_can_supervise_names_four_ways_out_where_tools_look():
-    """On standard error, with an exit status that is not zero: CleanRL's benchmark tool reads nothing else."""
-    process = run_process("--env-id", "Pendulum-v1", "--seed", "1")
-    assert process.returncode == 1 and process.stdout == ""
-    (line,) = process.stderr.splitlines()
+def test_a_run_that_nobody_can_supervise_names_four_ways_out_where_tools_look(run_here, capsys):
+    """In the line with which it ends, and that alone: CleanRL's benchmark tool reads nothing but standard error."""
+    with pytest.raises(SystemExit) as ended:
+        run_here("--env-id", "Pendulum-v1", "--seed", "1")
+    assert capsys.readouterr() == ("", "")
+    (line,) = ended.value.code.splitlines()
     assert line.startswith("guided_sac_continuous.py: error: nobody can supervise Pendulum-v1: ")
     for way in ("OPENAI_API_KEY (or --llm-base-url)", "--guide-policy FILE", "bundled_policy.py and bundled.toml into ",
                 "--supervisor none"):  # fmt: skip

@@ -7,7 +7,7 @@ import sys
 
 import gymnasium as gym
 import pytest
-from conftest import ROOT, run_process, texts
+from conftest import ROOT, texts
 
 from supervision.arguments import SupervisorArgs
 
@@ -22,12 +22,16 @@ SCRIPTS = ["guided_sac_continuous.py", "guided_sac_discrete.py", "rnd_sac.py"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_has_groups_with_the_environment_and_the_algorithm_first(script):
-    process = run_process("--help", script=script, COLUMNS="100", NO_COLOR="1")
-    assert process.returncode == 0
-    groups = re.findall(r"╭─ ([\w-]+) options ─", process.stdout)
+def test_help_has_groups_with_the_environment_and_the_algorithm_first(script, run_here, monkeypatch, capfd):
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
+    with pytest.raises(SystemExit) as ended:
+        run_here("--help", script=ROOT / script)
+    assert ended.value.code == 0
+    shown = capfd.readouterr().out
+    groups = re.findall(r"╭─ ([\w-]+) options ─", shown)
     assert groups == ["environment-and-algorithm", "experiment", *["supervision"] * ("guided" in script)]
-    parts = re.split(r"╭─ [\w-]+ options ─", process.stdout)[1:]
+    parts = re.split(r"╭─ [\w-]+ options ─", shown)[1:]
     for flag, group in (("--env-id", 0), ("--gamma", 0), ("--seed", 1), ("--exp-name", 1), ("--resume", 1),
                         *((("--supervisor", 2), ("--guide-window", 2)) if "guided" in script else ())):  # fmt: skip
         assert [i for i, part in enumerate(parts) if re.search(rf"^│ {flag}\b", part, flags=re.MULTILINE)] == [group], (
@@ -35,16 +39,35 @@ def test_help_has_groups_with_the_environment_and_the_algorithm_first(script):
         )
 
 
+# as two processes, one behind the other: what the first call made of its standard output, the second does not find
+HELP_AND_RUN = """
+import runpy, sys
+script, *flags = sys.argv[1:]
+for words in (["--help"], flags):
+    sys.stdout.reconfigure(errors="strict")
+    sys.argv = [script, *words]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as ended:
+        if ended.code or words != ["--help"]:
+            raise
+    print("END OF", *words)
+"""
+
+
 @pytest.mark.parametrize(("script", "encoding"), [*zip(SCRIPTS, ["ascii", "latin-1", "ascii"], strict=True)])
 def test_a_terminal_of_few_characters_ends_no_run(script, encoding):
+    """Neither its help nor a run."""
     short = ["--total-timesteps", "20", "--learning-starts", "5", "--batch-size", "4", "--eval-frequency", "10",
              "--eval-episodes", "1", "--max-episode-steps", "20"]  # fmt: skip
-    for words in (["--help"], [*short, *(["--supervisor", "none"] if "guided" in script else [])]):
-        environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "LC_ALL": "C"}
-        command = [sys.executable, str(ROOT / script), *words]
-        process = subprocess.run(command, env=environment, capture_output=True, encoding=encoding)
-        assert process.returncode == 0, process.stderr[-500:]
-    assert "greedy return" in process.stdout
+    short += ["--supervisor", "none"] if "guided" in script else []
+    terminal = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "LC_ALL": "C"}
+    command = [sys.executable, "-c", HELP_AND_RUN, str(ROOT / script), *short]
+    environment = {**os.environ, **terminal, "PYTHONPATH": str(ROOT)}
+    process = subprocess.run(command, env=environment, capture_output=True, encoding=encoding)
+    assert process.returncode == 0, process.stderr[-500:]
+    shown, run = process.stdout.split("END OF --help\n")
+    assert "--total-timesteps" in shown and "greedy return" in run and run.endswith(f"END OF {' '.join(short)}\n")
 
 
 def test_a_foreign_error_cannot_steer_the_terminal(run_here):

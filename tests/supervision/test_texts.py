@@ -88,8 +88,7 @@ def test_a_consultation_on_the_terminal_shows_no_foreign_text_raw(capsys):
     assert len(re.findall("^--- advice", printed, re.MULTILINE)) == 1
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-@pytest.mark.parametrize("command", [["consult", "--help"], ["--help"]])
+@pytest.mark.parametrize(("command", "encoding"), [(["consult", "--help"], "latin-1"), (["--help"], "ascii")])
 def test_help_on_a_terminal_that_knows_few_signs(command, encoding):
     process = subprocess.run(
         [sys.executable, str(ROOT / "llm_supervisor.py"), *command], capture_output=True,
