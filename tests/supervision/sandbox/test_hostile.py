@@ -208,16 +208,6 @@ def children(processes: dict[int, list[str]] | None = None) -> set[int]:
     return {pid for pid, stat in (processes or stats()).items() if stat[1] == str(os.getpid())}
 
 
-def children_now() -> set[int]:
-    """The same at less cost: as the kernel lists them by thread, where it does, which may miss one while others end."""
-    lists = list(Path("/proc/self/task").glob("*/children"))
-    try:
-        found = {int(pid) for path in lists for pid in path.read_text().split()}
-    except (FileNotFoundError, ProcessLookupError):  # a thread ended meanwhile
-        return children()
-    return found if lists else children()
-
-
 def session(leader: int | None, processes: dict[int, list[str]]) -> set[int]:
     return {pid for pid, stat in processes.items() if stat[3] == str(leader)}
 
@@ -309,17 +299,6 @@ def test_the_corpus_is_large_and_every_policy_says_what_it_tries():
     assert all(source.startswith("# ") for source in POLICIES.values())
 
 
-def test_the_sampler_of_memory_sees_the_children(arena):
-    assert children_now() == children() >= {arena.bystander.pid}
-    largest, stop = [0], threading.Event()
-    sampler = threading.Thread(target=sample_memory, args=(largest, stop))
-    sampler.start()
-    subprocess.run([sys.executable, "-c", "import time\nx = b'x' * 2**27\ntime.sleep(0.5)"], check=True)
-    stop.set()
-    sampler.join()
-    assert 2**17 < largest[0] < 2**18
-
-
 def test_no_attack_ends_at_its_import():
     """Whatever a policy imports, its child has loaded; else it might seem to be stopped and was only not found."""
     for name, source in POLICIES.items():
@@ -384,7 +363,7 @@ def check_attack(arena: Arena, name: str, monkeypatch) -> None:
 def sample_memory(largest: list[int], stop: threading.Event) -> None:
     """Keep the largest resident set (KiB) that a child of this process has had."""
     while not stop.wait(0.05):
-        for pid in children_now():
+        for pid in children():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 for line in Path(f"/proc/{pid}/status").read_text().splitlines():
                     if line.startswith("VmHWM"):
