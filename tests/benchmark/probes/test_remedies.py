@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import gymnasium as gym
 import pytest
 import torch
-from conftest import ROOT, run_process, scalars
+from conftest import ROOT, scalars
 
 from benchmark.probes import remedies
 from benchmark.sweeps.hashing import modules
@@ -23,11 +23,10 @@ def changed(name: str, tmp_path) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize("name", remedies.REMEDIES)
-def test_a_changed_script_trains(name, tmp_path):
+def test_a_changed_script_trains(name, tmp_path, run_here):
     path = remedies.write(name, tmp_path / name)
     actor = [] if name in ("margin", "episode_gate", "symmetric_sampling") else ["--no-exact-improvement"]
-    process = run_process(*FLAGS, *actor, script=str(path))
-    assert process.returncode == 0, process.stderr
+    run_here(*FLAGS, *actor, script=path)
     (run,) = tmp_path.glob("runs/*")
     assert scalars(run.name)["charts/guidance_active"] == [(0, 1.0), (99, 1.0), (100, 0.0)]
 

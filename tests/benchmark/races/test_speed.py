@@ -36,15 +36,15 @@ def test_products_are_those_of_one_update():
 CONTESTANTS = {
     **commands(Args(), "MountainCarContinuous-v0"),
     **{f"discrete: {name}": discrete_speed.command(discrete_speed.Args(), name) for name in discrete_speed.FLAGS},
-    **{
-        script: commands(Args(script=script), "MountainCarContinuous-v0")["ours"]
-        for script in ("rnd_sac.py", "icm_sac.py", "e3b_sac.py")
-    },
 }
+TRIED = (  # every flag of the others is among these, or in the scripts' own tests
+    "ours", "ours, --compile", "Stable-Baselines3", "discrete: ours, guided, without the conservative term",
+    "discrete: ours, guided, with an actor network", "discrete: plain",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=needs_compiler) if "--compile" in name else name for name in CONTESTANTS]
+    "name", [pytest.param(name, marks=needs_compiler) if "--compile" in name else name for name in TRIED]
 )
 def test_a_contestant_answers_each_block_with_its_seconds(name, tmp_path):
     env = {"OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"]}
