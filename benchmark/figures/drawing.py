@@ -179,7 +179,7 @@ def draw_random(axes: Axes, steps: int, who: str) -> None:
     axes.axvspan(0, steps, color="0.94", lw=0, zorder=0)
     text = textwrap.fill(who, 12, break_long_words=False) + "\nat random"
     axes.text(steps / 2, 0.04, text, transform=axes.get_xaxis_transform(), ha="center", va="bottom", color="0.35",
-              fontsize="small")  # fmt: skip
+              fontsize="small", linespacing=1.0, zorder=4, bbox={"color": "0.94", "alpha": 0.8, "pad": 1})  # fmt: skip
 
 
 def finish(axes: Axes, title: str, metrics: str, guided: int) -> None:

@@ -57,6 +57,7 @@ from supervision.sandbox.wire import ANSWER, ERROR, LOAD, MAX_TEXT_BYTES, MAX_TE
 CHILD = Path(__file__).resolve().with_name("child.py")
 CHILD_ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 ROWS_AT_ONCE = 256  # when a policy is restored
+STARTING = 60.0  # seconds for the child to load its own files: a disk may be slow, and no rule is there yet
 TOLERANCE = 1e-6  # how far outside its bounds an action may lie before it is refused rather than clipped
 
 LAYERS = ("language", "limits", "landlock", "seccomp")
@@ -77,7 +78,7 @@ class SandboxedPolicy:
         seed: 0 to 2**32 - 1.
         call_timeout: seconds per row that a call may take; the first one may take 2 s. Where a busy machine gave the
             child less CPU time than that, it may take up to 2 s more (on Linux).
-        start_timeout: seconds for the child to start and import numpy, and as many to run the source's top level.
+        start_timeout: seconds for the source's top level. Before it, Python and numpy have STARTING to be loaded.
         memory_mb: address space of the child in MiB, Python and numpy included.
         strict: refuse to run where this machine cannot enforce all of the operating system's layer; otherwise what is
             missing is printed once.
@@ -165,7 +166,7 @@ class SandboxedPolicy:
             self._writable.register(self._to_child, select.POLLOUT)
             self._readable.register(self._from_child, select.POLLIN)
             try:
-                self._ask(request_of(SETUP, setup), 0, start_timeout, lambda: "loading Python and numpy")
+                self._ask(request_of(SETUP, setup), 0, STARTING, lambda: "loading Python and numpy")
             except PolicyError as error:  # the rule is not there yet
                 reason = " ".join(str(error).split())[:500]
                 raise SandboxError(f"a rule's process could not be started: {reason}") from None
@@ -438,5 +439,4 @@ def check_start(strict: bool = False) -> None:
         SandboxError: no policy's process can be started here.
     """
     source, action = "def policy(obs, t):\n    return 0\n", DiscreteAction(1)
-    # a minute: the first import of numpy may come over a network
-    SandboxedPolicy(source, observation=Observation("int"), action=action, strict=strict, start_timeout=60.0).close()
+    SandboxedPolicy(source, observation=Observation("int"), action=action, strict=strict).close()

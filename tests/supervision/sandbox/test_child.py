@@ -221,9 +221,19 @@ def test_a_child_that_cannot_start_is_no_fault_of_the_policy(cause, monkeypatch,
     """Another error than the policy's, on one line, and nothing is left behind."""
     change, message = NO_START[cause]
     change(monkeypatch, tmp_path)
+    monkeypatch.setattr(sandbox, "STARTING", 1.0)
     with pytest.raises(SandboxError, match=f"^a rule's process could not be started: .*{message}") as caught:
-        make(HARMLESS, start_timeout=1.0)
+        make(HARMLESS)
     assert not isinstance(caught.value, PolicyError) and "\n" not in str(caught.value)
+
+
+def test_python_and_numpy_may_take_longer_than_a_rule(monkeypatch, tmp_path):
+    """As on a network's disk that is read for the first time: the rule's own seconds begin behind it."""
+    (tmp_path / "slow.py").write_text(f"import runpy, time\ntime.sleep(4)\nrunpy.run_path({str(sandbox.CHILD)!r}, "
+                                      "run_name='__main__')\n")  # fmt: skip
+    monkeypatch.setattr(sandbox, "CHILD", tmp_path / "slow.py")
+    with make(HARMLESS, start_timeout=0.5) as policy:
+        assert policy(np.zeros((1, 3)), np.zeros(1, dtype=int)).shape == (1, 2)
 
 
 def test_a_trivial_start_says_whether_any_policy_can_start(monkeypatch, tmp_path):
