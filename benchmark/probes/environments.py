@@ -63,7 +63,7 @@ SMALL = ("--buffer-size", "5000")
 NO_CNN = "no convolutional network: give a small `--buffer-size`"
 NUMPY = "installs numpy 1.26: `pip install --upgrade numpy` after it"
 RENDERER = "pictures need `MUJOCO_GL=egl` or `osmesa`"
-SPARSE = "rewards 0 and −1: SAC alone hardly learns"
+SPARSE = "sparse reward: SAC alone hardly learns"
 MUJOCO = ("Ant", "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "InvertedDoublePendulum", "InvertedPendulum",
           "Pusher", "Reacher", "Swimmer", "Walker2d")  # fmt: skip
 CASES = {
