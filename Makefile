@@ -34,7 +34,7 @@ figure-3 figure-4 figure-5 figure-6 figure-7: $(VENV)/installed-benchmark
 
 test: $(VENV)/installed-tests
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not alone and not real_model"
-	$(VENV)/bin/python -m pytest -m alone $$(grep -rl --include="test_*.py" "^@pytest.mark.alone" tests)
+	$(VENV)/bin/python -m pytest -m alone $$(grep -rl --include="test_*.py" "mark.alone" tests)
 
 test-real-model: $(VENV)/bin/llama-server
 	$(VENV)/bin/python -m pytest -m real_model
