@@ -17,6 +17,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+# Before NumPy and torch load, and for every process that a test starts: several workers share the cores, and threads
+# that wait for each other keep them busy. The compiler's helper processes each load torch anew.
+os.environ |= {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+
 import gymnasium as gym
 import numpy as np
 import pytest

@@ -296,7 +296,7 @@ def against_leanrl(rates: dict[str, list[float]]) -> list[str]:
 
 def peak_memory(command: list[str], folder: str) -> float:
     """Peak resident memory in GB of a short run on the CPU that then writes its whole replay buffer."""
-    output = subprocess.check_output([*command, "--fill"], cwd=folder, env=environment(), text=True)
+    output = subprocess.check_output([*command, "--fill"], cwd=folder, env=environment(threads=1), text=True)
     return int(output.splitlines()[-1]) / 1e9
 
 
