@@ -24,15 +24,13 @@ def call(*command: str | Path, **options) -> subprocess.CompletedProcess:
     return subprocess.run([str(word) for word in command], env=clean, capture_output=True, text=True, **options)
 
 
-@pytest.fixture(scope="module", params=["wheel", "editable"])
-def installed(request, tmp_path_factory) -> Path:
-    """A new virtual environment with the project in it; its dependencies are those of the tests' own."""
-    folder = tmp_path_factory.mktemp(request.param)
+def install(kind: str, folder: Path) -> Path:
+    """The programs of a new virtual environment with the project in it; its dependencies are the tests' own."""
     venv.create(folder / "venv", with_pip=False)
     site = Path(sysconfig.get_path("purelib", vars={"base": folder / "venv", "platbase": folder / "venv"}))
     (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
     python = folder / "venv" / "bin" / "python"
-    if request.param == "wheel":
+    if kind == "wheel":
         flags = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder]
         built = call(sys.executable, "-m", "pip", "wheel", *flags, ROOT)
         assert built.returncode == 0, built.stderr
@@ -44,8 +42,18 @@ def installed(request, tmp_path_factory) -> Path:
     return folder / "venv" / "bin"
 
 
-def test_an_installation_trains_and_writes_prompts_from_any_folder(installed, tmp_path):
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    return install("wheel", tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.mark.parametrize("kind", ["wheel", "editable"])
+def test_an_installation_trains_and_writes_prompts_from_any_folder(kind, tmp_path, tmp_path_factory, request):
     """Modules, packages and prompts are there; `guided-sac` is the helper's command line."""
+    if kind == "wheel":
+        installed = request.getfixturevalue("installed")
+    else:
+        installed = install(kind, tmp_path_factory.mktemp(kind))
     train = call(installed / "python", "-m", "guided_sac_continuous", *FLAGS, cwd=tmp_path)
     assert train.returncode == 0, train.stderr
     assert "supervisor: bundled" in train.stdout and len(list(tmp_path.glob("runs/*"))) == 1
@@ -53,7 +61,7 @@ def test_an_installation_trains_and_writes_prompts_from_any_folder(installed, tm
                  "print(llm_supervisor.__file__, p.PROMPTS, sep='\\n')", cwd=tmp_path)  # fmt: skip
     module, prompts = map(Path, where.stdout.split())
     inside = module.parent != ROOT
-    assert inside == ("wheel" in str(installed)) and prompts.is_relative_to(module.parent)
+    assert inside == (kind == "wheel") and prompts.is_relative_to(module.parent)
     packed = {path.relative_to(prompts) for path in prompts.rglob("*.*") if "__pycache__" not in path.parts}
     assert packed == {path.relative_to(ROOT / "prompts") for path in (ROOT / "prompts").rglob("*.*")
                       if "__pycache__" not in path.parts}  # fmt: skip
