@@ -99,7 +99,7 @@ class Args(ExperimentArgs):
 # The paper's settings (table in C.1) are that environment's defaults; a flag on the command line still wins.
 ENV_DEFAULTS = {
     "Blackjack-v1": dict(
-        batch_size=256, gamma=0.5, tau=0.005, autotune=True, learning_starts=1_000,
+        batch_size=256, gamma=0.5, tau=0.005, autotune=True, alpha=1.0, learning_starts=1_000,
         max_episode_steps=100,  # never reached: a hand ends before
     ),
     "CliffWalking-v1": dict(
