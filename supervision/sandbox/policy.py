@@ -56,6 +56,8 @@ from supervision.sandbox.wire import ANSWER, ERROR, LOAD, MAX_TEXT_BYTES, MAX_TE
 
 CHILD = Path(__file__).resolve().with_name("child.py")
 CHILD_ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+# of these the child has what the trainer has: the kernels that NumPy chooses decide the last bits of a rule's products
+KERNELS = ("OPENBLAS_CORETYPE", "MKL_CBWR", "NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES")
 ROWS_AT_ONCE = 256  # when a policy is restored
 STARTING = 60.0  # seconds for the child to load its own files: a disk may be slow, and no rule is there yet
 TOLERANCE = 1e-6  # how far outside its bounds an action may lie before it is refused rather than clipped
@@ -192,7 +194,7 @@ class SandboxedPolicy:
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
                 cwd=tempfile.gettempdir(),
-                env=CHILD_ENVIRONMENT,
+                env=CHILD_ENVIRONMENT | {name: os.environ[name] for name in KERNELS if name in os.environ},
                 close_fds=True,
                 pass_fds=[lifeline.fileno()],
                 start_new_session=True,

@@ -101,6 +101,8 @@ def test_an_answer_in_single_bytes_and_one_cut_short(tmp_path, monkeypatch):
 
 
 def test_the_child_is_given_nothing(nothing_left, monkeypatch, tmp_path):
+    for name in sandbox.KERNELS:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-not-for-policies")
     with open(tmp_path / "secret", "w") as secret:
         os.set_inheritable(secret.fileno(), True)
@@ -128,6 +130,15 @@ def test_the_child_is_given_nothing(nothing_left, monkeypatch, tmp_path):
             assert limits["Max open files"] == [str(max(targets) + 1)] * 2
             for name in ("Max file size", "Max core file size", "Max processes"):
                 assert limits[name] == ["0", "0"]
+
+
+def test_the_child_s_numpy_takes_the_trainer_s_kernels(monkeypatch):
+    """Where a machine fixes them for equal digits on different processors, they hold for rules as well."""
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    with make(HARMLESS) as policy:
+        call(policy, 0)
+        environ = Path(f"/proc/{pid_of(policy)}/environ").read_text().split("\0")
+    assert "OPENBLAS_CORETYPE=Haswell" in environ
 
 
 # --- the child's start ---
