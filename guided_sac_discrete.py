@@ -71,8 +71,8 @@ class Args(ExperimentArgs, SupervisorArgs):
     """temperature α: the initial one with `--autotune`, else the fixed one"""
     autotune: bool = False
     """learn α so that the policy's entropy stays near a target (`target_entropy` in the script). Off, unlike CleanRL:
-    where a rule acts the conservative term keeps the policy narrow, so that α would grow until entropy outweighs reward
-    (docs/supervisor.md); fixed at 0.01, as the paper has it in three of its four tasks"""
+    the conservative term keeps a guided policy narrow, and α can grow until entropy outweighs reward
+    (benchmark/results/supervision.md); fixed at 0.01, as the paper has it in three of its four tasks"""
     target_entropy_scale: float = 0.89
     """with `--autotune`: the target of the entropy as a share of its largest value log|A|, in [0, 1]"""
     value_network: bool = False

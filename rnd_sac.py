@@ -79,7 +79,7 @@ class Args(ExperimentArgs):
     alpha: float = 1.0
     """temperature α: the initial one with `--autotune`, else the fixed one"""
     autotune: bool = True
-    """learn α so that the policy's entropy stays near a target (`target_entropy` in the script)"""
+    """learn α so that the policy's entropy stays near a target (`target_entropy`); guided_sac_discrete.py does not"""
     target_entropy_scale: float = 0.89
     """of discrete actions, with `--autotune`: the target of the entropy as a share of its largest value log|A|"""
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -57,7 +57,9 @@ from supervision.sandbox.wire import ANSWER, ERROR, LOAD, MAX_TEXT_BYTES, MAX_TE
 CHILD = Path(__file__).resolve().with_name("child.py")
 CHILD_ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 # of these the child has what the trainer has: the kernels that NumPy chooses decide the last bits of a rule's products
-KERNELS = ("OPENBLAS_CORETYPE", "MKL_CBWR", "NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES")
+KERNELS = (
+    "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_CBWR", "NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES",
+)  # fmt: skip
 ROWS_AT_ONCE = 256  # when a policy is restored
 STARTING = 60.0  # seconds for the child to load its own files: a disk may be slow, and no rule is there yet
 TOLERANCE = 1e-6  # how far outside its bounds an action may lie before it is refused rather than clipped
