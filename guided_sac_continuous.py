@@ -508,7 +508,7 @@ if __name__ == "__main__":
                 writer.add_scalar("charts/SPS", progress.steps_per_second(global_step), global_step)
 
         evaluator.run_if_due(act, global_step, writer)
-        progress.report(global_step, recent_returns, "guided" if supervisor.guiding else "")
+        progress.report(global_step, recent_returns, supervisor.who_acted)
 
     checkpoints.finish(global_step, loop, interrupts, writer)
     supervisor.end(global_step, writer)

@@ -138,7 +138,7 @@ class Supervisor:
         finally:
             env.close()
         self._watch(bundled)
-        warn_of_late_learning(args)
+        warn_of_late_learning(args, self.envs.num_envs)
 
     def prepare_to_ask(self) -> None:
         """For `show-prompt`, which asks nobody: what questions are made of; raises ValueError as `prepare`."""
@@ -279,6 +279,10 @@ class Supervisor:
         """The guidance where a rule acts, else None."""
         return self.guidance if self.mode != "none" and self.guidance.policy is not None else None
 
+    def who_acted(self) -> str:
+        """In the last training episodes, for a line of progress; "" where it was the learner alone."""
+        return "" if self.mode == "none" else self.guidance.episodes.who_acted()
+
     def _has_seen_enough(self) -> bool:
         """Whether there is something new to decide on: an unguided stretch of the learner's. A rule that is there
         already begins without one, for its trial follows."""
@@ -307,9 +311,7 @@ class Supervisor:
             return finished.value
 
     def _report(self, decision: Decision, global_step: int, writer: SummaryWriter) -> None:
-        returns = [f"{r:.4g}" for r in list(self.guidance.episodes.unguided_returns)[-3:]]
-        seen = f"unguided returns {', '.join(returns)}" if returns else "no unguided episode is over yet"
-        decision.seen = seen
+        decision.seen = seen = self.guidance.episodes.in_short()
         verdict, advice = decision.verdict, f"; advice: {gist(decision.advice)}" if decision.advice else ""
         self.consultations.history.append(f"step {global_step}: {seen}{advice}; {gist(verdict)}")
         say(f"step {global_step:,}: supervisor: {seen}; {verdict}")
@@ -355,7 +357,11 @@ class Supervisor:
         verdict = guidance.follow(before, obs, t, actions, rewards, next_obs, terminations, truncations)
         self.unseen |= guidance.episodes.over > over
         if ended := int(np.count_nonzero(terminations | truncations)):
-            self.report.episodes(global_step, list(guidance.episodes.finished)[-ended:])
+            episodes = list(guidance.episodes.finished)[-ended:]
+            self.report.episodes(global_step, episodes)
+            for behaviour, episode_return, _ in episodes:
+                if behaviour != "partly guided":
+                    writer.add_scalar(f"supervisor/{behaviour}_return", episode_return, global_step)
         if verdict is not None:
             self.report.judged(verdict)
             writer.add_scalar("supervisor/trial_passed", float(verdict.passed), global_step)
@@ -376,6 +382,8 @@ class Supervisor:
     def _log_guidance(self, global_step: int, writer: SummaryWriter) -> None:
         """Whether a rule guides, as a step: TensorBoard joins points by straight lines."""
         active, (before, since) = float(self.guiding is not None), self.active
+        if since < 0 < global_step:
+            writer.add_scalar("charts/guidance_active", 0.0, 0)  # the curve begins with the run
         if active != before and since < global_step - 1:
             writer.add_scalar("charts/guidance_active", before, global_step - 1)
         self.active = active, global_step
@@ -395,6 +403,8 @@ class Supervisor:
             self.camera.finish(global_step, writer)
         if not self.ended:
             self._end_guidance(global_step, writer)
+        elif last and not self.interrupted():
+            self._log_guidance(global_step, writer)
         self.report.write(self, global_step, last)
 
     def _end_guidance(self, global_step: int, writer: SummaryWriter) -> None:

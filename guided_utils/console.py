@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -69,7 +69,10 @@ def open_log(
 TENSORBOARD = "tensorboard --logdir runs --samples_per_plugin images=1000,text=10000"  # its "all", 0, shows none
 CHARTS = {  # TensorBoard's tab "custom scalars": chart and tags by group
     "learning": {"return": ["charts/episodic_return", "eval/episodic_return", "charts/guidance_active"]},
-    "guidance": {"return over equal steps": ["supervisor/trial_guided_return", "supervisor/trial_unguided_return"]},
+    "guidance": {
+        "return of an episode": ["supervisor/guided_return", "supervisor/unguided_return"],
+        "return over equal steps": ["supervisor/trial_guided_return", "supervisor/trial_unguided_return"],
+    },
 }
 
 
@@ -163,12 +166,14 @@ class Progress:
         """Since the run began, or went on."""
         return int((global_step - self.first) / max(self.seconds, 1e-9))
 
-    def report(self, global_step: int, recent_returns: Sequence[float], behaviour: str = "") -> None:
+    def report(
+        self, global_step: int, recent_returns: Sequence[float], who_acted: Callable[[], str] = lambda: ""
+    ) -> None:
         """Print a line if it is time for one, and at the last step.
 
         Args:
             recent_returns: of the last training episodes.
-            behaviour: whose they are, where that is not the learner alone.
+            who_acted: in them, in words; "" where it was the learner alone.
         """
         last = global_step >= self.total_timesteps
         before, step_before = self.marks[-1]
@@ -181,6 +186,6 @@ class Progress:
             line += f"  {rate:,.0f} steps/s" if rate >= 10 else f"  {rate:.1f} steps/s"
             if not last:
                 line += f"  {timedelta(seconds=int((self.total_timesteps - global_step) / rate))} left"
-        mean = f"{np.mean(recent_returns):.1f}" if recent_returns else "-"
-        print(f"{line}  return {mean}{behaviour and f' ({behaviour})'}", flush=True)
+        mean, who = f"{np.mean(recent_returns):.1f}" if recent_returns else "-", who_acted()
+        print(f"{line}  return {mean}{who and f' ({who})'}", flush=True)
         self.marks.append((self.seconds, global_step))

@@ -248,5 +248,5 @@ def gist(text: str, width: int = 200) -> str:
     line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
     if len(line) <= width:
         return line
-    words = line[:width].rpartition(" ")[0]
-    return f"{words[: width - 2]} …" if words else line[: width - 1] + "…"
+    words = line[: width - 1].rpartition(" ")[0]  # with " …" as long as allowed
+    return f"{words} …" if words else line[: width - 1] + "…"

@@ -75,6 +75,7 @@ class SupervisorArgs:
             return self.supervisor
 
 
+FEWEST_UPDATES = 200  # while there is guidance; 250 guided steps were the fewest from which a task was learned
 LEAST = {
     "replay_frames": 0, "guide_window": 1, "coder_attempts": 1, "trial_pairs": 0, "llm_max_calls": 1,
     "llm_max_tokens": 1,
@@ -124,16 +125,30 @@ def who_supervises(args: Any, folder: PromptFolder) -> tuple[str, str]:
     )
 
 
-def warn_of_late_learning(args: Any) -> None:
-    """Say so, loudly, where most of the guided time is over before the first update.
+def warn_of_late_learning(args: Any, num_envs: int) -> None:
+    """Say so, loudly, where guidance is over before there were enough updates to use it.
 
     Args:
-        args: the flags of SupervisorArgs, and a script's `learning_starts`.
+        args: the flags of SupervisorArgs, and a script's `learning_starts` and `total_timesteps`.
+        num_envs: environments that are stepped side by side, for each step of which there is one update.
     """
-    steps, unused = args.guide_end - args.guide_start, min(args.learning_starts, args.guide_end) - args.guide_start
-    if unused > steps / 2:
+    end = min(args.guide_end, args.total_timesteps)
+    steps, learned = end - args.guide_start, end - max(args.guide_start, args.learning_starts)
+    unused, updates = steps - max(learned, 0), max(learned, 0) // num_envs
+    if steps <= 0:
+        say(
+            f"supervisor: WARNING: there is no guidance in this run: --guide-start {args.guide_start:,} is not before "
+            f"its end (--total-timesteps {args.total_timesteps:,})"
+        )
+    elif unused > steps / 2:
         say(
             f"supervisor: WARNING: {unused:,} of {steps:,} steps of guidance come before the first update "
             f"(--learning-starts {args.learning_starts:,}): the agent cannot learn while it is helped. "
-            "Lower --learning-starts, or raise --guide-end"
+            "Lower --learning-starts, or raise --guide-end and --total-timesteps"
+        )
+    elif updates < FEWEST_UPDATES:
+        say(
+            f"supervisor: WARNING: within {steps:,} steps of guidance there are only {updates:,} updates (one for "
+            f"{num_envs} {'step' if num_envs == 1 else 'steps'}, after --learning-starts {args.learning_starts:,}): "
+            "too few to learn from it. Raise --guide-end and --total-timesteps, or lower --num-envs"
         )

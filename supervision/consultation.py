@@ -8,7 +8,6 @@ from typing import Any
 from supervision.answers import Advice, SupervisionError, gist
 from supervision.bundled import Bundled
 from supervision.chat import NOT_TRIED, REFUSED, Chat, Exchange, Question
-from supervision.episodes import Stretch
 from supervision.guidance import Guidance
 from supervision.questions import Questions, Seen
 from supervision.sandbox.messages import PolicyError, SandboxError
@@ -26,7 +25,7 @@ class Known:
     """A rule that a trial found good, to which the supervisor may return."""
 
     source: str
-    guided: deque[Stretch]  # the episodes that it guided last; while it guides those of its trial, which grow
+    trial: Trial  # with the episodes that it guided last; grows while it guides
 
 
 @dataclass
@@ -85,6 +84,8 @@ class Consultations:
     def hold(self, step: int, log: Any) -> Generator[Exchange, None, Decision]:
         """One consultation at a step of the run; its texts go to `log`, a run's writer."""
         decision = Decision(None, "not intervening")
+        if self.guidance.policy is not None and self.verdict is not None:  # of one that was ended it was said
+            self.history[-1] += f"; its trial so far: {self.verdict}"
         try:
             if not self.mend:
                 self.advice = None
@@ -177,7 +178,8 @@ class Consultations:
                 self.chat.note("verdict", "guiding")
                 self.asked = None if mending else question.answered(answer, "")  # it is told once
             log.add_text("supervisor/code", code_block(rule.source), step)
-            self._begin(rule, Trial(self.args.trial_pairs, self.good.guided if self.good else deque()))
+            before = self.good.trial.guided if self.good else ()
+            self._begin(rule, Trial(self.args.trial_pairs, deque(before)))
             return rule, "guiding"
         self.failures += 1
         return None, f"unguided: {feedback}"
@@ -215,7 +217,7 @@ class Consultations:
         rule, trial, self.verdict = self.rule, self.guidance.trial, verdict
         if verdict.passed:
             if trial.good:
-                self.good = Known(rule.source, trial.guided)
+                self.good = Known(rule.source, trial)
             return ""
         text = verdict.ending
         self.history[-1] += f"; at step {step} {text}"
@@ -226,8 +228,8 @@ class Consultations:
         known, self.good = self.good, None
         if known is not None and known.source != rule.source:
             try:
-                self._begin(self.start(known.source), Trial(self.args.trial_pairs))
-                self.asked = None  # of the rule that was ended, not of this one
+                self._begin(self.start(known.source), known.trial)  # which goes on: it is not examined anew
+                self.good, self.asked = known, None  # what was asked was of the rule that was ended
                 return f"{text}; the last good rule guides again"
             except (PolicyError, SandboxError) as error:
                 return f"{text}; the last good rule cannot be started again: {error}"

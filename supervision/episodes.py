@@ -8,7 +8,8 @@ import numpy as np
 
 SHOWN_STEPS = 1_000  # of a stretch that are kept whole, the first ones; of later steps the rewards alone
 KEPT_STEPS = 2_000  # of all unguided stretches, whole: observations may be large, and a checkpoint holds them
-SHOWN_EPISODES = 20  # unguided stretches that are kept, the latest ones
+SHOWN_EPISODES = 20  # unguided stretches that are kept, the latest ones; and episodes that a progress line averages
+TOLD = 3  # unguided returns that a line tells
 SHOWN_BYTES, KEPT_BYTES = 2**25, 2**26  # of observations that are kept of a stretch, and of all of a kind that are over
 
 
@@ -104,6 +105,7 @@ class Episodes:
         # of unguided episodes from their reset to their end, or as far as a probe was followed: without those that were
         # cut only what is quickly over would count, in one task the successes, in another the failures
         self.unguided_returns: deque[float] = deque(maxlen=1_000)
+        self.unguided_spans: deque[tuple[int, bool]] = deque(maxlen=TOLD)  # of the last ones: steps, and whether cut
 
     def begin(self, env: int, global_step: int, start: int, guided: bool, uniform: bool) -> Stretch:
         """A stretch begins here."""
@@ -146,6 +148,7 @@ class Episodes:
             self.finished.append(Finished(behaviour, total, int(length)))
         if not stretch.guided and not stretch.start and (how != "cut" or followed):
             self.unguided_returns.append(float(sum(stretch.rewards)))
+            self.unguided_spans.append((len(stretch), how == "cut"))
         kept, most = (self.guided, 1) if stretch.guided else (self.unguided, SHOWN_EPISODES)
         kept.append(stretch)
         while len(others := [i for i, s in enumerate(kept) if not s.chosen or s is stretch]) > 1:
@@ -155,6 +158,23 @@ class Episodes:
                 break
             del kept[others[0]]
         return stretch
+
+    def in_short(self) -> str:
+        """The last unguided returns, each with its steps, for a line."""
+        if not self.unguided_spans:
+            return "no unguided episode is over yet"
+        returns = list(self.unguided_returns)[-len(self.unguided_spans) :]
+        pairs = zip(returns, self.unguided_spans, strict=True)
+        told = [f"{r:.4g} ({f'cut at {length:,}' if cut else f'{length:,} steps'})" for r, (length, cut) in pairs]
+        return f"unguided returns {', '.join(told)}"
+
+    def who_acted(self) -> str:
+        """In the last training episodes, as many as a progress line averages; "" where it was the learner alone."""
+        behaviours = [f.behaviour for f in self.finished][-SHOWN_EPISODES:]
+        if behaviours.count("unguided") == len(behaviours):
+            return ""
+        words = {"guided": "guided", "partly guided": "guided in part", "unguided": "alone"}
+        return ", ".join(f"{n} {word}" for name, word in words.items() if (n := behaviours.count(name)))
 
     def latest(self, guided: bool) -> list[Stretch]:
         """Stretches with at least one step, the latest last: those that are over, then those that go on."""
@@ -167,7 +187,7 @@ class Episodes:
             "present": [None if s is None else packed(s) for s in self.present],
             "unguided": [packed(s) for s in self.unguided], "guided": [packed(s) for s in self.guided],
             "finished": [list(f) for f in self.finished], "totals": self.totals.copy(),
-            "over": self.over, "unguided_returns": self.unguided_returns,
+            "over": self.over, "unguided_returns": self.unguided_returns, "unguided_spans": self.unguided_spans,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -178,6 +198,7 @@ class Episodes:
         self.finished.extend(Finished(*f) for f in state["finished"])
         self.totals, self.over = state["totals"], state["over"]
         self.unguided_returns.extend(state["unguided_returns"])
+        self.unguided_spans.extend(state["unguided_spans"])
 
 
 ARRAYS = ("obs", "actions", "next_obs", "rewards")

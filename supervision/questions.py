@@ -125,8 +125,8 @@ class Questions:
             )
         whole = [s for s in seen.unguided if s.whole]
         lines.append(
-            "Unguided episodes of training (the agent alone, with its exploration noise), the latest last, as return, "
-            "steps, end: " + "; ".join(map(_listed, seen.unguided[-LISTED:]))
+            "Unguided episodes of training (the agent alone, its actions sampled, or uniformly random where it says "
+            "so), the latest last, as return, steps, end: " + "; ".join(map(_listed, seen.unguided[-LISTED:]))
             if seen.unguided
             else "Unguided episodes of training: none lately."
         )
@@ -202,4 +202,7 @@ class Questions:
 
 def _listed(stretch: Stretch) -> str:
     begun = f" (from its step {stretch.start} on)" if stretch.start else ""
-    return f"{sum(stretch.rewards):.4g}, {len(stretch):,}, {stretch.end or 'goes on'}{begun}"
+    random = ""
+    if n := stretch.uniform_steps:
+        random = ", random" if n == len(stretch) else f", random until step {stretch.start + n}"
+    return f"{sum(stretch.rewards):.4g}, {len(stretch):,}, {stretch.end or 'goes on'}{begun}{random}"

@@ -1,15 +1,13 @@
 """What a checkpoint holds of the supervision: plain data, from which a run goes on to the bit."""
 
-from collections import deque
 from dataclasses import asdict, replace
 from typing import Any
 
 from supervision.chat import Question
 from supervision.consultation import Known
-from supervision.episodes import packed, unpacked
 from supervision.sandbox.messages import PolicyError, SandboxError
 from supervision.texts import say
-from supervision.trial import Verdict
+from supervision.trial import Trial, Verdict
 
 
 class Interrupted(Exception):
@@ -48,8 +46,8 @@ def state_of(supervisor: Any) -> dict[str, Any]:
         "failures": held.failures, "ends": held.ends, "mend": held.mend, "history": list(held.history),
         "rule": None if rule is None else {"source": rule.source, "memory": rule.memory()},
         "verdict": None if held.verdict is None else asdict(held.verdict),
-        "good": None if good is None else {"source": good.source, "guided": [packed(s) for s in good.guided]},
-        "good_guides": good is not None and good.guided is supervisor.guidance.trial.guided,
+        "good": None if good is None else {"source": good.source, "trial": good.trial.state_dict()},
+        "good_guides": good is not None and good.trial is supervisor.guidance.trial,
         "asked": None if asked is None else asdict(replace(asked, pictures=[])),
         "guiding": supervisor.guiding is not None, "guidance": supervisor.guidance.state_dict(),
         "waiting": supervisor.waiting, "active": supervisor.active, "unseen": supervisor.unseen,
@@ -80,7 +78,7 @@ def load_state(supervisor: Any, state: dict[str, Any]) -> None:
     if held.questions is not None and state["facts"] is not None:
         held.questions.facts = dict(state["facts"])
     if state["good"] is not None:
-        held.good = Known(state["good"]["source"], deque(map(unpacked, state["good"]["guided"])))
+        held.good = Known(state["good"]["source"], Trial.from_state(state["good"]["trial"]))
     held.asked = Question(**state["asked"]) if state["asked"] else None
     if supervisor.chat is not None and state["chat"] is not None:
         supervisor.chat.load_state_dict(state["chat"])
@@ -96,5 +94,5 @@ def load_state(supervisor: Any, state: dict[str, Any]) -> None:
                 say(f"supervisor: the last rule is gone: {lost}")
     supervisor.guidance.load_state_dict(state["guidance"], held.rule if state["guiding"] else None)
     if state["good_guides"]:
-        held.good.guided = supervisor.guidance.trial.guided
+        held.good.trial = supervisor.guidance.trial
     supervisor.guidance.recorded = supervisor.chat.failure if supervisor.chat is not None else None

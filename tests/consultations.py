@@ -151,11 +151,11 @@ def assert_unguided(it, guidance, expected: str, printed: str) -> None:
     """No guidance, one failure, and the reason on the terminal, on TensorBoard and in the record."""
     assert guidance is None and failures(it) == 1
     finish(it)
-    assert scalars(it.run)["charts/guidance_active"][0] == (10, 0.0)
+    assert scalars(it.run)["charts/guidance_active"][:2] == [(0, 0.0), (10, 0.0)]
     assert scalars(it.run)["supervisor/failures"] == [(10, 1.0)]
     (verdict,) = texts(it.run, "supervisor/verdict")
     assert verdict.startswith("unguided: ") and re.search(expected, verdict), verdict
-    assert f"step 10: supervisor: unguided returns 0; {verdict}\n" in printed
+    assert f"step 10: supervisor: unguided returns 0 (10 steps); {verdict}\n" in printed
     last = exchanges(it.run)[-1]
     assert re.search(expected, last["error"] or last["verdict"])
     assert len(verdict) < 700

@@ -136,10 +136,11 @@ def test_the_advisor_is_told_what_was_tried_and_what_came_of_it(consultant):
     failed = r"at step 14 the rule failed: policy\(obs, t\) at t=4 raised ZeroDivisionError: .*"
     lines = advisor[1].splitlines()
     assert lines[0] == " (1 consultations so far, the last of them):" and len(lines) == 2
-    first = rf"step 10: unguided returns 0; advice: push to the right; guiding; {failed}"
+    first = rf"step 10: unguided returns 0 \(10 steps\); advice: push to the right; guiding; {failed}"
     assert re.fullmatch(first, lines[1]), lines[1]
     assert advisor[2].splitlines() == [
-        " (2 consultations so far, the last of them):", lines[1], "step 30: unguided returns 0, 2; not intervening",
+        " (2 consultations so far, the last of them):", lines[1],
+        "step 30: unguided returns 0 (10 steps), 2 (10 steps); not intervening",
     ]  # fmt: skip
 
 
@@ -185,7 +186,11 @@ def test_training_goes_on_while_models_think(consultant):
         assert [request["model"] for request in endpoint.requests] == ["an-advisor", "a-coder"]
     finish(it)
     active = scalars(it.run)["charts/guidance_active"]
-    assert active[0] == (10, 0.0) and active[-3:] == [(it.step - 1, 0.0), (it.step, 1.0), (it.step + 1, 0.0)]
+    assert active[:2] == [(0, 0.0), (10, 0.0)] and active[-3:] == [
+        (it.step - 1, 0.0),
+        (it.step, 1.0),
+        (it.step + 1, 0.0),
+    ]
     assert not any(value for _, value in active[:-2])
     assert all(record["asynchronous"] for record in exchanges("run"))
     with pytest.raises(ValueError, match="cannot be repeated exactly: it was recorded with --llm-async"):
@@ -281,7 +286,7 @@ def test_it_costs_the_window_and_is_not_told_to_the_coder(consultant, monkeypatc
         it = consultant(endpoint.url, coder_attempts=3)
         break_starts(monkeypatch, times=1)
         assert consult(it, 10) is None and failures(it) == 1
-        assert f"step 10: supervisor: unguided returns 0; unguided: {NO_START}\n" in capsys.readouterr().out
+        assert f"step 10: supervisor: unguided returns 0 (10 steps); unguided: {NO_START}\n" in capsys.readouterr().out
         assert consult(it, 20) is not None and failures(it) == 1
     assert [request["model"] for request in endpoint.requests] == ["an-advisor", "a-coder"] * 2
     assert all(len(request["messages"]) == 2 and NO_START not in str(request["messages"])

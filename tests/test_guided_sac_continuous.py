@@ -540,7 +540,7 @@ def test_guidance_ends_at_guide_end(run_here, tmp_path):
     changed = (run.rb.transitions.actions != plain.rb.transitions.actions)[:140, 0]
     assert changed[30:95].all() and not changed[:30].any() and not changed[95:].any()
     assert scalars(run.run_name)["charts/guidance_active"] == [
-        (29, 0.0), (30, 1.0), (70, 1.0), (94, 1.0), (95, 0.0),
+        (0, 0.0), (29, 0.0), (30, 1.0), (70, 1.0), (94, 1.0), (95, 0.0), (140, 0.0),
     ]  # fmt: skip
 
 
@@ -560,7 +560,7 @@ def test_unguided_equals_a_script_without_supervision(run_here, no_supervisor, c
     no_supervisor()
     without = run_here(*flags)
     logged = scalars(content.run_name)
-    assert logged["charts/guidance_active"] == [(step, 0.0) for step in (20, 120, 220, 320, 350)]
+    assert logged["charts/guidance_active"] == [(step, 0.0) for step in (0, 20, 120, 220, 320, 350)]
     assert len(endpoint.requests) == 4 and logged["supervisor/guided_steps"][-1] == (350, 0.0)
     for other in (none, content):
         assert all(torch.equal(a, b) for a, b in zip(weights(without), weights(other), strict=True))

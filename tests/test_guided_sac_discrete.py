@@ -520,7 +520,7 @@ def test_guidance_ends_at_guide_end(run, tmp_path):
     assert changed[30:95].all() and not changed[:30].any() and not changed[95:].any()
     assert torch.equal(run.guided_rows[:140], changed)
     assert scalars(run.run_name)["charts/guidance_active"] == [
-        (29, 0.0), (30, 1.0), (70, 1.0), (94, 1.0), (95, 0.0),
+        (0, 0.0), (29, 0.0), (30, 1.0), (70, 1.0), (94, 1.0), (95, 0.0), (140, 0.0),
     ]  # fmt: skip
 
 
@@ -547,7 +547,7 @@ def test_unguided_equals_a_script_without_supervision(run, no_supervisor):
     no_supervisor()
     without = run(*flags)
     logged = scalars(content.run_name)
-    assert logged["charts/guidance_active"] == [(step, 0.0) for step in (20, 120, 220, 250)]
+    assert logged["charts/guidance_active"] == [(step, 0.0) for step in (0, 20, 120, 220, 250)]
     assert len(endpoint.requests) == 3 and logged["supervisor/guided_steps"][-1] == (250, 0.0)
     for other in (none, content):
         assert all(torch.equal(a, b) for a, b in zip(weights(without), weights(other), strict=True))

@@ -4,6 +4,7 @@ On LineEnv episodes have ten steps and return the sum of the actions, so that th
 are known: 5 under RULE, -10 under HARMFUL, 0 alone.
 """
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -11,6 +12,7 @@ from typing import ClassVar
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, Endpoint, scalars, texts
 from consultations import (  # noqa: F401
     DECLINE,
@@ -89,8 +91,11 @@ def test_a_rule_that_helps_goes_on(consultant):
     run_on(it, 320)
     assert it.guided == steps(0, 20, 40, *range(60, 310, 10))
     assert it.supervisor.consultations.good.source == parse_code(RULE)
+    assert it.supervisor.who_acted() == "19 guided, 1 alone"  # of the last twenty episodes
     finish(it)
     logged = scalars(it.run)
+    assert logged["supervisor/guided_return"] == [(s + 10, 5.0) for s in (0, 20, 40, *range(60, 310, 10))]
+    assert logged["supervisor/unguided_return"] == [(s + 10, 0.0) for s in (10, 30, 50, 310)]
     assert logged["supervisor/trial_guided_return"] == [(60, 5.0)]
     assert logged["supervisor/trial_unguided_return"] == [(60, 0.0)]
 
@@ -150,13 +155,17 @@ def test_a_rule_that_is_worse_than_the_last_good_one_gives_way_to_it(consultant,
     with Endpoint(lambda body, n: next(codes) if body["model"] == "a-coder" else INTERVENE) as endpoint:
         it = consultant(endpoint.url, guide_window=100)
         run_on(it, 200)
-    assert episode_returns(it) == [0, 5, 0, 5, 0, 5, 0, 5, 5, 5, 5, 2, 0, 2, 0, 2, 0, 5, 0, 5]
+    # the trial of the good rule goes on: no episode is given up to examine it once more
+    assert episode_returns(it) == [0, 5, 0, 5, 0, 5, 0, 5, 5, 5, 5, 2, 0, 2, 0, 2, 0, 5, 5, 5]
     assert it.supervisor.guiding is not None and it.supervisor.consultations.rule.source == parse_code(RULE)
     assert (
         "step 170: supervisor: the rule was ended, for it earned less: return 2 guided (3 episodes), 5 under the rule "
         "before (7), over their first 10 steps, without any spread; the last good rule guides again\n"
     ) in capsys.readouterr().out
     assert not it.supervisor.waiting and len(endpoint.requests) == 4
+    # the advisor is told what the first rule did before it advises another
+    effect = "return 5 guided (3 episodes), 0 unguided (3), over their first 10 steps"
+    assert user_text(endpoint.requests[2]).count(f"; guiding; its trial so far: {effect}\n") == 1
     # the conversation and the verdict were the other rule's
     assert it.supervisor.consultations.asked is None and it.supervisor.consultations.verdict is None
     finish(it)
@@ -164,7 +173,7 @@ def test_a_rule_that_is_worse_than_the_last_good_one_gives_way_to_it(consultant,
     assert [step for step, _ in logged["supervisor/trial_guided_return"]] == [70, 170]
     assert logged["supervisor/trial_unguided_return"] == [(70, 0.0)]  # the second one was against the rule before
     assert logged["charts/guidance_active"] == [
-        (9, 0.0), (10, 1.0), (110, 1.0), (170, 1.0), (200, 1.0), (201, 0.0),
+        (0, 0.0), (9, 0.0), (10, 1.0), (110, 1.0), (170, 1.0), (200, 1.0), (201, 0.0),
     ]  # fmt: skip
 
 
@@ -273,31 +282,71 @@ def test_no_environment_but_those_of_training_is_stepped(who, run_here, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("learning_starts", "start", "end", "said"),
+    ("learning_starts", "start", "end", "total", "num_envs", "said"),
     [
-        (501, 0, 1_000, "501 of 1,000 steps"), (500, 0, 1_000, ""), (0, 0, 1_000, ""), 
-        (99_999, 0, 10, "10 of 10 steps"),
-        (5_000, 4_000, 6_000, ""), (5_001, 4_000, 6_000, "1,001 of 2,000 steps"), (100, 4_000, 6_000, ""),
+        (501, 0, 1_000, 9_999, 1, "501 of 1,000 steps of guidance come before the first update"),
+        (500, 0, 1_000, 9_999, 1, ""), (0, 0, 1_000, 9_999, 1, ""), (100, 0, 300, 300, 1, ""),
+        (99_999, 0, 10, 9_999, 1, "10 of 10 steps of guidance come before the first update"),
+        (5_000, 4_000, 6_000, 9_999, 1, ""), (100, 4_000, 6_000, 9_999, 1, ""),
+        (5_001, 4_000, 6_000, 9_999, 1, "1,001 of 2,000 steps of guidance come before the first update"),
+        # the run ends before its guidance
+        (5_000, 0, 10_000, 6_000, 1, "5,000 of 6,000 steps of guidance come before the first update"),
+        (450, 0, 1_000, 500, 1, "450 of 500 steps of guidance come before the first update"),
+        (100, 6_000, 9_000, 6_000, 1, "there is no guidance in this run: --guide-start 6,000"),
+        # too few updates
+        (0, 0, 20, 9_999, 1, "within 20 steps of guidance there are only 20 updates (one for 1 step,"),
+        (100, 0, 299, 9_999, 1, "within 299 steps of guidance there are only 199 updates"),
+        (100, 0, 300, 9_999, 64, "within 300 steps of guidance there are only 3 updates (one for 64 steps,"),
+        (0, 0, 12_800, 99_999, 64, ""),
     ],
 )  # fmt: skip
-def test_guidance_that_would_end_before_learning_begins_is_a_loud_line(learning_starts, start, end, said, capsys):
-    warn_of_late_learning(SimpleNamespace(learning_starts=learning_starts, guide_start=start, guide_end=end))
+def test_guidance_that_would_end_before_enough_updates_is_a_loud_line(
+    learning_starts, start, end, total, num_envs, said, capsys
+):
+    args = SimpleNamespace(learning_starts=learning_starts, guide_start=start, guide_end=end, total_timesteps=total)
+    warn_of_late_learning(args, num_envs)
     printed = capsys.readouterr().out
-    assert (
-        printed.startswith(f"supervisor: WARNING: {said} of guidance come before the first update")
-        if said
-        else (printed == "")
-    )
+    assert printed.startswith(f"supervisor: WARNING: {said}") if said else printed == ""
+
+
+def test_models_are_told_of_updates_from_the_first_one_on(consultant):
+    it = own_rule(consultant, RULE)
+    it.supervisor.args.learning_starts = 100
+    assert [it.supervisor.consultations.seen(step).updated for step in (0, 100, 101)] == [False, False, True]
 
 
 def test_the_loud_line_comes_before_training(run_here, capsys):
     Path("rule.py").write_text(parse_code(RULE))
-    flags = ["--env-id", "Line-v0", "--guide-policy", "rule.py", "--guide-end", "50", "--total-timesteps", "60"]
-    run_here(*flags, "--learning-starts", "40")
+    flags = ["--env-id", "Line-v0", "--guide-policy", "rule.py", "--guide-end", "250", "--total-timesteps", "260"]
+    run_here(*flags, "--learning-starts", "240")
     printed = capsys.readouterr().out
-    assert printed.index("supervisor: WARNING: 40 of 50 steps") < printed.index("step 0: supervisor: ")
-    run_here(*flags, "--learning-starts", "20")
+    assert printed.index("supervisor: WARNING: 240 of 250 steps") < printed.index("step 0: supervisor: ")
+    run_here(*flags, "--learning-starts", "50")
     assert "WARNING" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("total", "who"), [(90, "9 guided"), (150, "10 guided, 5 alone"), (300, "")])
+def test_progress_says_who_acted_in_the_episodes_that_it_averages(total, who, run_here, capsys):
+    """Guided for ten episodes of ten steps; a line averages the last twenty."""
+    Path("rule.py").write_text(parse_code(RULE))
+    run_here("--env-id", "Line-v0", "--guide-policy", "rule.py", "--advisor-always", "--guide-end", "100",
+             "--total-timesteps", str(total), "--learning-starts", "300")  # fmt: skip
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"step {total}/{total}")]
+    assert re.search(r"return -?\d+\.\d" + re.escape(f" ({who})" if who else "") + "$", line), line
+
+
+def test_what_a_guided_run_computes_does_not_depend_on_its_end(run_here):
+    """Up to step 200: a run that ends there, and one that goes on, under a rule with its trial and its probes."""
+    Path("rule.py").write_text(parse_code(RULE))
+    flags = ["--env-id", "Line-v0", "--guide-policy", "rule.py", "--learning-starts", "50"]
+    short, long = (run_here(*flags, "--total-timesteps", total) for total in ("200", "400"))
+    for name in ("actions", "rewards", "observations"):
+        ours, theirs = (getattr(run.rb.transitions, name)[:200] for run in (short, long))
+        assert torch.equal(ours, theirs)
+    assert short.supervisor.guidance.guided_steps > 0
+    a, b = scalars(short.run_name), scalars(long.run_name)
+    for tag in ("charts/episodic_return", "losses/qf_loss", "supervisor/guided_return"):
+        assert a[tag] == [point for point in b[tag] if point[0] <= 200] and a[tag]
 
 
 @pytest.mark.parametrize("code", [RULE, HARMFUL], ids=["a good rule", "a harmful rule"])

@@ -122,7 +122,9 @@ def test_advisor_always_guides_without_judgement(run_here, tmp_path):
                    "--total-timesteps", "130", "--learning-starts", "130", "--max-episode-steps", "15",
                    "--replay-frames", "0")  # fmt: skip
     logged = scalars(run.run_name)
-    assert logged["charts/guidance_active"] == [(0, 1.0), (50, 1.0), (100, 1.0), (119, 1.0), (120, 0.0)]
+    assert logged["charts/guidance_active"] == [
+        (0, 1.0), (50, 1.0), (100, 1.0), (119, 1.0), (120, 0.0), (130, 0.0),
+    ]  # fmt: skip
     assert logged["supervisor/guided_steps"] == [(0, 0.0), (50, 50.0), (100, 100.0), (120, 120.0)]
     assert "supervisor/trial_guided_return" not in logged
 
@@ -232,7 +234,7 @@ def test_a_run_under_models(run_here, monkeypatch, tmp_path, capsys):
             assert kind == "data:image/jpeg;base64"
             assert max(Image.open(io.BytesIO(base64.b64decode(data))).size) <= 512
     assert scalars(run.run_name)["charts/guidance_active"] == [
-        (9, 0.0), (10, 1.0), (110, 1.0), (199, 1.0), (200, 0.0),
+        (0, 0.0), (9, 0.0), (10, 1.0), (110, 1.0), (199, 1.0), (200, 0.0), (210, 0.0),
     ]  # fmt: skip
     assert "pump energy" in texts(run.run_name, "supervisor/advice")[0]
     assert "obs[1] >= 0" in texts(run.run_name, "supervisor/code")[0]
@@ -293,7 +295,7 @@ def test_advisor_may_decline_or_keep_the_rule(run_here):
                        "--learning-starts", "300", "--trial-pairs", "0", "--probe-share", "0.9")  # fmt: skip
     assert [r["model"] for r in endpoint.requests] == ["an-advisor", "an-advisor", "a-coder", "an-advisor"]
     assert scalars(run.run_name)["charts/guidance_active"] == [
-        (10, 0.0), (109, 0.0), (110, 1.0), (210, 1.0), (309, 1.0), (310, 0.0),
+        (0, 0.0), (10, 0.0), (109, 0.0), (110, 1.0), (210, 1.0), (309, 1.0), (310, 0.0), (315, 0.0),
     ]  # fmt: skip
 
 
@@ -307,4 +309,6 @@ def test_coder_is_told_what_was_wrong(run_here):
     coder = [user_text(r) for r in endpoint.requests if r["model"] == "a-coder"]
     assert len(coder) == 3
     assert "refused" not in coder[0] and "line 1" in coder[1] and "IndexError" in coder[2]
-    assert scalars(run.run_name)["charts/guidance_active"] == [(9, 0.0), (10, 1.0), (99, 1.0), (100, 0.0)]
+    assert scalars(run.run_name)["charts/guidance_active"] == [
+        (0, 0.0), (9, 0.0), (10, 1.0), (99, 1.0), (100, 0.0), (210, 0.0),
+    ]  # fmt: skip

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 from conftest import ROOT
+from stable_baselines3 import SAC
 
 LINES = {  # at most
     "guided_sac_continuous.py": 520, "guided_sac_discrete.py": 600, "rnd_sac.py": 740, "icm_sac.py": 740,
@@ -75,6 +76,16 @@ def test_baselines_differ_by_their_bonus(other):
         if tag != "equal":
             lines += 1 + (i2 - i1) + (j2 - j1) + (tag == "replace")
     assert 20 < lines <= 120
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_learning_starts_early_where_no_environment_says_otherwise(name):
+    """As in Stable-Baselines3, on which the paper is built; CleanRL's scripts have 5,000."""
+    tree = ast.parse((ROOT / name).read_text())
+    (args,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Args")
+    (default,) = (node.value for node in args.body
+                  if isinstance(node, ast.AnnAssign) and node.target.id == "learning_starts")  # fmt: skip
+    assert ast.literal_eval(default) == SAC("MlpPolicy", "Pendulum-v1").learning_starts == 100
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

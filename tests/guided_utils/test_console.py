@@ -29,6 +29,7 @@ def test_tensorboard_s_layout_and_table_of_settings(run_here):
     charts = {chart.title: list(chart.multiline.tag) for group in layout.category for chart in group.chart}
     assert charts["return"] == ["charts/episodic_return", "eval/episodic_return", "charts/guidance_active"]
     assert charts["return over equal steps"][0] == "supervisor/trial_guided_return"
+    assert charts["return of an episode"] == ["supervisor/guided_return", "supervisor/unguided_return"]
     parts = {name: HParamsPluginData.FromString(content)
              for name, content in log.PluginTagToContent("hparams").items()}  # fmt: skip
     hparams = parts["_hparams_/session_start_info"].session_start_info.hparams
@@ -73,7 +74,8 @@ def test_a_real_tensorboard_serves_what_a_guided_run_logged(run_here, capsys):
         active = [(step, value) for _, step, value in served(url, f"plugin/scalars/scalars?{asked}")]
         assert active == logged["charts/guidance_active"]
         changes = [b[0] - a[0] for a, b in itertools.pairwise(active) if a[1] != b[1]]
-        assert changes == [1] and active[0] == (0, 1.0) and active[-1] == (120, 0.0)  # a step, no ramp
+        assert changes == [1] and active[0] == (0, 1.0)  # a step, no ramp
+        assert active[-2:] == [(120, 0.0), (200, 0.0)]  # over the whole run
 
         tags = ["eval/episodic_return", "charts/episodic_return"]
         columns = [{"metric": {"group": "", "tag": tag}} for tag in tags]

@@ -402,7 +402,7 @@ def test_a_fork_from_none_to_bundled_is_the_same_run_with_guidance_from_there(ru
     ours, theirs = fork.rb.take(torch.arange(200)), base.rb.take(torch.arange(200))
     assert torch.equal(ours.actions[:100], theirs.actions[:100])
     assert not torch.equal(ours.actions[100:], theirs.actions[100:])
-    assert scalars(fork.run_name)["charts/guidance_active"][:2] == [(99, 0.0), (100, 1.0)]
+    assert scalars(fork.run_name)["charts/guidance_active"][:3] == [(0, 0.0), (99, 0.0), (100, 1.0)]
     same = run_here("--resume", path, "--total-timesteps", "200", "--q-lr", "0.001")
     assert same.q_optimizer.param_groups[0]["lr"] == 0.001  # a changed setting is in force, whatever was saved
 
@@ -530,6 +530,7 @@ def test_a_wait_for_a_model_does_not_hold_the_signal_up(tmp_path):
         done = run_process("--resume", f"runs/{only_run()}")
         assert done.returncode == 0, done.stderr
         assert scalars(only_run())["charts/guidance_active"] == [
+            (0, 0.0),
             (10, 0.0),
             (60, 0.0),
         ]  # a tenth of a window behind the start
@@ -616,7 +617,7 @@ def test_a_record_that_was_cut_off_gives_what_is_there(run_here, capsys):
     said = capsys.readouterr().out
     assert run.global_step == 200
     assert said.count("no model is asked any more in this run") == 1 and "ends with question 3" in said
-    assert [active for _, active in scalars(run.run_name)["charts/guidance_active"]] == [0.0, 1.0, 1.0, 0.0, 0.0]
+    assert [active for _, active in scalars(run.run_name)["charts/guidance_active"]] == [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]
 
 
 # -- environments -----------------------------------------------------------------------------------------------------

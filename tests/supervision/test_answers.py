@@ -6,10 +6,24 @@ import time
 
 import pytest
 from consultations import ADVICE
+from hypothesis import given
+from hypothesis import strategies as st
 
 from supervision.answers import Advice, SupervisionError, gist, parse_advice, parse_code
 from supervision.sandbox.language import check_source
 from supervision.sandbox.messages import PolicyError
+
+
+@given(st.lists(st.text("ab,", min_size=1, max_size=30), min_size=1, max_size=60), st.integers(10, 200))
+def test_a_gist_is_cut_between_words(words, width):
+    short = gist(" ".join(words), width)
+    assert len(short) <= width
+    if len(" ".join(words)) <= width:
+        assert short == " ".join(words)
+    elif len(words[0]) <= width - 2:
+        told = short.removesuffix(" …").split(" ")
+        assert short.endswith(" …") and told == words[: len(told)]
+        assert len(" ".join([*told, words[len(told)]])) + 2 > width  # not one word less than there is space for
 
 
 @pytest.mark.parametrize(

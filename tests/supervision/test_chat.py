@@ -52,7 +52,7 @@ def test_a_spent_budget_ends_the_questions(budget, spent, consultant, capsys):
     finish(it)
     printed = capsys.readouterr().out
     assert printed.count(f"supervisor: no model is asked any more in this run: the budget is spent ({spent})") == 1
-    assert printed.count("supervisor: unguided returns 0") == 2
+    assert printed.count("supervisor: unguided returns 0 (10 steps)") == 2
     assert spent in texts(it.run, "supervisor/verdict")[1]
     logged, latency = scalars(it.run), r"\d\.\d s a call"
     for tag, value in {"advisor_calls": 2, "advisor_prompt_tokens": 20, "advisor_completion_tokens": 10,
@@ -97,8 +97,8 @@ def test_a_run_is_repeated_bit_for_bit_without_a_network(run_here):
     with Endpoint(script) as endpoint:
         first = run_here(*flags, "--llm-base-url", endpoint.url, "--llm-max-calls", "7")
     assert scalars(first.run_name)["charts/guidance_active"] == [
-        (10, 0.0), (109, 0.0), (110, 1.0), (169, 1.0), (170, 0.0), (170, 1.0), (270, 1.0), (369, 1.0), (370, 0.0),
-        (390, 0.0),
+        (0, 0.0), (10, 0.0), (109, 0.0), (110, 1.0), (169, 1.0), (170, 0.0), (170, 1.0), (270, 1.0), (369, 1.0),
+        (370, 0.0), (390, 0.0), (400, 0.0),
     ]  # fmt: skip
     said = exchanges(first.run_name)
     assert said[4]["trial"].startswith("the rule was ended, for it earned less: return -")

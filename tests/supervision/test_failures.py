@@ -58,8 +58,8 @@ def test_a_rule_that_failed_in_training_fails_again_at_that_step(rule, failed, r
     record = exchanges(first.run_name)[1]["rule_failed"]
     assert re.fullmatch(failed, record, re.DOTALL)
     step, text = int(record.split()[2][:-1]), record.partition(": ")[2]
-    assert scalars(second.run_name)["charts/guidance_active"][:4] == [
-        (9, 0.0), (10, 1.0), (step - 1, 1.0), (step, 0.0),
+    assert scalars(second.run_name)["charts/guidance_active"][:5] == [
+        (0, 0.0), (9, 0.0), (10, 1.0), (step - 1, 1.0), (step, 0.0),
     ]  # fmt: skip
     assert texts(second.run_name, "supervisor/verdict")[1].startswith(
         "the rule failed, unguided until the next window: "
@@ -94,9 +94,9 @@ def test_the_record_alone_decides_when_a_rule_fails(script, env_id, rule, flags,
     amend(first.run_name, 0, f"at step 150: {words}")
     again = run_here(*replayed(flags, first.run_name), script=ROOT / script)
     active = scalars(again.run_name)["charts/guidance_active"]
-    begin = active[1][0]
-    assert 0 < begin <= 18 and active[:4] == [
-        (begin - 1, 0.0), (begin, 1.0), (149, 1.0), (150, 0.0),
+    begin = active[2][0]
+    assert 0 < begin <= 18 and active[:5] == [
+        (0, 0.0), (begin - 1, 0.0), (begin, 1.0), (149, 1.0), (150, 0.0),
     ]  # fmt: skip
     assert scalars(again.run_name)["supervisor/failures"][1] == (150, 1.0)
     assert "signal 9 (Killed)" in texts(again.run_name, "supervisor/verdict")[1]
@@ -113,7 +113,7 @@ def test_no_rule_is_too_slow_for_a_repeated_run(run_here):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"answer": SLOW}))
     again = run_here(*replayed(flags, first.run_name))
     assert scalars(again.run_name)["charts/guidance_active"] == [
-        (9, 0.0), (10, 1.0), (299, 1.0), (300, 0.0),
+        (0, 0.0), (9, 0.0), (10, 1.0), (299, 1.0), (300, 0.0),
     ]  # fmt: skip
 
 
@@ -170,8 +170,8 @@ def test_what_failed_behind_the_checkpoint_fails_again_in_the_run_that_goes_on(
         run_here("--resume", f"runs/{cut}")
         assert len(endpoint.requests) == 6  # none twice
     next_one = 110 if failed_at < 110 else 210
-    active = {(9, 0.0), (10, 1.0), (110, 1.0), (failed_at - 1, 1.0), (failed_at, 0.0), (next_one - 1, 0.0), (210, 1.0),
-              (299, 1.0), (300, 0.0)}  # fmt: skip
+    active = {(0, 0.0), (9, 0.0), (10, 1.0), (110, 1.0), (failed_at - 1, 1.0), (failed_at, 0.0), (next_one - 1, 0.0),
+              (210, 1.0), (299, 1.0), (300, 0.0), (310, 0.0)}  # fmt: skip
     assert scalars(cut)["charts/guidance_active"] == sorted(active)
     assert [e.get("rule_failed") for e in exchanges(cut)] == [failure if i == number else None for i in range(6)]
     repeated = run_here(*replayed([*RUN, *BRIEF], cut))

@@ -152,6 +152,7 @@ def test_a_probe_that_is_cut_counts_for_the_advisor_as_far_as_it_went(rule):
     guidance.begin(rule, Trial(3))
     Loop(guidance, [[4, 30, 4, 30, 5]], reward=-1.0).run(2 * 34)
     assert list(guidance.episodes.unguided_returns) == [-8.0] * 2
+    assert guidance.episodes.in_short() == "unguided returns -8 (cut at 8), -8 (cut at 8)"
     guidance.stop()
     Loop(guidance, [[5]]).run(3)
     guidance.begin(rule, Trial(3))  # in the middle of an episode, which was not followed as long

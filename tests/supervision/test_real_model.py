@@ -106,7 +106,7 @@ def test_the_whole_trip(server, env_id):
     assert texts(name, "supervisor/verdict")[0] == "guiding"
     assert all("return 1" in code for code in texts(name, "supervisor/code"))
     values = scalars(name)
-    assert values["charts/guidance_active"][:2] == [(9, 0.0), (10, 1.0)] and values["charts/guidance_active"][-1] == (
+    assert values["charts/guidance_active"][1:3] == [(9, 0.0), (10, 1.0)] and values["charts/guidance_active"][-1] == (
         75,
         0.0,
     )
@@ -131,7 +131,7 @@ def test_unusable_answers_leave_training_unguided(server):
     assert process.returncode == 0, process.stderr
     assert exchanges(name)[0]["usage"]["prompt_tokens"] > 2_000
     assert texts(name, "supervisor/verdict")[0].startswith(("unguided: ", "not intervening"))
-    assert scalars(name)["charts/guidance_active"] == [(10, 0.0), (75, 0.0)]
+    assert scalars(name)["charts/guidance_active"] == [(0, 0.0), (10, 0.0), (75, 0.0)]
 
 
 def test_a_text_only_model_refuses_images(server):

@@ -7,12 +7,14 @@ from symtable import symtable
 import numpy as np
 import pytest
 from constructs import EXPRESSIONS, HEAD, REPLACED, WHOLE, body, expressions
+from hypothesis import given
+from hypothesis import strategies as st
 from sandboxed import call, make, needs_linux, nothing_left  # noqa: F401
 
 from supervision.sandbox.lanes import Lanes
 from supervision.sandbox.language import check_source
 from supervision.sandbox.messages import PolicyError
-from supervision.sandbox.refusals import MOST_CHARS
+from supervision.sandbox.refusals import MOST_CHARS, Refusal, summary
 from supervision.sandbox.state import keeps_state, uses_random
 
 pytestmark = needs_linux
@@ -126,8 +128,39 @@ def test_a_refusal_names_every_line():
     text = str(caught.value)
     for line in (1, 2, 4, 14):
         assert f"line {line}: " in text
-    assert "(also in lines 15, 16)" in text  # one reason once, with all its lines
+    assert "(also in lines 15–16)" in text  # one reason once, with all its lines
     assert all(f"`undefined_{i}`" in text for i in range(9)) and "more of the same kind" in text
+
+
+def lines_named(text: str) -> set[int]:
+    """All lines of a source of which a refusal speaks."""
+    named: set[int] = set()
+    for listed in re.findall(r"\blines? ((?:\d+(?:–\d+)?(?:, (?=\d))?)+)", text):
+        for first, _, last in (part.partition("–") for part in listed.split(", ")):
+            named |= set(range(int(first), int(last or first) + 1))
+    return named
+
+
+def test_a_refusal_of_many_names_leaves_no_line_out():
+    with pytest.raises(PolicyError) as caught:
+        check_source(body("\n".join(f"x{i} = undefined_{i}" for i in range(30)) + "\nreturn [0.0, 0.0]"))
+    text = str(caught.value)
+    assert lines_named(text) == set(range(2, 32))
+    assert text.endswith("24 more of the same kind: " + ", ".join(
+        f"`undefined_{i}` in line {i + 2}" for i in range(6, 16)) + ", 14 in lines 18–31")  # fmt: skip
+
+
+REFUSALS = st.builds(
+    Refusal, st.booleans(), st.integers(1, 60), st.sampled_from(["name", "syntax"]),
+    st.sampled_from([f"`thing_{i}` is not known. {'Why. ' * 60}" for i in range(20)]),
+)  # fmt: skip
+
+
+@given(st.lists(REFUSALS, min_size=1, max_size=300))
+def test_whatever_is_refused_every_line_is_named_and_the_text_is_bounded(refusals):
+    text = summary(refusals)
+    assert lines_named(text) == {refusal.line for refusal in refusals}
+    assert len(text) < MOST_CHARS + 500
 
 
 def test_causes_come_before_consequences():
@@ -148,4 +181,4 @@ def test_a_refusal_of_very_many_lines_is_bounded():
     with pytest.raises(PolicyError) as caught:
         check_source(source)
     text = str(caught.value)
-    assert len(text) <= MOST_CHARS and "more of the same kind" in text and "and 984 more" in text
+    assert len(text) <= MOST_CHARS and "994 more of the same kind" in text and ", 984 in lines 18–1001" in text
