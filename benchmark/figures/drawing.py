@@ -112,8 +112,12 @@ def trained(curve: Curves, random: int) -> Curves:
     return Curves(np.maximum(curve.steps, min(random, curve.steps[-1]))[first:], curve.scores[:, first:])
 
 
-def panel(axes: Axes, parts: list[Part], env: str, arms: dict[str, Look]) -> None:
-    """One environment: each arm's curve from where it learns, its guidance, the random phases, and the thresholds."""
+def panel(axes: Axes, parts: list[Part], env: str, arms: dict[str, Look]) -> int:
+    """One environment: each arm's curve from where it learns, its guidance, the random phases, and the thresholds.
+
+    Returns:
+        Lanes of bars above it.
+    """
     metrics, thresholds, random, guided = {}, {}, {}, 0  # the first two: each once, in order
     for number, arm in enumerate(arms):
         if (part := source(parts, env, arm)) is None:
@@ -134,10 +138,11 @@ def panel(axes: Axes, parts: list[Part], env: str, arms: dict[str, Look]) -> Non
         axes.text(1.01, threshold, f"{threshold:g}".replace("-", "−"), transform=axes.get_yaxis_transform(),
                   color="grey", va="center", fontsize="small")  # fmt: skip
     finish(axes, env, ", ".join(metrics), guided)
+    return guided
 
 
-def behaviour_panel(axes: Axes, part: Part, env: str, arms: dict[str, Look]) -> None:
-    """One environment: what each arm's training episodes returned, guided actions included."""
+def behaviour_panel(axes: Axes, part: Part, env: str, arms: dict[str, Look]) -> int:
+    """One environment: what each arm's training episodes returned, guided actions included; returns as `panel`."""
     table, study = part
     data, guided = behaviour(table, study, env), 0
     for number, arm in enumerate(arms):
@@ -145,6 +150,7 @@ def behaviour_panel(axes: Axes, part: Part, env: str, arms: dict[str, Look]) -> 
             draw_arm(axes, data[arm], arm, arms[arm], (number, len(arms)))
             guided += draw_guidance(axes, guided_intervals(table, env, arm), arms[arm], guided)
     finish(axes, env, f"{IN_WORDS[BEHAVIOUR]},\nguided actions included" if data else "", guided)
+    return guided
 
 
 def draw_arm(axes: Axes, curve: Curves, arm: str, look: Look, turn: tuple[int, int]) -> None:
@@ -175,11 +181,16 @@ def draw_guidance(axes: Axes, intervals: list[tuple[float, float]], look: Look, 
 
 
 def draw_random(axes: Axes, steps: int, who: str) -> None:
-    """Where arms still act at random, and which."""
+    """Where arms still act at random, and which; upright where there is little space."""
     axes.axvspan(0, steps, color="0.94", lw=0, zorder=0)
+    grid, (first, last) = axes.get_subplotspec().get_gridspec(), axes.get_xlim()
+    inches = 0.75 * axes.figure.get_size_inches()[0] / grid.ncols * steps / (last - first)
     text = textwrap.fill(who, 12, break_long_words=False) + "\nat random"
-    axes.text(steps / 2, 0.04, text, transform=axes.get_xaxis_transform(), ha="center", va="bottom", color="0.35",
-              fontsize="small", linespacing=1.0, zorder=4, bbox={"color": "0.94", "alpha": 0.8, "pad": 1})  # fmt: skip
+    upright = inches < 0.09 * max(map(len, text.splitlines()))
+    place = {"y": 0.5, "va": "center", "rotation": 90} if upright else {"y": 0.04, "va": "bottom"}
+    axes.text(x=steps / 2, s=f"{who} at random" if upright else text, transform=axes.get_xaxis_transform(), ha="center",
+              color="0.35", fontsize="small", linespacing=1.0, zorder=4, **place,
+              bbox={"color": "0.94", "alpha": 0.8, "pad": 1})  # fmt: skip
 
 
 def finish(axes: Axes, title: str, metrics: str, guided: int) -> None:
@@ -254,15 +265,18 @@ def comparison(parts: list[Part], environments: list[str], arms: list[str], titl
     drawn = [(env, kind) for env in environments for kind in ((False, True) if beside else (False,))]
     columns = 3 if len(drawn) == 3 else min(2, len(drawn))
     rows = -(-len(drawn) // columns)
-    figure = Figure(figsize=(WIDTH, 1.0 + (2.4 if columns > 1 else 3.0) * rows), layout="constrained")
+    height = 1.0 + (2.4 if columns > 1 else 3.0) * rows
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in list(grid.flat)[len(drawn) :]:
         axes.remove()
+    lanes = 0
     for axes, (env, of_behaviour) in zip(grid.flat, drawn, strict=False):
         if of_behaviour:
-            behaviour_panel(axes, parts[0], env, looks(arms))
+            lanes = max(lanes, behaviour_panel(axes, parts[0], env, looks(arms)))
         else:
-            panel(axes, parts, env, looks(arms))
+            lanes = max(lanes, panel(axes, parts, env, looks(arms)))
+    figure.set_size_inches(WIDTH, height + LANE * lanes * rows + 0.12 * max(len(arms) - 4, 0))  # and the legend's rows
     for place, axes in enumerate(grid.flat[: len(drawn)]):
         if place + columns < len(drawn):
             axes.set_xlabel("")
