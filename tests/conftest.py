@@ -208,6 +208,9 @@ class NoSupervisor:
     def consult(self, *args):
         pass
 
+    def who_acted(self):
+        return ""
+
     def observe(self, *args):
         pass
 

@@ -125,7 +125,9 @@ def test_advisor_always_guides_without_judgement(run_here, tmp_path):
     assert logged["charts/guidance_active"] == [
         (0, 1.0), (50, 1.0), (100, 1.0), (119, 1.0), (120, 0.0), (130, 0.0),
     ]  # fmt: skip
-    assert logged["supervisor/guided_steps"] == [(0, 0.0), (50, 50.0), (100, 100.0), (120, 120.0)]
+    assert logged["supervisor/guided_steps"] == [
+        (0, 0.0), (50, 50.0), (100, 100.0), (120, 120.0), (130, 120.0),
+    ]  # fmt: skip
     assert "supervisor/trial_guided_return" not in logged
 
 

@@ -42,14 +42,14 @@ def summary(refusals: Sequence[Refusal]) -> str:
         named = [f"{_subject(reason)} in {_named(lines)}" for lines, reason in left_out[:MOST_NAMES]]
         if others := [line for lines, _ in left_out[MOST_NAMES:] for line in lines]:
             named.append(f"{len(left_out) - MOST_NAMES} in {_named(others)}")
-        all_lines = [line for lines, _ in left_out for line in lines]
-        texts.append((f"{len(left_out)} more of the same kind: {', '.join(named)}", all_lines))
+        lines = [line for lines, _ in left_out for line in lines]
+        texts.append((f"line {min(lines)}: {len(left_out)} more of the same kind: {', '.join(named)}", lines))
     text, whole = "", 0
     while whole < len(texts) and len(text) + len(texts[whole][0]) < MOST_CHARS:
         text += f"{texts[whole][0]}\n"
         whole += 1
     if others := [line for _, lines in texts[whole:] for line in lines]:
-        text += f"{len(texts) - whole} more reasons, left out for their length, in {_named(others)}"
+        text += f"line {min(others)}: {len(texts) - whole} more reasons, left out for their length, in {_named(others)}"
     return text.rstrip("\n")
 
 

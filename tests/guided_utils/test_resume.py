@@ -158,7 +158,8 @@ def test_supervision_goes_on_from_any_of_its_states(run_here, monkeypatch, capsy
     assert states[150]["good"]["source"] == states[150]["rule"]["source"]
     assert states[205]["good"]["source"] != states[205]["rule"]["source"]
     assert len(states[205]["guidance"]["trial"]["predecessor"]) >= 3
-    assert states[240]["rule"]["source"] == states[150]["rule"]["source"] and states[240]["good"] is None
+    assert states[240]["rule"]["source"] == states[150]["rule"]["source"] == states[240]["good"]["source"]
+    assert states[240]["good_guides"] and not states[205]["good_guides"]
 
 
 def test_a_rule_of_one_s_own_has_its_second_try_also_in_a_run_that_goes_on(run_here, monkeypatch, capsys):

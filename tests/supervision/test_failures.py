@@ -113,7 +113,7 @@ def test_no_rule_is_too_slow_for_a_repeated_run(run_here):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"answer": SLOW}))
     again = run_here(*replayed(flags, first.run_name))
     assert scalars(again.run_name)["charts/guidance_active"] == [
-        (0, 0.0), (9, 0.0), (10, 1.0), (299, 1.0), (300, 0.0),
+        (0, 0.0), (9, 0.0), (10, 1.0), (299, 1.0), (300, 0.0), (420, 0.0),
     ]  # fmt: skip
 
 

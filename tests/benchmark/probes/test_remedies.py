@@ -28,7 +28,7 @@ def test_a_changed_script_trains(name, tmp_path, run_here):
     actor = [] if name in ("margin", "episode_gate", "symmetric_sampling") else ["--no-exact-improvement"]
     run_here(*FLAGS, *actor, script=path)
     (run,) = tmp_path.glob("runs/*")
-    assert scalars(run.name)["charts/guidance_active"] == [(0, 1.0), (99, 1.0), (100, 0.0)]
+    assert scalars(run.name)["charts/guidance_active"] == [(0, 1.0), (99, 1.0), (100, 0.0), (120, 0.0)]
 
 
 def test_beside_a_changed_script_lies_what_it_imports(tmp_path):

@@ -146,7 +146,7 @@ def test_a_refusal_of_many_names_leaves_no_line_out():
         check_source(body("\n".join(f"x{i} = undefined_{i}" for i in range(30)) + "\nreturn [0.0, 0.0]"))
     text = str(caught.value)
     assert lines_named(text) == set(range(2, 32))
-    assert text.endswith("24 more of the same kind: " + ", ".join(
+    assert text.endswith("\nline 8: 24 more of the same kind: " + ", ".join(
         f"`undefined_{i}` in line {i + 2}" for i in range(6, 16)) + ", 14 in lines 18–31")  # fmt: skip
 
 
