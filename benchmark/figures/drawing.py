@@ -132,7 +132,8 @@ def panel(axes: Axes, parts: list[Part], env: str, arms: dict[str, Look]) -> int
         random.setdefault(steps, []).append(arm)
     for steps, names in random.items():
         if steps:
-            draw_random(axes, steps, "all" if len(random) == 1 else ", ".join(names))
+            who = "all" if len(random) == 1 else ", ".join(names)
+            draw_random(axes, steps, who if len(who) <= 20 else f"{len(names)} of {len(arms)}")
     for threshold in thresholds:
         axes.axhline(threshold, color="grey", ls=":", lw=1.5, label="threshold")
         axes.text(1.01, threshold, f"{threshold:g}".replace("-", "−"), transform=axes.get_yaxis_transform(),
