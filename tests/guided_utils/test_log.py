@@ -189,7 +189,7 @@ def test_videos_and_exchanges_that_cannot_be_written_end_no_run(tmp_path):
                  "--llm-base-url", server.url, "--capture-video", "--guide-window", "300",
                  "--max-episode-steps", "100"]  # fmt: skip
         process = start(*flags)
-        said = wait_for(process, "supervisor:")
+        said = wait_for(process, "supervisor: llm")
         limit(process.pid, resource.RLIMIT_FSIZE, 100)
         rest, _ = process.communicate(timeout=200)
     said += rest
