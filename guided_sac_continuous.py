@@ -86,7 +86,7 @@ class Args(ExperimentArgs, SupervisorArgs):
 ENV_DEFAULTS = {
     "MountainCarContinuous-v0": dict(
         guide_window=1_000, guide_end=3_000, batch_size=256, gamma=0.99, tau=0.005, autotune=True, learning_starts=0,
-        probe_share=0.1,  # not the paper's, which has none; 0.5 reaches 90 some 500 steps later
+        probe_share=0.1,  # not the paper's, which has none; 0.5 reaches 90 500 to 1,000 steps later
     ),
     "Humanoid-v5": dict(
         guide_window=1_000, guide_end=900_000, batch_size=256, gamma=0.99, tau=0.005, autotune=True,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import tyro
 
@@ -49,9 +50,9 @@ def rows(logged: pd.DataFrame, study: Study, plain: str = "SAC") -> Iterator[tup
             if arm == plain:
                 continue
             digits = 1 if max(abs(data[name].scores).max() for name in (arm, plain)) >= 10 else 3
-            last, areas = (
-                [shown(*(x[0] for x in iqm(statistic(data[name])[:, None])), digits) for name in (arm, plain)]
-                for statistic in (last_mean, area)
+            both = {name: np.stack([area(data[name]), last_mean(data[name])], axis=1) for name in (arm, plain)}
+            areas, last = zip(  # drawn together, as in the study's own table: the same intervals
+                *([shown(*x, digits) for x in zip(*iqm(both[name]), strict=True)] for name in (arm, plain)), strict=True
             )
             yield (env, arm, len(data[arm].scores), *guided.get(arm, ("", "", "")), *last,
                    compared(data[plain], data[arm])[2], *areas, compared(data[arm], data[plain])[3])  # fmt: skip
