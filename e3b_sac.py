@@ -93,7 +93,7 @@ class Args(ExperimentArgs):
     intrinsic_coef: float = 0.01
     """weight of the bonus in SAC's reward r + intrinsic_coef · r_int / σ(r_int); 0 = plain SAC"""
     ridge: float = 0.1
-    """λ of C = Σ φφᵀ + λI, in [1e-6, inf] (Henaff et al. 2022: 0.1)"""
+    """λ of C = Σ φφᵀ + λI, ≥ 1e-6 (Henaff et al. 2022: 0.1)"""
 
 
 # The paper's settings (table in C.1) are that environment's defaults; a flag on the command line still wins.

@@ -74,7 +74,7 @@ class Args(ExperimentArgs, SupervisorArgs):
     value_network: bool = False
     """learn a state-value network and bootstrap from its target (paper, Eq. 6-8; SAC of 2018)"""
     probe_share: float = 0.5
-    """share of the steps in guided time that the agent acts alone, in whole episodes, at least, in [0, 1). Where the
+    """share of the steps in guided time that the agent acts alone, in probes, at least, in [0, 1). Where the
     rule acts throughout, nothing corrects what the critic thinks of the agent's own actions (docs/supervisor.md)"""
     precision: Literal["fp32", "bf16"] = "fp32"
     """of the matrix products while learning continuous actions; weights, targets, losses and acting are float32"""

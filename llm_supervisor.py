@@ -392,7 +392,7 @@ class Supervisor:
         writer.add_scalar("supervisor/guided_steps", self.guidance.guided_steps, global_step)
 
     def end(self, global_step: int, writer: SummaryWriter) -> None:
-        """The guided time is over: say what it took, stop the rule's process and close the environments.
+        """The guided time is over: say what it took, and stop the rule's process.
 
         A run that was interrupted says nothing: it goes on.
         """

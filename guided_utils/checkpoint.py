@@ -102,7 +102,7 @@ def claim_run(name: str, args: Any, sources: dict[str, str], resumed: Resumed | 
     which the ids of many packages have, becomes an underscore.
 
     Raises:
-        ValueError: the run that goes on does not lie in ./runs.
+        ValueError: the run that goes on does not lie in ./runs, or all names are taken.
         OSError: the folder cannot be made.
     """
     if resumed and not resumed.changed:
@@ -120,7 +120,7 @@ def claim_run(name: str, args: Any, sources: dict[str, str], resumed: Resumed | 
             os.rename(part, folder)
             _claimed.append(folder)
             return folder.name
-    raise ValueError(f"runs/{name} and 9,999 more are taken")
+    raise ValueError(f"runs/{name} and 9,998 more are taken")
 
 
 _claimed: list[Path] = []  # folders of runs that have not begun yet
@@ -274,7 +274,11 @@ def state_of(part: Any) -> Any:
 
 
 def load_state(part: Any, state: Any) -> None:
-    """Bring a part into a saved state (a vector environment: `play_episodes`)."""
+    """Bring a part into a saved state (a vector environment: `play_episodes`).
+
+    Raises:
+        ValueError: a replay buffer of another size.
+    """
     with torch.no_grad():
         if isinstance(part, torch.Tensor):
             part.copy_(state)
@@ -367,7 +371,7 @@ class Checkpoints:
             self.save(global_step, loop(), writer)
 
     def save(self, global_step: int, loop: tuple[Any, ...], writer: RunLog) -> None:
-        """Write a checkpoint and remove those before it; where it cannot be written, say so and go on.
+        """Write a checkpoint and remove those beyond `checkpoint_keep`; where it cannot be written, say so and go on.
 
         Args:
             loop: the loop's variables, the observations (N, *obs) first.

@@ -19,6 +19,7 @@ def make(
     Raises:
         ValueError: the constructor failed; it is blamed on `env_kwargs` where there are any.
         gym.error.Error: Gymnasium does not know the environment; the line says how a package's are named.
+        ImportError: a module that it needs is not there.
     """
     optional = {"max_episode_steps": max_episode_steps, "render_mode": render_mode}
     given = {name: value for name, value in optional.items() if value is not None}

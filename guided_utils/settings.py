@@ -64,20 +64,20 @@ class ExperimentArgs:
     save_model: bool = False
     """save the networks to `runs/{run_name}/{exp_name}.cleanrl_model`"""
     eval_frequency: int | None = None
-    """environment steps between greedy evaluations of the unguided policy; 0 = off; None: 20 evaluations of a run of
-    20,000 steps or more, where the environment has a time limit"""
+    """environment steps between greedy evaluations of the unguided policy; 0 = off; None: every twentieth of a run
+    of 20,000 steps or more, where the environment has a time limit"""
     eval_episodes: int = 10
     """greedy episodes of an evaluation, ≥ 1"""
     eval_sampled_episodes: int = 0
     """episodes of an evaluation with sampled actions beside the greedy ones, from the same starts, ≥ 0; needs
     `eval_frequency`"""
     checkpoint_frequency: int = 100_000
-    """environment steps between two checkpoints in `runs/{run_name}/checkpoints`; 0 = off"""
+    """environment steps between two checkpoints in `runs/{run_name}/checkpoints`, ≥ 0; 0 = only at a signal"""
     checkpoint_keep: int | Literal["all"] = 1
     """how many checkpoints are kept, the newest, ≥ 1; or all"""
     resume: str | None = None
-    """a run's folder `runs/{run_name}`, or a checkpoint in it: go on there with its settings; another total_timesteps
-    may be given, and with any other changed setting a new run forks from it"""
+    """a run's folder `runs/{run_name}`, or a checkpoint in it: go on there with its settings, for longer with another
+    total_timesteps; with most other changed settings a new run forks from it (docs/resume.md)"""
 
 
 @contextmanager
@@ -110,7 +110,8 @@ def parse_args(
         or "default"; and the run that goes on, if one does.
 
     Raises:
-        ValueError: a number is out of its range, a flag contradicts `--paper`, or a run cannot go on.
+        ValueError: a number is out of its range, flags contradict each other or `--paper`, `--compile` finds no
+            compiler, or a run cannot go on.
     """
     for stream in (
         sys.stdout,
@@ -209,7 +210,7 @@ def _docstrings(Args: type) -> dict[str, str]:
 
 
 def _check(args: Any) -> None:
-    """Raise ValueError for a number out of its range."""
+    """Raise ValueError for a number out of its range, flags that contradict each other, or a missing compiler."""
     for name, (low, high) in RANGES.items():
         value = getattr(args, name, None)
         if value is not None and not (low <= value <= high and value < np.inf):
@@ -226,8 +227,6 @@ def _check(args: Any) -> None:
         check_compiler()
     if args.checkpoint_keep != "all" and args.checkpoint_keep < 1:
         raise ValueError(f"--checkpoint-keep must be at least 1, or all, not {args.checkpoint_keep}")
-    if args.eval_sampled_episodes and args.eval_frequency == 0:
-        raise ValueError("--eval-sampled-episodes needs evaluations: give --eval-frequency")
     if args.buffer_size < args.num_envs:
         raise ValueError(f"--buffer-size must hold a step of all {args.num_envs} environments, not {args.buffer_size}")
 

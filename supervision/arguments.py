@@ -17,9 +17,9 @@ class SupervisorArgs:
     supervisor: Literal["auto", "llm", "replay", "bundled", "none"] = "auto"
     """who supervises: `llm` (an OpenAI-compatible endpoint), `replay` (the recorded answers of `llm_log`), `bundled`
     (offline: the environment's bundled rule), `none` (plain SAC); `auto`: `llm` where a key or base URL is set, else
-    `bundled` where the environment has it"""
+    `bundled` where there is a rule"""
     guide_start: int = 0
-    """environment step of the first consultation, ≥ 0"""
+    """environment step from which on guidance may begin, ≥ 0"""
     guide_end: int = 10_000
     """environment step at which all guidance is off (paper, C.1 "End Step"), > `guide_start`"""
     guide_window: int = 1_000
@@ -37,9 +37,9 @@ class SupervisorArgs:
     """pictures of an episode that are kept for models: half as many to this many; 0 = no pictures and no videos"""
     trial_pairs: int = 3
     """episodes, guided and unguided in turn, with which a new rule begins before they are compared for the first time;
-    a rule that earns less is ended. 0: no trial"""
+    a rule that earns less is ended; ≥ 3, or 0: no trial"""
     probe_share: float = 0.1
-    """share of the steps in guided time that the agent acts alone, in whole episodes, at least, in [0, 1)"""
+    """share of the steps in guided time that the agent acts alone, in probes, at least, in [0, 1)"""
     coder_attempts: int = 3
     """answers that the coder may give at a consultation before the window goes unguided, ≥ 1"""
     advisor_model: str = "qwen3-vl-plus"

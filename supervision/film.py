@@ -167,10 +167,10 @@ def captioned(pictures: Sequence[np.ndarray], title: str, texts: Sequence[str]) 
 
 
 def factor_text(factor: float) -> str:
-    """ "×4", "×1/3", or nothing in real time."""
+    """ " x4", " x1/3", or nothing in real time; the font has no ×."""
     if factor == 1:
         return ""
-    return f" x{factor:g}" if factor > 1 else f" x1/{round(1 / factor)}"  # the font has no ×
+    return f" x{factor:g}" if factor > 1 else f" x1/{round(1 / factor)}"
 
 
 def save_video(

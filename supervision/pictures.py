@@ -86,7 +86,12 @@ def frame_rate(env: gym.Env) -> float:
 
 
 def write_mp4(frames: Sequence[np.ndarray], path: Path, fps: float) -> None:
-    """Write frames (height, width, 3) uint8 as H.264 that every player takes (even sizes, yuv420p)."""
+    """Write frames (height, width, 3) uint8 as H.264 that every player takes (even sizes, yuv420p).
+
+    Raises:
+        ValueError: pictures of less than 2 × 2 pixels.
+        OSError: no encoder, or a disk that does not take it.
+    """
     from imageio_ffmpeg import write_frames  # what moviepy uses, without its second of import
 
     height, width = (n - n % 2 for n in frames[0].shape[:2])

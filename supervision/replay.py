@@ -243,7 +243,7 @@ class _Drawn(gym.Wrapper):
     def render(self) -> np.ndarray | None:
         try:
             picture = as_picture(self.env.render(), self.size)
-        except Exception as error:  # as in KeyFrames
+        except Exception as error:  # a third-party renderer may raise anything
             self.fail(in_one_line(error))
             return None
         self.size = picture.shape[:2]

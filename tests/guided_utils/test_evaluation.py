@@ -2,6 +2,8 @@
 
 from types import SimpleNamespace
 
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -134,9 +136,11 @@ def test_sampled_episodes_of_a_compiled_run_end_one_after_the_other(name, run_he
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
-def test_sampled_episodes_without_evaluations_are_refused(run_here, capsys):
+@pytest.mark.parametrize("flags", [("--eval-frequency", "0"), ("--total-timesteps", "100")])  # None: long runs alone
+def test_sampled_episodes_without_evaluations_are_refused(flags, run_here, capsys):
     with pytest.raises(SystemExit, match="--eval-sampled-episodes needs evaluations: give --eval-frequency"):
-        run_here("--supervisor", "none", "--eval-sampled-episodes", "3", "--eval-frequency", "0")
+        run_here("--supervisor", "none", "--eval-sampled-episodes", "3", *flags)
+    assert not list(Path("runs").glob("*"))
 
 
 def settings_of(**given) -> SimpleNamespace:
