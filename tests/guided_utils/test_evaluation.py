@@ -1,8 +1,7 @@
 """guided_utils/evaluation.py: greedy and sampled returns, and training that does not notice."""
 
-from types import SimpleNamespace
-
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
