@@ -72,7 +72,7 @@ class Evaluator:
         env_fn: makes the i-th environment.
 
     Raises:
-        ValueError: the environment has no time limit, or episodes of sampled actions are wanted and no evaluations.
+        ValueError: the environment has no time limit.
     """
 
     def __init__(self, args: Any, env_fn: Callable[[int], gym.Env]):
@@ -80,8 +80,6 @@ class Evaluator:
         self.seed, self.greedy, self.sampled = args.seed, args.eval_episodes, args.eval_sampled_episodes
         if args.eval_frequency is None:
             args.eval_frequency = _usual_frequency(args.total_timesteps, env_fn) or None
-        if self.sampled and not args.eval_frequency:
-            raise ValueError("--eval-sampled-episodes needs evaluations: give --eval-frequency")
         self.envs = [env_fn(i) for i in range(max(self.greedy, self.sampled) if args.eval_frequency else 0)]
         for env in self.envs:
             check_time_limit(env)

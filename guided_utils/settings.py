@@ -227,6 +227,8 @@ def _check(args: Any) -> None:
         check_compiler()
     if args.checkpoint_keep != "all" and args.checkpoint_keep < 1:
         raise ValueError(f"--checkpoint-keep must be at least 1, or all, not {args.checkpoint_keep}")
+    if args.eval_sampled_episodes and args.eval_frequency == 0:
+        raise ValueError("--eval-sampled-episodes needs evaluations: give --eval-frequency")
     if args.buffer_size < args.num_envs:
         raise ValueError(f"--buffer-size must hold a step of all {args.num_envs} environments, not {args.buffer_size}")
 
