@@ -5,6 +5,7 @@ Docs: docs/benchmark.md
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pandas as pd
 
 from benchmark.figures.table import GUIDANCE_ACTIVE, KEPT, as_table, tags
@@ -105,8 +106,8 @@ def with_parts(table: pd.DataFrame, before: pd.DataFrame, study: Study, threads:
     wanted = {(arm, run.env, run.seed, run.hash) for arm, run in study.runs(threads)} - _named(table)
     if other := _named(before) - wanted - _named(table):
         print(f"{study.name}: {len(other)} runs of the table are of other settings or code and are left out")
-    names = before[RUN].itertuples(index=False, name=None)
-    before = before[[name in wanted for name in names] & before.tag.isin(tags(study))]
+    kept = np.array([name in wanted for name in before[RUN].itertuples(index=False, name=None)], dtype=bool)
+    before = before[kept & before.tag.isin(tags(study))]
     return as_table(pd.concat([table, before]).itertuples(index=False, name=None))
 
 

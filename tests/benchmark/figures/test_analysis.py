@@ -1,11 +1,17 @@
 """benchmark/figures/analysis.py: statistics agree with sums by hand."""
 
 import dataclasses
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
 from handmade import SCRIPT, STUDY, a_study, rows, scored, tidy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from rliable import metrics
+from scipy.stats import trim_mean
 
 from benchmark.figures import analysis, drawing, table
 from benchmark.figures.analysis import Curves
@@ -19,6 +25,13 @@ def test_iqm_by_hand():
     assert estimate.value.tolist() == [3.5, 5.0]
     assert estimate.low[1] == estimate.high[1] == 5.0
     assert 0 < estimate.low[0] < 3.5 < estimate.high[0] < 100
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.integers(2, 11).flatmap(lambda seeds: arrays(float, (seeds, 3), elements=st.floats(-1e6, 1e6))))
+def test_iqm_is_scipys_trimmed_mean(scores):
+    with mock.patch.object(analysis, "REPS", 2):
+        assert analysis.iqm(scores).value.tolist() == trim_mean(scores, 0.25).tolist()
 
 
 def test_interval_by_hand():
@@ -51,6 +64,16 @@ def test_probability_of_improvement_by_hand():
     assert 0 <= estimate.low[0] < 0.5 < estimate.high[0] <= 1
     certain = analysis.probability_of_improvement(np.array([5.0, 6.0]), np.array([1.0, 2.0, 3.0]))
     assert [x.tolist() for x in certain] == [[1.0], [1.0], [1.0]]
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(arrays(float, (3, 4), elements=st.integers(-2, 2)), arrays(float, (5, 4), elements=st.integers(-2, 2)))
+def test_probability_of_improvement_is_rliables(scores, others):
+    """Small integers, so that ties are many; rliable takes one task's scores (runs, tasks) at a time."""
+    with mock.patch.object(analysis, "REPS", 2):
+        value = analysis.probability_of_improvement(scores, others).value
+    theirs = [metrics.probability_of_improvement(scores[:, [i]], others[:, [i]]) for i in range(4)]
+    assert value.tolist() == pytest.approx(theirs, abs=1e-12)
 
 
 def test_first_steps_at_a_threshold_by_hand():
