@@ -129,7 +129,7 @@ def probability_of_improvement(scores: np.ndarray, others: np.ndarray) -> Interv
         Arrays (k,).
     """
     pair = [np.reshape(values, (len(values), 1, -1)) for values in (scores, others)]
-    # rliable's probability_of_improvement() of all k in one call, 160 times as quick: (runs, 1 task, k) → (k,)
+    # rliable's probability_of_improvement() of all k in one call, some hundred times as quick: (runs, 1 task, k) → (k,)
     return interval(pair, lambda x, y: ((x[:, None] > y) + 0.5 * (x[:, None] == y)).mean(axis=(0, 1, 2)))
 
 
