@@ -18,7 +18,7 @@ from supervision.replay import close_quietly, drawn_by, open_rendered
 from supervision.texts import in_one_line, say
 
 ALLOWANCE, SHARE = 0.25, 0.015  # seconds, and of the run's time so far, that long films may take
-LAST_STEPS = 1_000  # of a run, or its last window: the first episode that begins in them is filmed
+LAST_STEPS = 1_000  # of a run or its guided time, or the last window of it: an episode that begins in them is filmed
 
 
 class NothingToDrawWith(Exception):
@@ -32,7 +32,7 @@ class Shot:
     stretch: Stretch
     film: Film
     long: bool  # for a person's video; else for models alone
-    before: tuple[dict[bool, int], bool]  # `wanted` and `last` of the camera, until it was taken
+    before: tuple[dict[bool, int], dict[bool, bool]]  # `wanted` and `last` of the camera, until it was taken
     saved: bool = False
 
 
@@ -40,10 +40,10 @@ class Camera:
     """Films stretches of environment 0: for a person (long films) and for models (a few frames).
 
     In each window one unguided and one guided stretch at most: long where the window's number is a power of two, a few
-    frames where the report shows it; and those that are chosen for models. In the run's last steps one unguided episode
-    more. Long films take as many pictures as fit in `SHARE` of the run's time, but always as many as a model is shown;
-    after window 1 they wait until there is time for any (not so MuJoCo's, which cost nothing while the training goes
-    on).
+    frames where the report shows it; and those that are chosen for models. Once more at the end: an unguided one in the
+    run's last steps, a guided one in those of the guided time. Long films take as many pictures as fit in `SHARE` of
+    the run's time, but always as many as a model is shown; after window 1 they wait until there is time for any (not so
+    MuJoCo's, which cost nothing while the training goes on).
 
     Most environments are drawn while they are stepped; where they can be, environment 0 of training is replaced by one
     that renders to arrays. Of MuJoCo's the states are copied, and drawn when somebody needs the pictures, in an
@@ -69,7 +69,7 @@ class Camera:
         self.present: Stretch | None = None
         self.before: dict[bool, Stretch] = {}  # the last stretch of each kind, for its length
         self.number, self.asked, self.wanted = 1, False, {False: LONG, True: LONG}
-        self.last = False  # whether the run's last unguided episode was filmed
+        self.last = {False: False, True: False}  # whether the one at the end was filmed, by who acts
         self.off = not self.few
         if not self.off:
             self._set_up()
@@ -154,11 +154,10 @@ class Camera:
             self.before[self.present.guided] = self.present
         self.present = stretch
         before = self.before.get(stretch.guided) or self.before.get(not stretch.guided)
-        length, taken = len(before) if before else 0, (self.wanted.copy(), self.last)
+        length, taken = len(before) if before else 0, (self.wanted.copy(), self.last.copy())
         size = self.wanted[stretch.guided] or self.few * stretch.chosen
-        ending = stretch.global_step >= self.args.total_timesteps - max(self.args.guide_window, LAST_STEPS)
-        if ending and not stretch.guided and not self.last:
-            size, self.last = LONG, True
+        if self._at_the_end(stretch) and not self.last[stretch.guided]:
+            size, self.last[stretch.guided] = LONG, True
         elif size == LONG and not self.physics and self.number > 1 and self._left() < 0:
             # a later one, perhaps, when more of the run's time has passed
             size = self.few if self.asked or stretch.chosen else 0
@@ -176,6 +175,16 @@ class Camera:
         self.shots.append(self.shot)
         with self._timed():
             film.offer()
+
+    def _at_the_end(self, stretch: Stretch) -> bool:
+        """Whether a stretch begins in the run's last steps; a guided one in those of the guided time, and then where
+        its window has no film of its own and there is time."""
+        end = self.args.total_timesteps
+        if stretch.guided:
+            end = min(end, self.args.guide_end)
+            if not self.number & (self.number - 1) or not (self.physics or self._left() > 0):
+                return False
+        return stretch.global_step >= end - max(self.args.guide_window, LAST_STEPS)
 
     def _left(self) -> float:
         """Seconds that long films may still take by now."""

@@ -74,7 +74,15 @@ class Training:
         wanted: what `Camera` is given; None: no camera.
     """
 
-    def __init__(self, env_id: str, num_envs: int = 1, frames: int | None = 16, total: int = 10**6, **options):
+    def __init__(
+        self,
+        env_id: str,
+        num_envs: int = 1,
+        frames: int | None = 16,
+        total: int = 10**6,
+        guide_end: int = 10**6,
+        **options,
+    ):
         make = lambda mode: EpisodeTape(  # noqa: E731
             gym.wrappers.RecordEpisodeStatistics(gym.make(env_id, render_mode=mode, **options))
         )
@@ -82,7 +90,7 @@ class Training:
         self.envs = gym.vector.SyncVectorEnv([partial(make, None)] * num_envs, autoreset_mode=same_step)
         self.camera = None
         if frames is not None:
-            args = SimpleNamespace(replay_frames=frames, total_timesteps=total, guide_window=100)
+            args = SimpleNamespace(replay_frames=frames, total_timesteps=total, guide_window=100, guide_end=guide_end)
             self.camera = Camera(args, self.envs, make, "run")
         self.obs, _ = self.envs.reset(seed=[7 + i for i in range(num_envs)])
         self.envs.action_space.seed(7)
@@ -141,7 +149,9 @@ def test_an_environment_that_draws_already_stays(tmp_path):
     )
     envs = gym.vector.SyncVectorEnv([make], autoreset_mode=gym.vector.AutoresetMode.SAME_STEP)
     env = envs.envs[0]
-    camera = Camera(SimpleNamespace(replay_frames=16, total_timesteps=999, guide_window=9), envs, make, "run")
+    camera = Camera(
+        SimpleNamespace(replay_frames=16, total_timesteps=999, guide_window=9, guide_end=9), envs, make, "run"
+    )
     assert envs.envs[0] is env
     envs.reset(seed=1)
     stretch = Stretch(0, 0, 0, guided=False, uniform=False)
@@ -274,17 +284,34 @@ def test_the_videos_and_gifs_of_a_window():
     }  # fmt: skip
 
 
-def test_the_last_unguided_episode_is_filmed():
-    """Of 2,000 steps the first unguided one that begins in the last 1,000; also where nothing is filmed any more."""
-    training = Training("Dot-v0", total=2_000)
+def test_the_end_is_filmed():
+    """Of 2,000 steps the first unguided episode that begins in the last 1,000, and the first guided one of the last
+    1,000 of 1,500 guided ones; also where nothing is filmed any more."""
+    training = Training("Dot-v0", total=2_000, guide_end=1_500)
+    training.camera._left = lambda: 100.0
     training.run(80)
     training.camera.save(80, training.writer)
     training.camera.window(3, asked=False)
     training.run(1_920)
     training.camera.finish(2_000, training.writer)
-    assert videos()[2:] == ["step_00001040_unguided.mp4"]
+    assert videos()[2:] == ["step_00000520_guided.mp4", "step_00001040_unguided.mp4"]
     assert training.envs.envs[0].on_step is None
     training.run(40)  # and training may go on
+
+
+@pytest.mark.parametrize(("number", "left"), [(4, 100.0), (3, -1.0)])
+def test_a_guided_end_has_no_second_film_and_waits_for_time(number, left):
+    """Window 4 has a guided film anyway, its first; of window 3's there is none where no time is left."""
+    training = Training("Dot-v0", total=2_000, guide_end=1_500)
+    training.camera._left = lambda: 100.0
+    training.run(80)
+    training.camera.save(80, training.writer)
+    training.camera.window(number, asked=False)
+    training.camera._left = lambda: left
+    training.run(1_920)
+    training.camera.finish(2_000, training.writer)
+    guided = [name for name in videos()[2:] if name.endswith("_guided.mp4")]
+    assert guided == (["step_00000120_guided.mp4"] if number == 4 else [])
 
 
 def test_an_episode_that_the_end_of_the_run_cuts_is_left_as_it_is():
