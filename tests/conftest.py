@@ -139,9 +139,19 @@ gym.register("AnyObservation-v0", entry_point=AnyObservationEnv)
 gym.register("Tabular-v0", entry_point=TabularEnv, max_episode_steps=20)
 
 
+@pytest.hookimpl(trylast=True)  # what is not selected is gone by then
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests come first, so that no worker is left with one of them at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Each worker, which begins with a like part of the list, has its share of the longest tests first, so that none is
+    left with one of them at the end."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    rest = [item for item in items if not item.get_closest_marker("slow")]
+    total, items[:] = len(items), []
+    for worker in range(workers):
+        mine = slow[worker::workers]
+        ours = total * (worker + 1) // workers - len(items) - len(mine)
+        items += mine + rest[:ours]
+        del rest[:ours]
 
 
 @pytest.fixture(autouse=True)
@@ -234,7 +244,7 @@ def run_process(*flags: str, script: str = "guided_sac_continuous.py", **env: st
     clean = {k: v for k, v in os.environ.items() if k not in SECRETS}
     return subprocess.run(
         [sys.executable, str(ROOT / script), *flags],
-        env={**clean, "OMP_NUM_THREADS": "1", **env}, capture_output=True, text=True, timeout=280,
+        env={**clean, "OMP_NUM_THREADS": "1", **env}, capture_output=True, text=True, timeout=840,
     )  # fmt: skip
 
 

@@ -421,9 +421,10 @@ def learned(run) -> list[torch.Tensor]:
     return [p.detach() for module in modules for p in module.parameters()] + [run.log_alpha.detach()]
 
 
-FAST = ["--precision", "bf16", "--compile"]
+FAST = ["--learning-starts", "160", "--precision", "bf16", "--compile"]  # few updates: bf16 may be emulated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("env_id", "fast", "names"),
     [("FrozenLake-v1", [], NAMES), ("MountainCarContinuous-v0", [], NAMES),
@@ -451,7 +452,7 @@ def test_without_weight_the_bonus_leaves_plain_sac_to_the_bit(env_id, fast, name
                    if not tag.startswith(("charts/guidance", "charts/supervision")))  # fmt: skip
         assert {"losses/alpha_loss", "eval/episodic_return"} <= set(logged)
         # what is asked for has its effect: with fast the rounding, without it the bonus
-        other = [*flags[: -len(fast)], "--intrinsic-coef", "0"] if fast else [*flags, "--intrinsic-coef", "1"]
+        other = [*flags[:-3], "--intrinsic-coef", "0"] if fast else [*flags, "--intrinsic-coef", "1"]
         assert not torch.equal(learned(run_here(*other, script=SCRIPTS[name]))[0], learned(plain)[0])
 
 

@@ -40,7 +40,7 @@ def call(*arguments: str) -> subprocess.CompletedProcess:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     return subprocess.run([sys.executable, *arguments], env=os.environ | paths | {"OMP_NUM_THREADS": "1"},
-                          capture_output=True, text=True, timeout=280)  # fmt: skip
+                          capture_output=True, text=True, timeout=840)  # fmt: skip
 
 
 def the_run(pattern: str) -> str:

@@ -314,6 +314,7 @@ def test_bf16_rounds_the_products_and_nothing_else(run_here):
         assert F.cosine_similarity(exact.grad.flatten(), rounded.grad.flatten(), dim=0) > 0.99
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize(
     "flags, graphs", [([], 2), (["--value-network", "--no-autotune", "--policy-frequency", "2"], 3)]
@@ -465,6 +466,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.slow
 def test_humanoid_transitions_take_60_percent_of_stable_baselines3s_memory():
     """Peak memory of two real processes that fill their buffers with 750,000 transitions of 348 variables."""
     script_path = str(ROOT / "guided_sac_continuous.py")
@@ -578,6 +580,7 @@ def test_evaluation_leaves_training_as_it_was(run_here):
     assert "eval/episodic_return" not in scalars(plain.run_name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--no-compile", pytest.param("--compile", marks=needs_compiler)])
 def test_same_seed_gives_the_same_weights_in_another_process(tmp_path, flag):
     runs = []

@@ -103,7 +103,7 @@ def test_results_of_a_sweep_in_which_a_run_fails(tmp_path):
     for kind in ("csv", "md", "png"):
         Path(f"runs/quick/none.{kind}").write_text("of the last time")
     line = command("results", "none.toml", "some.toml", "--quick", "--cores", "1")
-    result = subprocess.run(line, env=anywhere(), capture_output=True, text=True, timeout=280)
+    result = subprocess.run(line, env=anywhere(), capture_output=True, text=True, timeout=840)
     assert result.returncode == 1, result.stderr
     assert result.stderr.splitlines()[-1] == "results.py: 1 runs failed, the tables are without them"
     assert "  | the disk is full" in result.stdout and "none: not measured yet" in result.stdout.splitlines()
@@ -116,6 +116,7 @@ def test_results_of_a_sweep_in_which_a_run_fails(tmp_path):
         assert Path(f"runs/quick/none.{kind}").read_text() == "of the last time"
 
 
+@pytest.mark.slow
 def test_an_arm_is_kept_where_two_of_its_seeds_have_the_same_digits(tmp_path, monkeypatch, capsys):
     """A's third seed is not run again, its rows say where they are from; with another digit nothing else is run.
 
@@ -139,7 +140,7 @@ def test_an_arm_is_kept_where_two_of_its_seeds_have_the_same_digits(tmp_path, mo
         records = [json.loads(path.read_text()) for path in Path("made").glob("*/run.json")]
         return sorted((record["flags"]["gamma"], record["seed"]) for record in records)
 
-    result = subprocess.run(line, env=anywhere(), capture_output=True, text=True, timeout=280)
+    result = subprocess.run(line, env=anywhere(), capture_output=True, text=True, timeout=840)
     assert result.returncode == 0, result.stderr
     assert made() == [(0.7, 1), (0.7, 2), (0.7, 3), (0.9, 1), (0.9, 2)]
     after, columns = table.load_table(csv), ["seed", "tag", "step", "value", "commit"]
@@ -164,6 +165,7 @@ def test_an_arm_is_kept_where_two_of_its_seeds_have_the_same_digits(tmp_path, mo
     assert made() == [(0.9, 1), (0.9, 2)]
 
 
+@pytest.mark.slow
 def test_a_study_made_in_parts(tmp_path):
     """What the table has of the same settings and code is not run again; an interrupted part adds what is done."""
     waits = "import sys, time\n\nif '--seed=3' in sys.argv:\n    time.sleep(600)\n"
@@ -185,7 +187,7 @@ def test_a_study_made_in_parts(tmp_path):
         output.append(row)
         if row.startswith("1 done, 1 running"):
             process.terminate()
-    errors = process.communicate(timeout=280)[1]
+    errors = process.communicate(timeout=840)[1]
     assert process.returncode == 1 and errors.endswith("interrupted; the same command goes on from here\n"), errors
     assert "study: 1 runs of the table are of other settings or code and are left out\n" in output
 

@@ -53,6 +53,7 @@ def made_once(run_here, tmp_path_factory):
 # -- to the bit -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_runs_end_as_if_they_had_not_been(capsys):
     """The short form of `python -m benchmark.probes.kill_points`."""
     args = kill_points.Args(kills=4, only=("guided, three cars", "blackjack"), steps=700, checkpoint_frequency=100)

@@ -64,6 +64,7 @@ def odd(tmp_path):
     return path / "python"
 
 
+@pytest.mark.slow
 def test_an_environment_that_trains(tmp_path):
     row, as_said = cells(Case("Taxi-v4", DISCRETE, limits="none known"), tmp_path)
     assert as_said
@@ -76,6 +77,7 @@ def test_an_environment_that_trains(tmp_path):
     assert "def policy(obs, t):" in (tmp_path / "try" / "rule.py").read_text()
 
 
+@pytest.mark.slow
 def test_flattened_refused_and_failing_ones(odd, tmp_path):
     """A list is refused as the case says, or not as another says; a run that ends early is shown with its last line."""
     row, as_said = try_one(odd, Case("odd:Odd-v0"), 60, tmp_path / "try")

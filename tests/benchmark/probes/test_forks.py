@@ -61,6 +61,8 @@ Path("runs/x/events.out.tfevents.1").touch()
 start, end, every = time.time(), int(flags["--total-timesteps"]), int(flags.get("--checkpoint-frequency", 1000))
 for step in range(begin + 1, end + 1):
     time.sleep(0.01)
+    while os.path.exists("../../hold") and step == (60 if begin else 100) and not told:
+        time.sleep(0.01)
     if told or step == end or step % every == 0:
         Path(saved, f"step_{step:09d}.pt").touch()
     if told:
@@ -116,17 +118,19 @@ def test_forks_run_beside_their_run_and_of_several_lengths(call, tmp_path):
 @pytest.mark.parametrize("whole", [True, False])
 def test_what_is_interrupted_goes_on(whole, call, tmp_path, monkeypatch, capsys):
     """The program, as by Ctrl-C, or the run alone; a call with another length then keeps what the first one needs."""
-    base, begun, start = tmp_path / "forks" / "base", {}, forks.start
+    base, begun, start, hold = tmp_path / "forks" / "base", {}, forks.start, tmp_path / "hold"
+    hold.touch()  # until it is interrupted nothing ends, the fork begins in any case
     monkeypatch.setattr(forks, "start", lambda folder, *rest: begun.setdefault(folder.name, start(folder, *rest)))
 
     def interrupt() -> None:
-        while 70 not in forks.checkpoints(base):
+        while 70 not in forks.checkpoints(base) or len(begun) < 2:
             time.sleep(0.01)
         process = begun["base"]
         while process.poll() is None:  # Python loses an interrupt that comes while it collects garbage
             os.kill(os.getpid() if whole else process.pid, signal.SIGINT if whole else signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(0.5)  # the run goes on for 1.3 s
+                process.wait(0.5)
+        hold.unlink()
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):

@@ -24,6 +24,7 @@ def test_the_parts_of_a_step_are_the_spans_between_its_moments():
         profile_update.parts(moments, steps=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--no-compile", pytest.param("--compile", marks=needs_compiler)])
 def test_the_profile_is_of_the_scripts_own_steps(flag):
     line = command("probes.profile_update", "--env-id=MountainCarContinuous-v0", "--steps=20", "--warm-up=105", flag)

@@ -361,10 +361,13 @@ def check_attack(arena: Arena, name: str, monkeypatch) -> None:
 
 
 def sample_memory(largest: list[int], stop: threading.Event) -> None:
-    """Keep the largest resident set (KiB) that a child of this process has had."""
+    """Keep the largest resident set (KiB) that a child of this process has had since it became a program of its own."""
+    ours = Path("/proc/self/cmdline").read_bytes()
     while not stop.wait(0.05):
         for pid in children():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if Path(f"/proc/{pid}/cmdline").read_bytes() == ours:  # between fork and exec it has our memory
+                    continue
                 for line in Path(f"/proc/{pid}/status").read_text().splitlines():
                     if line.startswith("VmHWM"):
                         largest[0] = max(largest[0], int(line.split()[1]))

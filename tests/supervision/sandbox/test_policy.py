@@ -805,6 +805,7 @@ def test_random_policies_of_the_language_run_as_they_would_in_process():
     check()
 
 
+@pytest.mark.slow
 def test_two_hundred_thousand_calls_leave_nothing_behind():
     source = "import math\nimport numpy as np\ngenerator = np.random.default_rng()\n" + body(
         """
