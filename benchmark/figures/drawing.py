@@ -404,6 +404,39 @@ def figure_7(table: pd.DataFrame, study: Study) -> Figure:
     return figure
 
 
+@styled
+def forks(table: pd.DataFrame, measures: dict[str, str]) -> Figure:
+    """What became of forks against the run that they left, at the same step: differences by the step where they begin.
+
+    Args:
+        table: of benchmark/probes/forks.py, with the run itself as the arm "unguided".
+        measures: column → label, a panel each; an even number.
+    """
+    keys = ["fork", "step", "actions"]
+    own = table[table.arm == "unguided"].set_index(keys)[list(measures)]
+    others = table[table.arm != "unguided"].set_index([*keys, "arm"])[list(measures)]
+    differences = (others - own).reset_index()
+    differences["length"] = differences.step - differences.fork
+    several = differences.length.nunique() > 1
+    kinds = list(differences.groupby(["arm", "length", "actions"]))
+    figure = Figure(figsize=(WIDTH, 1.2 + 2.4 * (len(measures) // 2)), layout="constrained")
+    grid = figure.subplots(len(measures) // 2, 2, sharex=True, squeeze=False)
+    for axes, (measure, label) in zip(grid.flat, measures.items(), strict=True):
+        for look, ((arm, length, actions), rows) in zip(OTHERS, kinds, strict=False):
+            steps = f", {length:,} steps" if several else ""
+            axes.plot(rows.fork, rows[measure], color=look.color, ls=look.dashes, lw=2, marker=look.marker, ms=6,
+                      mec="white", mew=0.5, label=f"{arm}, {actions}{steps}")  # fmt: skip
+        axes.axhline(0, color="grey", lw=1)
+        axes.set_title(label)
+        counted(axes.xaxis)
+    for axes in grid[-1]:
+        axes.set_xlabel("step where the fork begins")
+    one_legend(figure)
+    env, seed = table.env.iloc[0], table.seed.iloc[0]
+    figure.suptitle(f"{env}, seed {seed}: difference to the run without guidance at the same step")
+    return figure
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write path.png in 256 colours, whole or not at all; the same data gives the same bytes."""
     part, picture = path.with_name(f"{path.name}.png.part"), io.BytesIO()

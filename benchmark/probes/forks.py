@@ -7,8 +7,11 @@ The run is plain SAC with one development seed. From each of its checkpoints a g
 buffer, same random numbers. What the guided one does better or worse than the run itself at the same step is measured
 on both policies: return, length of the episodes, speed, alternating footfalls. Forks run beside the run that they come
 from, as soon as their checkpoint is there. What was run before is not run again, and what was interrupted goes on.
+Forks without guidance, but with other random numbers, show how far two runs part by chance:
 
-Docs: docs/resume.md
+    python -m benchmark.probes.forks --folder runs/forks --name reseeded --flags "--supervisor none --seed 101"
+
+Docs: docs/resume.md, benchmark/results/guided_notes.md
 """
 
 import json
@@ -28,6 +31,7 @@ import torch
 import tyro
 
 from benchmark import ROOT
+from benchmark.figures import drawing
 from benchmark.figures.models import model_of
 from benchmark.figures.paper import Walk, walk
 from benchmark.figures.table import GUIDED_STEPS, read_events
@@ -36,6 +40,10 @@ from benchmark.sweeps.sweep import INTERRUPTED, ended_in_words, locked
 SCRIPT = ROOT / "guided_sac_continuous.py"
 KEYS = ["env", "seed", "fork", "step", "arm", "actions"]
 PAUSE = 1.0  # seconds between two looks at what runs
+PANELS = {
+    "episodic_return": "return", "steps": "steps of an episode", "speed": "speed, m/s",
+    "alternation": "share of footfalls that alternate",
+}  # fmt: skip
 MEASURES = ("episodic_return", "steps", "speed", "alternation", "footfalls_per_second", "double_support", "flight")
 
 
@@ -45,6 +53,8 @@ class Args:
     """where the runs lie; checkpoints of 1,000,000 steps of Humanoid-v5 are 12 GB"""
     csv: Path = Path("benchmark/results/humanoid_forks.csv")
     """the file for the measurements"""
+    picture: Path = Path("docs/figures/humanoid_forks.png")
+    """and for a picture of the differences"""
     env_id: str = "Humanoid-v5"
     """the environment, one with continuous actions"""
     seed: int = 100
@@ -193,7 +203,10 @@ def write(args: Args, lines: list[dict[str, object]]) -> None:
     table = pd.DataFrame(lines)
     if args.csv.is_file():
         table = pd.concat([pd.read_csv(args.csv), table]).drop_duplicates(KEYS, keep="last")
-    table.sort_values(["fork", "step", "actions", "arm"]).to_csv(args.csv, index=False, float_format="%.6g")
+    table = table.sort_values(["fork", "step", "actions", "arm"])
+    table.to_csv(args.csv, index=False, float_format="%.6g")
+    args.picture.parent.mkdir(parents=True, exist_ok=True)
+    drawing.save(drawing.forks(table, PANELS), args.picture.with_suffix(""))
 
 
 def main(args: Args) -> None:

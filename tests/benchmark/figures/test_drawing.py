@@ -59,6 +59,24 @@ def test_curves_drawn_are_the_data(tmp_path):
     assert Image.open(tmp_path / "one.png").mode == "P"
 
 
+def test_forks_are_drawn_as_differences_at_the_same_step():
+    """By hand: 12 − 10 and 35 − 20 greedy, 7 − 9 sampled; each arm, length and kind of actions its own line."""
+    rows = [(50, 80, "unguided", "greedy", 10, 1), (50, 80, "bundled", "greedy", 12, 4),
+            (100, 130, "unguided", "greedy", 20, 1), (100, 130, "bundled", "greedy", 35, 1),
+            (50, 80, "unguided", "sampled", 9, 0), (50, 80, "bundled", "sampled", 7, 0),
+            (50, 150, "unguided", "greedy", 1, 1), (50, 150, "bundled", "greedy", 1, 3)]  # fmt: skip
+    data = pd.DataFrame(rows, columns=["fork", "step", "arm", "actions", "score", "speed"]).assign(env="E-v0", seed=3)
+    figure = drawing.forks(data, {"score": "the score", "speed": "the speed"})
+    drawn = [{line.get_label(): line.get_xydata().tolist() for line in axes.lines[:-1]} for axes in figure.axes]
+    assert drawn[0] == {"bundled, greedy, 30 steps": [[50, 2], [100, 15]], "bundled, sampled, 30 steps": [[50, -2]],
+                        "bundled, greedy, 100 steps": [[50, 0]]}  # fmt: skip
+    assert drawn[1]["bundled, greedy, 30 steps"] == [[50, 3], [100, 0]]
+    assert [axes.get_title() for axes in figure.axes] == ["the score", "the speed"]
+    assert figure.get_suptitle().startswith("E-v0, seed 3: ")
+    one_length = drawing.forks(data[data.step != 150], {"score": "the score", "speed": "the speed"})
+    assert [text.get_text() for text in one_length.legends[0].get_texts()] == ["bundled, greedy", "bundled, sampled"]
+
+
 def test_bars_of_guidance_lie_above_the_panel_and_beside_each_other():
     """A's from step 0 to 10, B's from 0 to 20, drawn: above the panel's top, B's above A's, and in the picture."""
     active = {("A", 1): 10, ("A", 2): 10, ("B", 1): 20, ("B", 2): 20}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from benchmark.figures.models import Gait
 from benchmark.figures.paper import Walk
@@ -23,8 +24,8 @@ def test_a_fork_is_measured_beside_the_run_it_comes_from(tmp_path, monkeypatch):
     (tmp_path / "rule.py").write_text("def policy(obs, t):\n    return [2.0]\n")
     base_flags = "--learning-starts 10 --batch-size 8 --max-episode-steps 10 --guide-end 30"
     args = forks.Args(
-        folder=tmp_path / "forks", csv=tmp_path / "forks.csv", env_id="Pendulum-v1", seed=3, total_timesteps=70,
-        every=40, steps=(20,), base_flags=base_flags,
+        folder=tmp_path / "forks", csv=tmp_path / "forks.csv", picture=tmp_path / "forks.png", env_id="Pendulum-v1",
+        seed=3, total_timesteps=70, every=40, steps=(20,), base_flags=base_flags,
         flags=f"--guide-policy {tmp_path / 'rule.py'} --supervisor bundled --probe-share 0.5", name="push", episodes=2,
     )  # fmt: skip
     forks.main(args)
@@ -43,6 +44,7 @@ def test_a_fork_is_measured_beside_the_run_it_comes_from(tmp_path, monkeypatch):
     monkeypatch.setattr(forks, "start", never)
     forks.main(args)  # measured again: the same numbers, and no row twice
     pd.testing.assert_frame_equal(pd.read_csv(args.csv), table)
+    assert Image.open(args.picture).size[0] > 1_000
 
 
 STAND_IN = """
@@ -82,7 +84,8 @@ def call(tmp_path, monkeypatch):
     monkeypatch.setattr(forks, "PAUSE", 0.05)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setattr(forks, "measured", lambda args, path: {"greedy": Walk(Gait(0, 0, 0, 0, 0), 1.0, 1.0, 1.0)})
-    same = dict(folder=tmp_path / "forks", csv=tmp_path / "forks.csv", total_timesteps=200, every=50, base_flags="")
+    same = dict(folder=tmp_path / "forks", csv=tmp_path / "forks.csv", picture=tmp_path / "forks.png",
+                total_timesteps=200, every=50, base_flags="")  # fmt: skip
     return lambda **changes: forks.main(forks.Args(**same | changes))
 
 
