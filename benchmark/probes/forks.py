@@ -9,7 +9,7 @@ on both policies: return, length of the episodes, speed, alternating footfalls. 
 from, as soon as their checkpoint is there. What was run before is not run again, and what was interrupted goes on.
 Forks without guidance, but with other random numbers, show how far two runs part by chance:
 
-    python -m benchmark.probes.forks --folder runs/forks --name reseeded --flags "--supervisor none --seed 101"
+    python -m benchmark.probes.forks --folder runs/forks --name reseeded --flags="--supervisor none --seed 101"
 
 Docs: docs/resume.md, benchmark/results/guided_notes.md
 """
