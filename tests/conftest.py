@@ -149,7 +149,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     total, items[:] = len(items), []
     for worker in range(workers):
         mine = slow[worker::workers]
-        ours = total * (worker + 1) // workers - len(items) - len(mine)
+        ours = max(0, total * (worker + 1) // workers - len(items) - len(mine))
         items += mine + rest[:ours]
         del rest[:ours]
 

@@ -410,7 +410,7 @@ def forks(table: pd.DataFrame, measures: dict[str, str]) -> Figure:
 
     Args:
         table: of benchmark/probes/forks.py, with the run itself as the arm "unguided".
-        measures: column → label, a panel each; an even number.
+        measures: column → title, a panel each; an even number.
     """
     keys = ["fork", "step", "actions"]
     own = table[table.arm == "unguided"].set_index(keys)[list(measures)]
@@ -418,16 +418,18 @@ def forks(table: pd.DataFrame, measures: dict[str, str]) -> Figure:
     differences = (others - own).reset_index()
     differences["length"] = differences.step - differences.fork
     several = differences.length.nunique() > 1
-    kinds = list(differences.groupby(["arm", "length", "actions"]))
+    lines = {
+        f"{arm}, {actions}" + (f", {length:,} steps" if several else ""): rows
+        for (arm, length, actions), rows in differences.groupby(["arm", "length", "actions"])
+    }
     figure = Figure(figsize=(WIDTH, 1.2 + 2.4 * (len(measures) // 2)), layout="constrained")
     grid = figure.subplots(len(measures) // 2, 2, sharex=True, squeeze=False)
-    for axes, (measure, label) in zip(grid.flat, measures.items(), strict=True):
-        for look, ((arm, length, actions), rows) in zip(OTHERS, kinds, strict=False):
-            steps = f", {length:,} steps" if several else ""
-            axes.plot(rows.fork, rows[measure], color=look.color, ls=look.dashes, lw=2, marker=look.marker, ms=6,
-                      mec="white", mew=0.5, label=f"{arm}, {actions}{steps}")  # fmt: skip
+    for axes, (measure, title) in zip(grid.flat, measures.items(), strict=True):
+        for label, look in looks(lines).items():
+            axes.plot(lines[label].fork, lines[label][measure], color=look.color, ls=look.dashes, lw=2,
+                      marker=look.marker, ms=6, mec="white", mew=0.5, label=label)  # fmt: skip
         axes.axhline(0, color="grey", lw=1)
-        axes.set_title(label)
+        axes.set_title(title)
         counted(axes.xaxis)
     for axes in grid[-1]:
         axes.set_xlabel("step where the fork begins")
