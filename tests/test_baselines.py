@@ -438,7 +438,7 @@ def test_without_weight_the_bonus_leaves_plain_sac_to_the_bit(env_id, fast, name
     discrete = env_id == "FrozenLake-v1"
     flags = ["--env-id", env_id, "--total-timesteps", "220", "--num-envs", "2", "--batch-size", "32", "--autotune",
              "--policy-frequency", "2", "--alpha", "0.5", "--eval-frequency", "200", "--eval-episodes", "1",
-             "--buffer-size", "2000", *fast]  # fmt: skip
+             "--buffer-size", "2000", "--max-episode-steps", "60", *fast]  # fmt: skip
     guided = "guided_sac_discrete.py" if discrete else "guided_sac_continuous.py"
     plain = run_here(*flags, "--supervisor", "none", script=ROOT / guided)
     expected = scalars(plain.run_name)

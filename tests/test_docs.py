@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import re
 import runpy
 import shlex
@@ -18,6 +19,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(RESU
 SCRIPTS = sorted(ROOT.glob("*_sac*.py"))
 
 
+@functools.cache
 def arguments(script: Path) -> type | None:
     """A script's command line: its subcommands, or its Args; None where it takes no flags."""
     if script.stem == "llm_supervisor":

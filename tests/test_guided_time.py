@@ -338,7 +338,7 @@ def test_progress_says_who_acted_in_the_episodes_that_it_averages(total, who, ru
 def test_what_a_guided_run_computes_does_not_depend_on_its_end(run_here):
     """Up to step 200: a run that ends there, and one that goes on, under a rule with its trial and its probes."""
     Path("rule.py").write_text(parse_code(RULE))
-    flags = ["--env-id", "Line-v0", "--guide-policy", "rule.py", "--learning-starts", "50"]
+    flags = ["--env-id", "Line-v0", "--guide-policy", "rule.py", "--learning-starts", "50", "--batch-size", "8"]
     short, long = (run_here(*flags, "--total-timesteps", total) for total in ("200", "400"))
     for name in ("actions", "rewards", "observations"):
         ours, theirs = (getattr(run.rb.transitions, name)[:200] for run in (short, long))

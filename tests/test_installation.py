@@ -57,8 +57,8 @@ def test_an_installation_trains_and_writes_prompts_from_any_folder(kind, tmp_pat
     train = call(installed / "python", "-m", "guided_sac_continuous", *FLAGS, cwd=tmp_path)
     assert train.returncode == 0, train.stderr
     assert "supervisor: bundled" in train.stdout and len(list(tmp_path.glob("runs/*"))) == 1
-    where = call(installed / "python", "-c", "import llm_supervisor, supervision.prompts as p; "
-                 "print(llm_supervisor.__file__, p.PROMPTS, sep='\\n')", cwd=tmp_path)  # fmt: skip
+    where = call(installed / "python", "-c", "import importlib.util as u, supervision.prompts as p; "
+                 "print(u.find_spec('llm_supervisor').origin, p.PROMPTS, sep='\\n')", cwd=tmp_path)  # fmt: skip
     module, prompts = map(Path, where.stdout.split())
     inside = module.parent != ROOT
     assert inside == (kind == "wheel") and prompts.is_relative_to(module.parent)

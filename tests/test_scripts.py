@@ -6,7 +6,6 @@ import itertools
 
 import pytest
 from conftest import ROOT
-from stable_baselines3 import SAC
 
 LINES = {  # at most
     "guided_sac_continuous.py": 520, "guided_sac_discrete.py": 600, "rnd_sac.py": 740, "icm_sac.py": 740,
@@ -81,6 +80,8 @@ def test_baselines_differ_by_their_bonus(other):
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_learning_starts_early_where_no_environment_says_otherwise(name):
     """As in Stable-Baselines3, on which the paper is built; CleanRL's scripts have 5,000."""
+    from stable_baselines3 import SAC  # here, since it is slow to load
+
     tree = ast.parse((ROOT / name).read_text())
     (args,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Args")
     (default,) = (node.value for node in args.body

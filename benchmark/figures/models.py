@@ -1,7 +1,10 @@
 """What saved models do: greedy episodes, the policy over a plane of states, and the gait that foot contacts show.
 
+torch, which takes seconds to load, is loaded where a model is: most tables and figures need none.
 Docs: docs/benchmark.md
 """
+
+from __future__ import annotations
 
 import json
 import runpy
@@ -9,14 +12,16 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-import torch
 from scipy.ndimage import binary_closing
 
 from benchmark.sweeps.studies import Run
+
+if TYPE_CHECKING:
+    import torch
 
 FEET = ("left_foot", "right_foot")  # geoms of MuJoCo's Humanoid
 SETTINGS = "settings.json"  # of a run, beside its model
@@ -68,6 +73,8 @@ def load_model(run: Run, folder: Path) -> Model:
     Raises:
         ValueError: there is no such model.
     """
+    import torch
+
     paths = list(folder.rglob("*.cleanrl_model"))
     if len(paths) != 1:
         raise ValueError(f"{folder} must hold one saved model, not {len(paths)}: does the study set save-model?")
@@ -78,6 +85,8 @@ def load_model(run: Run, folder: Path) -> Model:
 
 def keep_model(folder: Path, target: Path) -> None:
     """Copy what `load_model` and the command `watch` need of a finished run: its settings, and the policy alone."""
+    import torch
+
     (path,) = folder.rglob("*.cleanrl_model")
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path.parent / SETTINGS, target / SETTINGS)
@@ -92,6 +101,8 @@ def model_of(script: Path, env_id: str, env_kwargs: str, limit: int | None, weig
         limit: as `--max-episode-steps` does.
         weights: of its Actor.
     """
+    import torch
+
     defined = runpy.run_path(str(script), run_name="imported")
     make_env = partial(defined["make_env"], env_id, 1, 0, False, "", json.loads(env_kwargs), limit)
     env = gym.vector.SyncVectorEnv([make_env()])

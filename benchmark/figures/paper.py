@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from rliable import metrics
 
@@ -31,7 +30,6 @@ from benchmark.figures.models import Gait, Model, gait, landscape, load_model, o
 from benchmark.figures.table import model_folder
 from benchmark.sweeps.studies import GUIDE_DURATION, Run
 from benchmark.sweeps.sweep import Args
-from supervision.replay import open_rendered
 
 STUDIES = {  # where several have an arm, the first that has it measured counts
     # plain SAC with the bonuses' settings before that with the guided script's
@@ -254,6 +252,8 @@ class Walk(NamedTuple):
 
 def walk(model: Model, greedy: bool, seeds: Iterable[int]) -> Walk:
     """Episodes from these seeds, with greedy actions or with those that training would draw."""
+    import torch  # a model is there, and so it is loaded
+
     torch.manual_seed(0)
     env = model.make_env(None)
     episodes = [play(model.act if greedy else model.sample, env, seed) for seed in seeds]
@@ -265,6 +265,8 @@ def walk(model: Model, greedy: bool, seeds: Iterable[int]) -> Walk:
 
 def strip(model: Model, arm: str) -> list[np.ndarray]:
     """Frames from the middle of a greedy episode; none where there are no pictures."""
+    from supervision.replay import open_rendered  # it loads torch
+
     env, reason = open_rendered(model.make_env)
     if env is None:
         print(f"no gait strip of {arm}: {reason}")

@@ -4,8 +4,9 @@ Docs: docs/benchmark.md
 """
 
 import ast
+import functools
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,28 +41,26 @@ class Module(NamedTuple):
     source: Source
 
 
+@functools.cache  # every run of a study, and every study, asks for the same files
 def parsed(text: str) -> Source:
-    """A file's text, parsed. Its tree is walked here once, though a study asks for the same files many times."""
+    """A file's text, parsed, and its tree walked."""
     tree = ast.parse(text)
     top_level, imports = ([node for node in nodes if isinstance(node, Import)] for nodes in (tree.body, ast.walk(tree)))
     return Source(top_level, imports, ast.unparse(tree))
 
 
-def code_hash(script: Path, env: str, flags: dict[str, Flag], parse: Callable = parsed) -> str:
+def code_hash(script: Path, env: str, flags: dict[str, Flag]) -> str:
     """Hash of what a run executes: `modules()`, the environment's prompts, and a rule of `--guide-policy`.
 
     Comments and formatting do not count. Where nobody supervises and nothing is filmed, neither do the helper and the
     prompts: such a run does not use them. A script that imports the helper at its top level is supervised, unless
     `--supervisor none` says otherwise; one that imports it later does so for videos alone.
-
-    Args:
-        parse: `parsed`, or a version of it that remembers.
     """
-    top_level = imported(read(script, parse).source.top_level, package=())
+    top_level = imported(read(script).source.top_level, package=())
     supervised = flags.get("supervisor") != "none" and any(name[0] in HELPER for name in top_level)
     filming = any(flags.get(name) for name in FILMING)
     digest = hashlib.sha256()
-    for path, source in modules(script, without=() if supervised or filming else HELPER, parse=parse):
+    for path, source in modules(script, without=() if supervised or filming else HELPER):
         digest.update(f"{path.relative_to(script.parent).as_posix()}\0{source.code}\0".encode())
     if supervised:
         prompts = script.parent / "prompts"
@@ -76,7 +75,7 @@ def code_hash(script: Path, env: str, flags: dict[str, Flag], parse: Callable = 
     return digest.hexdigest()
 
 
-def modules(script: Path, without: tuple[str, ...] = (), parse: Callable = parsed) -> Iterator[Module]:
+def modules(script: Path, without: tuple[str, ...] = ()) -> Iterator[Module]:
     """The script and the files beside it that it imports, that these import, and so on; of packages `__init__.py` too.
 
     An import counts wherever in a file it stands.
@@ -90,7 +89,7 @@ def modules(script: Path, without: tuple[str, ...] = (), parse: Callable = parse
         if path in seen:
             continue
         seen.add(path)
-        module = read(path, parse)
+        module = read(path)
         yield module
         package = path.parent.relative_to(script.parent).parts
         for name in imported(module.source.imports, package):
@@ -100,10 +99,10 @@ def modules(script: Path, without: tuple[str, ...] = (), parse: Callable = parse
             queue += sorted(file for file in path.parent.glob("*.py") if file.stem not in SILENT)
 
 
-def read(path: Path, parse: Callable) -> Module:
+def read(path: Path) -> Module:
     """A file, parsed; CodeError where it cannot be."""
     try:
-        return Module(path, parse(path.read_text(encoding="utf-8")))
+        return Module(path, parsed(path.read_text(encoding="utf-8")))
     except SyntaxError as error:
         raise CodeError(f"{path.name} is not valid Python: {error}") from None
 

@@ -3,7 +3,6 @@
 Docs: docs/benchmark.md
 """
 
-import functools
 import hashlib
 import itertools
 import json
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmark import ROOT
-from benchmark.sweeps.hashing import RULE, Flag, code_hash, parsed
+from benchmark.sweeps.hashing import RULE, Flag, code_hash
 
 GUIDE_DURATION = "guide-duration"  # no flag of a script: in a study it stands for guide-end = guide-start + duration
 
@@ -100,9 +99,8 @@ class Study:
 
         Arms may share a run: it has one hash, is run once, and counts for each of them.
         """
-        parse = functools.lru_cache(parsed)  # a grid's arms ask for the same files many times
         code = {
-            (env, name): code_hash(self.arms[name].script, env, self.flags_of(name, env), parse)
+            (env, name): code_hash(self.arms[name].script, env, self.flags_of(name, env))
             for env in self.environments for name in self.arms
         }  # fmt: skip
         for index in range(max(len(self.seeds_of(name)) for name in self.arms)):

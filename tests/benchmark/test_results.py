@@ -12,6 +12,7 @@ import pytest
 import tyro
 from conftest import ROOT
 from handmade import SCRIPT, STUDY, a_study, anywhere, command, rows, scored, write_run
+from torch.utils.tensorboard import SummaryWriter
 
 from benchmark import results
 from benchmark.figures import analysis, kept, paper, table
@@ -72,26 +73,28 @@ def test_results_from_event_files(monkeypatch, capsys, tmp_path):
 
 
 TINY_SCRIPT = """
-import sys
-
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+import shutil, sys
+from pathlib import Path
 
 flags = dict(argument.removeprefix("--").split("=") for argument in sys.argv[1:])
 if flags["seed"] == "2" and flags["gamma"] == "0.5":
     sys.exit("the disk is full")
-writer = EventFileWriter("runs/x")
-for step in (0, 10):
-    point = Summary.Value(tag="eval/episodic_return", simple_value=step * float(flags["gamma"]))
-    writer.add_event(Event(step=step, wall_time=0.0, summary=Summary(value=[point])))
-writer.close()
+shutil.copytree(Path(__file__).with_name(flags["gamma"]), "runs/x")
 """
+
+
+def write_tiny_script(folder: Path, before: str = "") -> None:
+    """A script whose runs return 0 at step 0 and 10 γ at step 10."""
+    (folder / "script.py").write_text(before + TINY_SCRIPT)
+    for gamma in (0.5, 0.7, 0.9):
+        with SummaryWriter(folder / str(gamma)) as writer:
+            for step in (0, 10):
+                writer.add_scalar("eval/episodic_return", step * gamma, step)
 
 
 def test_results_of_a_sweep_in_which_a_run_fails(tmp_path):
     """The failed run is reported, all else is made, a study without any run leaves what was there, the status is 1."""
-    (tmp_path / "script.py").write_text(TINY_SCRIPT)
+    write_tiny_script(tmp_path)
     arms = "\n".join(f'[arms.{name}]\nscript = "{tmp_path / "script.py"}"\nflags = {{ gamma = {gamma} }}'
                      for name, gamma in (("A", 0.9), ("B", 0.5)))  # fmt: skip
     for name, seeds, shown in (("none", [2], arms.split("\n[arms.B]")[1]), ("some", [1, 2], arms)):
@@ -122,7 +125,7 @@ def test_an_arm_is_kept_where_two_of_its_seeds_have_the_same_digits(tmp_path, mo
 
     The second time A's two seeds are done, so that nothing is left to run before their digits are compared.
     """
-    (tmp_path / "script.py").write_text(TINY_SCRIPT)
+    write_tiny_script(tmp_path)
     arms = "\n".join(f'[arms.{name}]\nscript = "{tmp_path / "script.py"}"\nflags = {{ gamma = {gamma} }}'
                      for name, gamma in (("A", 0.9), ("B", 0.7)))  # fmt: skip
     Path("study.toml").write_text(
@@ -169,7 +172,7 @@ def test_an_arm_is_kept_where_two_of_its_seeds_have_the_same_digits(tmp_path, mo
 def test_a_study_made_in_parts(tmp_path):
     """What the table has of the same settings and code is not run again; an interrupted part adds what is done."""
     waits = "import sys, time\n\nif '--seed=3' in sys.argv:\n    time.sleep(600)\n"
-    (tmp_path / "script.py").write_text(waits + TINY_SCRIPT)
+    write_tiny_script(tmp_path, before=waits)
     Path("study.toml").write_text(
         'environments = ["E-v0"]\nseeds = [1, 2, 3]\nquick = { seeds = [1, 2, 3], flags = {} }\n'
         f'[arms.A]\nscript = "{tmp_path / "script.py"}"\nflags = {{ gamma = 0.9 }}'

@@ -78,7 +78,7 @@ def test_sampled_episodes_leave_training_as_it_was(name, run_here):
     """Every scalar but their own and the clock's is the same with them, in each script; with them a run repeats."""
     env_id = "Blackjack-v1" if name == "guided_sac_discrete" else "Pendulum-v1"
     flags = ["--env-id", env_id, "--total-timesteps", "300", "--learning-starts", "150", "--batch-size", "8",
-             "--eval-frequency", "150", "--eval-episodes", "2"]  # fmt: skip
+             "--eval-frequency", "150", "--eval-episodes", "2", "--max-episode-steps", "30"]  # fmt: skip
     flags += ["--supervisor", "none"] if name.startswith("guided") else []
     without, *others = (
         scalars(run_here(*flags, *more, script=ROOT / f"{name}.py").run_name)

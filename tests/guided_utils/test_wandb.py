@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from conftest import run_process, scalars
 from processes import PLAIN, only_run
-from wandb.proto import wandb_internal_pb2
 
 FLAGS = [*PLAIN, "--track", "--capture-video", "--max-episode-steps", "60", "--learning-starts", "50",
          "--total-timesteps", "400", "--checkpoint-frequency", "200", "--eval-frequency", "400", "--eval-episodes",
@@ -20,6 +19,8 @@ CLOCK = "charts/SPS"
 
 def records(path: Path) -> Iterator[Any]:
     """The records of a .wandb file: LevelDB's log format, in blocks of 32 KiB behind a header of 7 bytes."""
+    from wandb.proto import wandb_internal_pb2  # here, since wandb is slow to load
+
     data, at, parts = path.read_bytes(), 7, b""
     while at + 7 <= len(data):
         if 32_768 - at % 32_768 < 7:

@@ -3,19 +3,21 @@
 import base64
 import dataclasses
 import io
+import json
 import os
 import re
 import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import ROOT, Endpoint, run_process, texts
+from conftest import ROOT, Endpoint, texts
 from consultations import user_text
 from PIL import Image
 from rules import BRAKE, CONTENT, INTERVENE, PUSH
@@ -348,10 +350,12 @@ def test_a_byte_order_mark_hurts_nothing(capsys):
 
 def test_the_commands_cost_a_training_script_nothing(capsys):
     """Importing the module brings in nothing for them; --help names the four commands."""
-    code = "import llm_supervisor, sys; print(sorted({'tyro', 'guided_sac_continuous', 'openai'} & {*sys.modules}))"
+    code = ("import llm_supervisor, runpy, sys; "
+            "print(sorted({'tyro', 'guided_sac_continuous', 'openai'} & {*sys.modules})); "
+            "sys.argv = ['llm_supervisor.py', 'consult', '--env-id', 'Taxi-v4', '--supervisor', 'none']; "
+            "runpy.run_path('llm_supervisor.py', run_name='__main__')")  # fmt: skip
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert process.stdout == "[]\n", process.stderr
-    process = run_process("consult", "--env-id", "Taxi-v4", "--supervisor", "none", script="llm_supervisor.py")
     assert process.returncode == 1 and process.stderr.startswith("llm_supervisor.py: error: --supervisor none")
     with pytest.raises(SystemExit, match="0"):
         sup.main(["--help"])
@@ -422,44 +426,58 @@ def test_every_placeholder_is_on_the_page():
 # -- installed --------------------------------------------------------------------------------------------------------
 
 
+SERVE = """
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from llm_supervisor import main
+
+for line in sys.stdin:
+    sys.argv, out, errors = ["guided-sac", *json.loads(line)], io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(errors):
+        status = main()
+    print(json.dumps([status, out.getvalue(), errors.getvalue()]), flush=True)
+"""
+
+
 @pytest.fixture
-def installed(tmp_path) -> Callable[..., subprocess.CompletedProcess]:
-    """Runs the console command of a copy that is laid out as a wheel lays it out, in the present folder."""
+def installed(tmp_path) -> Iterator[SimpleNamespace]:
+    """Runs the console command of a copy that is laid out as a wheel lays it out, in the present folder.
+
+    One process for all calls of a test: it loads torch once.
+    """
     site = tmp_path / "site"
     shutil.copytree(ROOT / "supervision", site / "supervision", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "prompts", site / "supervision" / "prompts")
     for path in (*ROOT.glob("*.py"), *ROOT.glob("guided_utils")):
         (shutil.copytree if path.is_dir() else shutil.copy)(path, site / path.name)
 
-    def run(*flags: str) -> subprocess.CompletedProcess:
-        code = "import sys; from llm_supervisor import main; sys.argv[0] = 'guided-sac'; sys.exit(main())"
-        environment = {**os.environ, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
-        return subprocess.run([sys.executable, "-c", code, *flags], env=environment, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
+    with subprocess.Popen([sys.executable, "-c", SERVE], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True) as process:  # fmt: skip
 
-    run.prompts = site / "supervision" / "prompts"
-    return run
+        def run(*flags: str) -> tuple[int, str, str]:
+            """Exit status, output, errors."""
+            print(json.dumps(flags), file=process.stdin, flush=True)
+            return json.loads(process.stdout.readline())
+
+        yield SimpleNamespace(run=run, prompts=site / "supervision" / "prompts")
 
 
-def test_an_installed_copy_has_its_prompts_beside_it_and_writes_new_ones_here(installed):
+def test_an_installed_copy_has_its_prompts_beside_it_and_guides_with_its_rules(installed):
     """new-prompt, edited, is what show-prompt then shows; the copy itself stays as it was."""
     before = sorted(installed.prompts.rglob("*"))
-    process = installed("new-prompt", "--env-id", "CartPole-v1")
-    assert process.returncode == 0, process.stderr
-    assert process.stdout == "written: prompts/CartPole-v1/advisor.md\nwritten: prompts/CartPole-v1/coder.md\n"
+    status, out, errors = installed.run("new-prompt", "--env-id", "CartPole-v1")
+    assert (status, errors) == (0, "")
+    assert out == "written: prompts/CartPole-v1/advisor.md\nwritten: prompts/CartPole-v1/coder.md\n"
     coder = Path("prompts", "CartPole-v1", "coder.md")
     coder.write_text(coder.read_text() + "- Edited by hand.\n")
     show = ["show-prompt", "--role", "coder", "--replay-frames", "0"]
-    assert "- Edited by hand." in installed(*show, "--env-id", "CartPole-v1").stdout
-    assert "the taxi" in installed(*show, "--env-id", "Taxi-v4").stdout.lower()
+    assert "- Edited by hand." in installed.run(*show, "--env-id", "CartPole-v1")[1]
+    assert "the taxi" in installed.run(*show, "--env-id", "Taxi-v4")[1].lower()
     assert sorted(installed.prompts.rglob("*")) == before
-    process = installed("new-prompt", "--env-id", "CartPole-v1")
-    assert process.returncode == 1 and "would be overwritten" in process.stderr
-
-
-def test_an_installed_copy_guides_with_its_bundled_rules(installed):
+    status, _, errors = installed.run("new-prompt", "--env-id", "CartPole-v1")
+    assert status == 1 and "would be overwritten" in errors
     flags = ["--env-id", "FrozenLake-v1", "--supervisor", "bundled", "--replay-frames", "0", "--learner", "zero"]
-    process = installed("consult", *flags)
-    assert (
-        "3 unguided episodes are over so far, 20 decide." in process.stdout
-        and "code that passed its check" in process.stdout
-    ), process.stderr
+    status, out, errors = installed.run("consult", *flags)
+    assert status == 0, errors
+    assert "3 unguided episodes are over so far, 20 decide." in out and "code that passed its check" in out

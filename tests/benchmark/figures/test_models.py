@@ -3,8 +3,6 @@
 import functools
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import gymnasium as gym
@@ -14,6 +12,7 @@ import torch
 from conftest import ROOT, scalars
 from handmade import SCRIPT, a_landscape, a_study, rows
 
+import llm_supervisor
 from benchmark.figures import analysis, models, paper, table
 from benchmark.figures.models import Gait
 from benchmark.sweeps import sweep
@@ -38,7 +37,7 @@ def moved(run_name: str, folder: Path) -> None:
     shutil.copytree(Path("runs") / run_name, folder / "runs" / run_name)
 
 
-def test_a_saved_model_is_the_one_that_training_evaluated(run_here, tmp_path):
+def test_a_saved_model_is_the_one_that_training_evaluated(run_here, tmp_path, capsys):
     """The same return from the same start, within the run's own time limit; then figure 5 from such files."""
     flags = ["--total-timesteps=60", "--max-episode-steps=50", "--batch-size=8", "--supervisor=none", "--seed=3"]
     done = run_here(*flags, "--save-model", "--eval-frequency=30", "--eval-episodes=1")
@@ -78,9 +77,9 @@ def test_a_saved_model_is_the_one_that_training_evaluated(run_here, tmp_path):
 
     kept = table.models_of(study) / "MountainCarContinuous-v0__60__1"
     assert sum(file.stat().st_size for file in kept.iterdir()) < 300_000  # without critics: 67,000 numbers
-    assert subprocess.run([sys.executable, ROOT / "llm_supervisor.py", "watch", kept, "--episodes=1", "--seed=4000000"],
-                          capture_output=True, text=True).stdout.splitlines()[-2].startswith(
-        f"episode 1: return {evaluations[-1][1]:.2f}, 50 steps")  # fmt: skip
+    capsys.readouterr()
+    assert llm_supervisor.main(["watch", str(kept), "--episodes=1", "--seed=4000000"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2].startswith(f"episode 1: return {evaluations[-1][1]:.2f}, 50 steps")
 
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="must hold one saved model, not 0: does the study set save-model"):

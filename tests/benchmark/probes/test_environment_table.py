@@ -1,24 +1,18 @@
 """benchmark/probes/environments.py: what its cells say is what happened, with environments that are installed here."""
 
+import io
 import json
 import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 from conftest import ROOT
 
-from benchmark.probes.environments import (
-    CASES,
-    DISCRETE,
-    HEADER,
-    PACKAGES,
-    SHOWN,
-    Case,
-    table,
-    try_one,
-    versions,
-)
+from benchmark.probes import environments
+from benchmark.probes.environments import CASES, DISCRETE, HEADER, Case, table, tried, try_one, versions
 
 PYTHON = Path(sys.executable)
 ODD = """
@@ -47,28 +41,43 @@ gym.register("Odd-v0", Odd)
 """
 
 
-def cells(case: Case, tmp_path: Path, steps: int = 60) -> tuple[dict[str, str], bool]:
-    row, as_said = try_one(PYTHON, case, steps, tmp_path / "try")
-    return dict(zip(HEADER, row, strict=True)), as_said
+@pytest.fixture
+def in_process(run_here, monkeypatch):
+    """The scripts run in this process, with what `call` would return of theirs."""
+
+    def call(python: Path, folder: Path, script: str, *flags: str) -> tuple[int, str, str]:
+        status, out, errors = 0, io.StringIO(), io.StringIO()
+        with chdir(folder), redirect_stdout(out), redirect_stderr(errors):
+            try:
+                run_here(*flags, script=ROOT / script)
+            except SystemExit as ended:
+                status = int(bool(ended.code))
+                print(ended.code if isinstance(ended.code, str) else "", file=sys.stderr)
+        return status, out.getvalue(), errors.getvalue()
+
+    monkeypatch.setattr(environments, "call", call)
 
 
 @pytest.fixture
-def odd(tmp_path):
-    """A module beside the runs; the present folder is where an interpreter with -c looks, not one with a script."""
+def odd(tmp_path, monkeypatch):
+    """A module beside the runs, and an interpreter that finds it: of one with a script the present folder is not."""
     (tmp_path / "try").mkdir()
     (tmp_path / "try" / "odd.py").write_text(ODD)
+    monkeypatch.syspath_prepend(tmp_path / "try")
     path = tmp_path / "site"
     path.mkdir()
     (path / "python").write_text(f'#!/bin/sh\nPYTHONPATH=$PYTHONPATH:{tmp_path / "try"} exec {PYTHON} "$@"\n')
     (path / "python").chmod(0o755)
-    return path / "python"
+    yield path / "python"
+    sys.modules.pop("odd", None)
+    gym.registry.pop("Odd-v0", None)
 
 
 @pytest.mark.slow
-def test_an_environment_that_trains(tmp_path):
-    row, as_said = cells(Case("Taxi-v4", DISCRETE, limits="none known"), tmp_path)
+def test_an_environment_that_trains(in_process, tmp_path):
+    row, as_said = try_one(PYTHON, Case("Taxi-v4", DISCRETE, limits="none known"), 60, tmp_path / "try")
     assert as_said
-    assert row == {
+    assert dict(zip(HEADER, row, strict=True)) == {
         "environment": "`Taxi-v4`", "script": "discrete", "observations": "an int",
         "trains": "yes", "pictures": "yes", "known limits": "none known",
     }  # fmt: skip
@@ -78,19 +87,47 @@ def test_an_environment_that_trains(tmp_path):
 
 
 @pytest.mark.slow
-def test_flattened_refused_and_failing_ones(odd, tmp_path):
-    """A list is refused as the case says, or not as another says; a run that ends early is shown with its last line."""
+def test_flattened_and_failing_ones(in_process, odd, tmp_path):
+    """What fails is shown with its last line, and so is a refusal where the case says nothing of one."""
     row, as_said = try_one(odd, Case("odd:Odd-v0"), 60, tmp_path / "try")
     assert as_said and row[2:] == ["(5,), flattened", "yes", "no: the environment has no render mode rgb_array", ""]
-    of_lists = {"env_kwargs": {"kind": "list"}}
-    row, as_said = try_one(odd, Case("odd:Odd-v0", **of_lists, refused="is Sequence("), 60, tmp_path / "try")
-    assert as_said and row[3] == "refused in a line"
-    row, as_said = try_one(odd, Case("odd:Odd-v0", **of_lists), 60, tmp_path / "try")
+    row, as_said = try_one(odd, Case("odd:Odd-v0", env_kwargs={"kind": "list"}), 60, tmp_path / "try")
     fails = "**the prompt fails: llm_supervisor.py: error: the observations of Odd-v0 cannot be"
     assert not as_said and row[3].startswith(fails)
     row, as_said = try_one(odd, Case("odd:Odd-v0", env_kwargs={"kind": "late"}), 300, tmp_path / "try")
     late = "error: Odd-v0 gives the reward None for a step: it must be one number"
     assert not as_said and row[3] == f"**the prompt fails: {late}**" and row[4] == "–"
+
+
+def test_a_refusal_by_a_process(odd, tmp_path):
+    """… is in a line, as the case says; what the process said is kept."""
+    case = Case("odd:Odd-v0", env_kwargs={"kind": "list"}, refused="is Sequence(")
+    row, as_said = try_one(odd, case, 60, tmp_path / "try")
+    assert as_said and row[3] == "refused in a line"
+    said = (tmp_path / "try" / "log").read_text()
+    assert said.startswith("$ llm_supervisor.py show-prompt --env-id odd:Odd-v0 ") and said.endswith("\n[1]\n\n")
+
+
+PROMPT = """obs is a float32 NumPy array of shape (3,).
+## Code template
+```python
+def policy(obs, t):
+    return 0.0
+```
+"""
+
+
+def test_runs_that_fail_or_end_early_are_shown_with_their_last_line(tmp_path):
+    def run(script: str, *flags: str) -> tuple[int, str, str]:
+        if script == "rnd_sac.py":
+            return 1, "step 20/60 \n", "Traceback\nValueError: no\n"
+        if "--guide-policy" in flags:
+            return 0, "step 59/60 \n", ""
+        return (0, PROMPT, "") if script == "llm_supervisor.py" else (0, "step 60/60 \n", "")
+
+    cells, as_said = tried(run, Case("E-v0"), 60, tmp_path)
+    assert not as_said and cells == ["(3,)", "**guided: step 59/60**; **RND: ValueError: no**", "yes"]
+    assert (tmp_path / "rule.py").read_text() == "def policy(obs, t):\n    return 0.0\n"
 
 
 def test_the_table_in_the_docs_is_the_one_that_was_written():
@@ -114,4 +151,4 @@ def test_a_table_has_no_stray_columns():
 def test_versions_are_those_of_the_interpreter():
     expected = subprocess.run([PYTHON, "-c", "import numpy; print(numpy.__version__)"], capture_output=True, text=True)
     assert versions(PYTHON, ["numpy"]) == f"numpy {expected.stdout.strip()}"
-    assert set(PACKAGES) == set(SHOWN) == set(CASES)
+    assert set(environments.PACKAGES) == set(environments.SHOWN) == set(CASES)

@@ -84,6 +84,7 @@ def call(tmp_path, monkeypatch):
     monkeypatch.setattr(forks, "PAUSE", 0.05)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setattr(forks, "measured", lambda args, path: {"greedy": Walk(Gait(0, 0, 0, 0, 0), 1.0, 1.0, 1.0)})
+    monkeypatch.setattr(forks.drawing, "save", lambda figure, path: None)
     same = dict(folder=tmp_path / "forks", csv=tmp_path / "forks.csv", picture=tmp_path / "forks.png",
                 total_timesteps=200, every=50, base_flags="")  # fmt: skip
     return lambda **changes: forks.main(forks.Args(**same | changes))

@@ -1,13 +1,19 @@
 """benchmark/probes/profile_update.py: the parts of a step, and its operations."""
 
+import runpy
 import subprocess
+import sys
 
 import pytest
 import torch
 from conftest import ROOT, needs_compiler
+from gymnasium.vector import SyncVectorEnv
 from handmade import command
 
 from benchmark.probes import profile_update
+from guided_utils import optimisation
+
+BRIEF = ["--env-id=MountainCarContinuous-v0", "--steps=20", "--warm-up=105"]
 
 
 def test_the_parts_of_a_step_are_the_spans_between_its_moments():
@@ -24,11 +30,30 @@ def test_the_parts_of_a_step_are_the_spans_between_its_moments():
         profile_update.parts(moments, steps=3)
 
 
+@pytest.fixture
+def profile(monkeypatch, capsys):
+    """Runs the program in this process, and returns what it printed; what it wraps is put back behind the test."""
+
+    def run(*flags: str) -> str:
+        for owner, name in ((torch, "randn"), (torch, "_foreach_lerp_"), (optimisation, "Adam"),
+                            (SyncVectorEnv, "step")):  # fmt: skip
+            monkeypatch.setattr(owner, name, getattr(owner, name))
+        monkeypatch.setattr(sys, "argv", ["profile_update.py", *BRIEF, *flags])
+        runpy.run_path(profile_update.__file__, run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--no-compile", pytest.param("--compile", marks=needs_compiler)])
-def test_the_profile_is_of_the_scripts_own_steps(flag):
-    line = command("probes.profile_update", "--env-id=MountainCarContinuous-v0", "--steps=20", "--warm-up=105", flag)
-    *_, head, _, row = subprocess.check_output(line, cwd=ROOT, text=True).splitlines()
+def test_the_profile_is_of_the_scripts_own_steps(flag, profile):
+    if flag == "--compile":  # a process of its own: what is compiled stays wrapped
+        line = command("probes.profile_update", *BRIEF, flag)
+        output = subprocess.check_output(line, cwd=ROOT, text=True)
+    else:
+        output = profile(flag)
+    *_, head, _, row = output.splitlines()
     parts = profile_update.COMPILED_PARTS if flag == "--compile" else profile_update.PARTS
     assert head.strip("| ").split(" | ") == ["step", *parts.values()]
     step, *means = map(float, row.strip("| ").split(" | "))
@@ -36,13 +61,11 @@ def test_the_profile_is_of_the_scripts_own_steps(flag):
     assert min(means) > 0 and step < 10_000
 
 
-def test_the_operations_are_those_of_the_steps_that_count():
+def test_the_operations_are_those_of_the_steps_that_count(profile):
     """By hand: a step passes the actor's three layers three times, and the critics' Adam, the actor's and that of alpha
     are three calls of the fused kernel."""
-    line = command("probes.profile_update", "--env-id=MountainCarContinuous-v0", "--steps=20", "--warm-up=105",
-                   "--operations=1000")  # fmt: skip
-    output = subprocess.check_output(line, cwd=ROOT, text=True)
-    rows = [line.strip("| ").split(" | ") for line in output.splitlines() if line.startswith("|")][2:]
+    lines = profile("--operations=1000").splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("|")][2:]
     calls = {name.strip("`"): float(number) for name, number, _ in rows}
     assert calls["aten::addmm"] == 3 * 3  # to act, and on s and s' in the update: three layers each
     assert calls["aten::_fused_adam_"] == 3

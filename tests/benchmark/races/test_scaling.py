@@ -9,12 +9,25 @@ from conftest import ROOT
 from benchmark.races import scaling
 from benchmark.races.speed import Contestant
 
+IN_FORCE = {
+    "batch size": lambda run: run.args.batch_size,
+    "width of the hidden layers": lambda run: run.actor.fc2.in_features,
+    "observation size": lambda run: run.rb.transitions.observations.shape[1],
+}
 
-@pytest.mark.parametrize("panel", scaling.PANELS)
-def test_a_setting_of_the_scaling_figure_runs(panel, tmp_path):
-    command = scaling.command(panel, scaling.PANELS[panel][0], tmp_path)
+
+@pytest.mark.parametrize("panel", IN_FORCE)
+def test_a_setting_of_the_scaling_figure_is_in_force(panel, run_here, tmp_path):
+    value = scaling.PANELS[panel][0]
+    _, _, _, script, env_id, *flags = scaling.command(panel, value, tmp_path)
+    run = run_here("--env-id", env_id, "--total-timesteps", "110", "--learning-starts", "100", *flags, script=script)
+    assert IN_FORCE[panel](run) == value and run.global_step == 110
+
+
+def test_a_setting_of_the_scaling_figure_runs_as_a_contestant(tmp_path):
+    command = scaling.command("environments", 4, tmp_path)
     env = {"OMP_NUM_THREADS": "1", "PATH": "", "PYTHONPATH": str(ROOT)}
-    peer = Contestant(panel, command, str(tmp_path), env)
+    peer = Contestant("environments", command, str(tmp_path), env)
     try:
         assert peer.run(110) is not None, peer.error
     finally:

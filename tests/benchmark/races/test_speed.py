@@ -4,7 +4,6 @@ import json
 import os
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT, needs_compiler
-from handmade import command
 
 from benchmark.probes import added_cost
 from benchmark.races import discrete_speed, scaling, speed, speed_peer
@@ -47,7 +45,7 @@ TRIED = (  # every flag of the others is among these, or in the scripts' own tes
     "name", [pytest.param(name, marks=needs_compiler) if "--compile" in name else name for name in TRIED]
 )
 def test_a_contestant_answers_each_block_with_its_seconds(name, tmp_path):
-    env = {"OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"]}
+    env = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS", "PATH")}
     peer = Contestant(name, CONTESTANTS[name], str(tmp_path), env)
     try:
         seconds = [peer.run(110), peer.run(5), peer.run(50)]
@@ -123,10 +121,12 @@ def test_no_library_is_tied_to_a_device(monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_refused_in_one_line():
-    result = subprocess.run(command("races.speed", "--device", "cuda"), cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 1 and result.stdout == ""
-    assert re.fullmatch(r"error: --device cuda: torch \S+ of \S+ finds no GPU\n", result.stderr)
+def test_a_gpu_that_is_not_there_is_refused_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--device", "cuda"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(speed.__file__, run_name="__main__")
+    assert re.fullmatch(r"error: --device cuda: torch \S+ of \S+ finds no GPU", ended.value.code)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_device_and_script_stand_above_the_tables():

@@ -2,14 +2,13 @@
 
 import ast
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from handmade import SCRIPT, a_run
 
-from benchmark.sweeps.hashing import FILMING, HELPER, CodeError, code_hash, modules, parsed
+from benchmark.sweeps.hashing import FILMING, HELPER, CodeError, code_hash, modules
 
 
 def files_of(script: Path, **options) -> set[str]:
@@ -104,10 +103,8 @@ def test_a_baseline_counts_the_helper_only_where_it_makes_videos(tmp_path):
     (prompts / "coder.md").write_text("write")
     settings = [{}, {"replay-frequency": 0, "capture-video": False}, {"replay-frequency": 5}, {"capture-video": True}]
 
-    parse = cache(parsed)
-
     def hashes(settings: list[dict] = settings) -> list[str]:
-        return [code_hash(tmp_path / "rnd_sac.py", "E-v0", flags, parse) for flags in settings]
+        return [code_hash(tmp_path / "rnd_sac.py", "E-v0", flags) for flags in settings]
 
     before = hashes()
     (prompts / "coder.md").write_text("rewrite")

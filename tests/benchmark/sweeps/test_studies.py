@@ -1,16 +1,12 @@
 """benchmark/sweeps/studies.py: studies are read strictly, and become their runs."""
 
 import hashlib
-from functools import cache
 
 import pytest
 from conftest import ROOT
 from handmade import SCRIPT, write_study
 
-from benchmark.sweeps.hashing import parsed
 from benchmark.sweeps.studies import Arm, Run, Study, StudyError, load_study
-
-parsed_once = cache(parsed)
 
 
 def grid(axes: str) -> str:
@@ -20,8 +16,7 @@ def grid(axes: str) -> str:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmark" / "studies").glob("*.toml")), ids=lambda p: p.stem)
 @pytest.mark.parametrize("quick", [False, True])
-def test_the_projects_studies_are_sound(path, quick, monkeypatch):
-    monkeypatch.setattr("benchmark.sweeps.studies.parsed", parsed_once)  # all are of the same files
+def test_the_projects_studies_are_sound(path, quick):
     study = load_study(path, quick)
     # a coefficient may be chosen on the development seed alone
     assert study.seeds == [100] or all(len(study.seeds_of(arm)) >= 2 for arm in study.arms)

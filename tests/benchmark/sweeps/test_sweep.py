@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import run_process, scalars
+from conftest import ROOT, run_process, scalars
 from filelock import FileLock
 from handmade import SCRIPT, TINY, a_run, anywhere, command, write_study
 
@@ -65,18 +65,17 @@ def test_a_client_of_a_cluster_is_told_where_to_go():
         sweep.start_ray(Args([], ray_address="ray://127.0.0.1:1"))
 
 
-@pytest.mark.parametrize("program", ["sweeps.sweep", "results"])
-def test_a_cluster_that_cannot_be_joined_is_one_line(program, tmp_path):
+def test_a_cluster_that_cannot_be_joined_is_one_line(tmp_path):
     """Somebody answers, but we have no token."""
     env = {name: value for name, value in anywhere().items() if not name.startswith("RAY_AUTH_TOKEN")}
     env |= {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path)}
-    begin = command(program, write_study(), "--quick", "--ray-address")
+    begin = command("sweeps.sweep", write_study(), "--quick", "--ray-address")
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         result = subprocess.run([*begin, address], env=env, capture_output=True, text=True, timeout=840)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     error = result.stderr.splitlines()[-1]
-    assert error.startswith(f"{program.split('.')[-1]}.py: error: Ray: ") and "authentication token" in error
+    assert error.startswith("sweep.py: error: Ray: ") and "authentication token" in error
 
 
 def test_a_cluster_where_nobody_answers_is_said(tmp_path):
@@ -95,6 +94,10 @@ def test_what_ray_raises_is_said_in_one_line(error, tmp_path, monkeypatch):
     with pytest.raises(ConnectionError, match=r"^Ray: .+") as said:
         sweep.sweep([a_run(SCRIPT)], Args([], runs=tmp_path))
     assert len(str(said.value).splitlines()) == 1
+    monkeypatch.setattr(sys, "argv", ["results.py", str(write_study()), "--quick", "--runs", str(tmp_path / "runs")])
+    with pytest.raises(SystemExit, match=r"^results\.py: error: Ray: .+") as ended:
+        runpy.run_path(str(ROOT / "benchmark" / "results.py"), run_name="__main__")
+    assert len(str(ended.value).splitlines()) == 1
 
 
 def test_code_changed_during_the_sweep_is_not_run(tmp_path):
