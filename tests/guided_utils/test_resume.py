@@ -361,7 +361,7 @@ def test_killed_behind_its_last_checkpoint_a_run_is_finished(run_here, monkeypat
         again = run_here("--resume", f"runs/{cut}")
         said = capsys.readouterr().out
         assert said.count(f"{cut} is at its end, step 301; a larger --total-timesteps lets it go on") == 1
-        assert again.global_step == 301 and "greedy return" not in said and "goes on" not in said
+        assert again.global_step == 301 and "step 301: greedy return" not in said and "goes on" not in said
         theirs = torch.load(f"runs/{whole.run_name}/{model.name}", weights_only=True)
         for ours, expected in zip(torch.load(model, weights_only=True), theirs, strict=True):
             assert all(torch.equal(ours[key], value) for key, value in expected.items())

@@ -37,7 +37,7 @@ class Odd(gym.Env):
         reward = None if self.kind == "late" and self.t == 250 else 0.0
         return {"goal": np.zeros(2, np.float32), "place": 1}, reward, False, False, {}
 
-gym.register("Odd-v0", Odd)
+gym.register("Elsewhere-v0", Odd)
 """
 
 
@@ -70,7 +70,7 @@ def odd(tmp_path, monkeypatch):
     (path / "python").chmod(0o755)
     yield path / "python"
     sys.modules.pop("odd", None)
-    gym.registry.pop("Odd-v0", None)
+    gym.registry.pop("Elsewhere-v0", None)
 
 
 @pytest.mark.slow
@@ -89,23 +89,23 @@ def test_an_environment_that_trains(in_process, tmp_path):
 @pytest.mark.slow
 def test_flattened_and_failing_ones(in_process, odd, tmp_path):
     """What fails is shown with its last line, and so is a refusal where the case says nothing of one."""
-    row, as_said = try_one(odd, Case("odd:Odd-v0"), 60, tmp_path / "try")
+    row, as_said = try_one(odd, Case("odd:Elsewhere-v0"), 60, tmp_path / "try")
     assert as_said and row[2:] == ["(5,), flattened", "yes", "no: the environment has no render mode rgb_array", ""]
-    row, as_said = try_one(odd, Case("odd:Odd-v0", env_kwargs={"kind": "list"}), 60, tmp_path / "try")
-    fails = "**the prompt fails: llm_supervisor.py: error: the observations of Odd-v0 cannot be"
+    row, as_said = try_one(odd, Case("odd:Elsewhere-v0", env_kwargs={"kind": "list"}), 60, tmp_path / "try")
+    fails = "**the prompt fails: llm_supervisor.py: error: the observations of Elsewhere-v0 cannot be"
     assert not as_said and row[3].startswith(fails)
-    row, as_said = try_one(odd, Case("odd:Odd-v0", env_kwargs={"kind": "late"}), 300, tmp_path / "try")
-    late = "error: Odd-v0 gives the reward None for a step: it must be one number"
+    row, as_said = try_one(odd, Case("odd:Elsewhere-v0", env_kwargs={"kind": "late"}), 300, tmp_path / "try")
+    late = "error: Elsewhere-v0 gives the reward None for a step: it must be one number"
     assert not as_said and row[3] == f"**the prompt fails: {late}**" and row[4] == "–"
 
 
 def test_a_refusal_by_a_process(odd, tmp_path):
     """… is in a line, as the case says; what the process said is kept."""
-    case = Case("odd:Odd-v0", env_kwargs={"kind": "list"}, refused="is Sequence(")
+    case = Case("odd:Elsewhere-v0", env_kwargs={"kind": "list"}, refused="is Sequence(")
     row, as_said = try_one(odd, case, 60, tmp_path / "try")
     assert as_said and row[3] == "refused in a line"
     said = (tmp_path / "try" / "log").read_text()
-    assert said.startswith("$ llm_supervisor.py show-prompt --env-id odd:Odd-v0 ") and said.endswith("\n[1]\n\n")
+    assert said.startswith("$ llm_supervisor.py show-prompt --env-id odd:Elsewhere-v0 ") and said.endswith("\n[1]\n\n")
 
 
 PROMPT = """obs is a float32 NumPy array of shape (3,).
