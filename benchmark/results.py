@@ -106,11 +106,11 @@ def rebuild(study: Study, args: Args) -> bool:
         if not study.quick:
             args.runs.mkdir(parents=True, exist_ok=True)
             write_table(logged, args.runs / f"{study.name}.csv.gz")
+        if args.parts:  # before the table, by which a run is done
+            for arm, run in study.runs(args.threads):
+                if run.flags.get("save-model") and (args.runs / run.name).is_dir():
+                    keep_model(args.runs / run.name, model_folder(study, arm, run))
         write_table(table, tables / f"{study.name}.csv")
-    if args.parts:
-        for arm, run in study.runs(args.threads):
-            if run.flags.get("save-model") and (args.runs / run.name).is_dir():
-                keep_model(args.runs / run.name, model_folder(study, arm, run))
     write(text, tables / f"{study.name}.md")
     print(f"\n{text}\nwritten: {tables / study.name}.csv and .md")
     if drawn is not None:

@@ -239,6 +239,14 @@ def no_supervisor(monkeypatch):
     return lambda: monkeypatch.setattr(llm_supervisor, "Supervisor", NoSupervisor)
 
 
+@pytest.fixture
+def few_samples(monkeypatch):
+    """Of two seeds even 200 bootstrap samples hold each extreme in a quarter, so the intervals stay what they are."""
+    from benchmark.figures import analysis
+
+    monkeypatch.setattr(analysis, "REPS", 200)
+
+
 def run_process(*flags: str, script: str = "guided_sac_continuous.py", **env: str) -> subprocess.CompletedProcess:
     """Run a script as a process of its own in the present folder, on one thread."""
     clean = {k: v for k, v in os.environ.items() if k not in SECRETS}
@@ -248,17 +256,35 @@ def run_process(*flags: str, script: str = "guided_sac_continuous.py", **env: st
     )  # fmt: skip
 
 
-def events(run_name: str) -> EventAccumulator:
-    """All that TensorBoard would show of a run."""
-    accumulator = EventAccumulator(f"runs/{run_name}", size_guidance={"scalars": 0, "tensors": 0, "images": 0})
+def unsupervised(script: str) -> list[str]:
+    """The flags with which a script learns without a supervisor; a baseline needs none."""
+    return ["--supervisor", "none"] if script.startswith("guided") else []
+
+
+def events_in(folder: str | Path) -> EventAccumulator:
+    """All that TensorBoard would show of a folder."""
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0, "images": 0})
     accumulator.Reload()
     return accumulator
+
+
+def events(run_name: str) -> EventAccumulator:
+    """All that TensorBoard would show of a run."""
+    return events_in(f"runs/{run_name}")
 
 
 def scalars(run_name: str) -> dict[str, list[tuple[int, float]]]:
     """(step, value) of every scalar tag of a run."""
     accumulator = events(run_name)
     return {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
+
+
+CLOCK = ("charts/SPS", "supervisor/seconds", "llm/advisor_seconds", "llm/coder_seconds")
+
+
+def comparable(run_name: str) -> dict[str, list[tuple[int, float]]]:
+    """The scalars of a run but for the clock's, which no repetition has again."""
+    return {tag: points for tag, points in scalars(run_name).items() if tag not in CLOCK}
 
 
 def texts(run_name: str, tag: str) -> list[str]:

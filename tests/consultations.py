@@ -58,6 +58,11 @@ class LineEnv(gym.Env):
 gym.register("Line-v0", entry_point=LineEnv)
 
 
+def error(text: str) -> str:
+    """The body of a server's refusal."""
+    return json.dumps({"error": {"message": text, "type": "invalid_request_error"}})
+
+
 def both(advice: str = INTERVENE, code: str = RULE):
     """Advisor and coder that always say the same."""
     return lambda body, n: code if body["model"] == "a-coder" else advice

@@ -48,7 +48,7 @@ def only_run() -> str:
 
 
 def stop_at(monkeypatch, step: int) -> None:
-    """From here on a run in this process ends as by a signal after the step at which its log is synced first."""
+    """From here on a run in this process gets a signal behind the first step not below this one, and ends there."""
     from guided_utils import console
 
     report = console.Progress.report

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Endpoint, scalars, texts
-from consultations import (  # noqa: F401
+from consultations import (
     ADVICE,
     DECLINE,
     INTERVENE,
@@ -18,7 +18,7 @@ from consultations import (  # noqa: F401
     assert_unguided,
     both,
     consult,
-    consultant,
+    consultant,  # noqa: F401
     exchanges,
     failures,
     finish,

@@ -110,8 +110,8 @@ def test_log_probability_stays_finite_and_exact_in_saturation():
     assert log_prob.item() == pytest.approx(expected, abs=1e-6)
 
 
-def sb3_twin(run, env_id: str, alpha: float | str, num_transitions: int = 64):
-    """Stable-Baselines3's SAC with the weights of a finished run of ours and one batch from its buffer."""
+def sb3_twin(run, env_id: str, alpha: float | str):
+    """Stable-Baselines3's SAC with the weights of a finished run of ours, and its actor and critics."""
     from stable_baselines3 import SAC
     from stable_baselines3.common.logger import Logger
 
@@ -560,7 +560,7 @@ def weights(run) -> list[torch.Tensor]:
     return [p.detach() for module in (run.actor, run.qf, run.qf_target) for p in module.parameters()]
 
 
-def test_unguided_equals_a_script_without_supervision(run_here, no_supervisor, capsys):
+def test_unguided_equals_a_script_without_supervision(run_here, no_supervisor):
     """--supervisor none, and a model that never intervenes, change no bit of the learning, pictures included.
 
     Asked for the first time when each of the two environments is ten steps, a tenth of a window, away from its reset.
@@ -628,12 +628,22 @@ def test_alpha_is_learned_toward_the_target_entropy_and_can_be_fixed(run_here):
     assert [round(v, 6) for _, v in scalars(fixed.run_name)["losses/alpha"]] == [0.3, 0.3]
 
 
-def test_policy_frequency_delays_and_makes_up(run_here, monkeypatch):
-    run = run_here(*COUNTER, "--supervisor", "none", "--total-timesteps", "220", "--policy-frequency", "2",
-                   "--target-network-frequency", "5")  # fmt: skip
-    step = run.actor_optimizer.state[next(iter(run.actor.parameters()))]["step"].item()
-    critic_step = run.q_optimizer.state[next(iter(run.qf.parameters()))]["step"].item()
-    assert critic_step == 200 and step == 200
+def test_policy_frequency_delays_and_makes_up_and_targets_wait(run_here):
+    """Every third update three steps of the actor; every fifth the targets, which with τ = 1 become the critics.
+
+    With one environment an iteration is a step, and those that learn are 21, …, T: 40 steps of the critics up to
+    T = 60, 44 up to T = 64. The multiples of 3 among them are 20 − 6 = 14 and 21 − 6 = 15, with 3 steps of the actor
+    each: 42 and 45. The last multiple of 5 is 60 in both runs: at T = 64 the targets are still the critics of T = 60.
+    """
+    flags = ["--env-id", "MountainCarContinuous-v0", "--supervisor", "none", "--learning-starts", "20", "--batch-size",
+             "16", "--policy-frequency", "3", "--target-network-frequency", "5", "--tau", "1"]  # fmt: skip
+    first, second = (run_here(*flags, "--total-timesteps", steps) for steps in ("60", "64"))
+    for run, critic_steps, actor_steps in ((first, 40, 42), (second, 44, 45)):
+        assert run.q_optimizer.state[next(iter(run.qf.parameters()))]["step"].item() == critic_steps
+        assert run.actor_optimizer.state[next(iter(run.actor.parameters()))]["step"].item() == actor_steps
+    for run in (first, second):
+        assert all(torch.equal(a, b) for a, b in zip(first.online, run.targets, strict=True))
+    assert all((a != b).any() for a, b in zip(second.online, second.targets, strict=True))
 
 
 # -- the command line -------------------------------------------------------------------------------------------------

@@ -320,7 +320,7 @@ def test_networks_take_flat_and_shaped_boxes():
 
 
 @pytest.mark.parametrize("kind", [k for k in OBSERVATIONS if k not in ("dict", "sequence")])
-def test_observations_round_trip(kind, run):
+def test_observations_round_trip(kind):
     """What the learner sees is the environment's own observation as integers in order, and can be turned back."""
     space = OBSERVATIONS[kind]
     env = script.make_env("AnyObservation-v0", 0, 0, False, "x", env_kwargs={"kind": kind}, max_episode_steps=9)()
@@ -613,14 +613,24 @@ def test_alpha_is_learned_toward_the_target_entropy_and_can_be_fixed(run):
 
 
 @pytest.mark.parametrize("exact", [True, False], ids=["exact", "actor"])
-def test_policy_frequency_delays_and_makes_up(run, exact):
-    """Of what there is to learn beside the critics: the actor, or α alone."""
-    flags = [] if exact else ["--no-exact-improvement"]
-    run = run(*COUNTER, "--supervisor", "none", "--total-timesteps", "60", "--policy-frequency", "2", "--autotune",
-              *flags)  # fmt: skip
-    learned = run.log_alpha if exact else next(iter(run.actor.parameters()))
-    assert run.actor_optimizer.state[learned]["step"].item() == 40
-    assert run.q_optimizer.state[next(iter(run.qf.parameters()))]["step"].item() == 40
+def test_policy_frequency_delays_and_makes_up_and_targets_wait(run, exact):
+    """Of what there is to learn beside the critics, the actor or α alone: every third update three steps. Every fifth
+    the targets, which with τ = 1 become the critics.
+
+    With one environment an iteration is a step, and those that learn are 21, …, T: 40 steps of the critics up to
+    T = 60, 44 up to T = 64. The multiples of 3 among them are 20 − 6 = 14 and 21 − 6 = 15, with 3 steps of the rest
+    each: 42 and 45. The last multiple of 5 is 60 in both runs: at T = 64 the targets are still the critics of T = 60.
+    """
+    flags = [*EXACT, "--learning-starts", "20", "--policy-frequency", "3", "--target-network-frequency", "5", "--tau",
+             "1", "--autotune", *([] if exact else ["--no-exact-improvement"])]  # fmt: skip
+    first, second = (run(*flags, "--total-timesteps", steps) for steps in ("60", "64"))
+    for ended, critic_steps, rest_steps in ((first, 40, 42), (second, 44, 45)):
+        learned = ended.log_alpha if exact else next(iter(ended.actor.parameters()))
+        assert ended.q_optimizer.state[next(iter(ended.qf.parameters()))]["step"].item() == critic_steps
+        assert ended.actor_optimizer.state[learned]["step"].item() == rest_steps
+    for ended in (first, second):
+        assert all(torch.equal(a, b) for a, b in zip(first.online, ended.targets, strict=True))
+    assert all((a != b).any() for a, b in zip(second.online, second.targets, strict=True))
 
 
 # -- environments -----------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, Endpoint, scalars, texts
-from consultations import (  # noqa: F401
+from consultations import (
     DECLINE,
     HARMFUL,
     INTERVENE,
@@ -22,12 +22,11 @@ from consultations import (  # noqa: F401
     LineEnv,
     both,
     consult,
-    consultant,
+    consultant,  # noqa: F401
     exchanges,
     failures,
     finish,
     run_on,
-    train,
     user_text,
 )
 

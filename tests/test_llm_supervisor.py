@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import ROOT, Endpoint, scalars, texts
-from consultations import SECRET, user_text
+from consultations import SECRET, both, user_text
 from PIL import Image
 from rules import BRAKE, CONTENT, INTERVENE, KEEP, PUSH, Training, vectors
 
@@ -201,10 +201,6 @@ def test_a_trial_with_discrete_actions(env_id, tmp_path):
         training.supervisor.prepare()
 
 
-def two_models(advice: str = INTERVENE, code: str = PUSH):
-    return lambda body, n: code if body["model"] == "a-coder" else advice
-
-
 LLM = ["--env-id", "MountainCarContinuous-v0", "--advisor-model", "an-advisor", "--coder-model", "a-coder",
        "--guide-window", "100", "--guide-end", "200", "--total-timesteps", "210", "--learning-starts", "205",
        "--max-episode-steps", "20", "--llm-timeout", "20"]  # fmt: skip
@@ -216,7 +212,7 @@ def test_a_run_under_models(run_here, monkeypatch, tmp_path, capsys):
     The first window begins at step 10, a tenth of a window behind the start; the second at 110, when probes are over.
     """
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    with Endpoint(two_models()) as endpoint:
+    with Endpoint(both(INTERVENE, PUSH)) as endpoint:
         run = run_here(*LLM, "--llm-base-url", endpoint.url)
     assert [r["model"] for r in endpoint.requests] == ["an-advisor", "a-coder"] * 2
     assert endpoint.keys == [f"Bearer {SECRET}"] * 5  # the first asks for the list of models

@@ -46,7 +46,8 @@ def curves(table: pd.DataFrame, env: str, arm: str, metric: str) -> Curves:
     """The metric of every seed at the steps that all seeds have.
 
     Raises:
-        ValueError: fewer than two seeds, so that no interval can be had, or a value that is not a number.
+        ValueError: fewer than two seeds, so that no interval can be had, no step in common, or a value that is not a
+            number.
     """
     rows = table[(table.env == env) & (table.arm == arm) & (table.tag == metric)]
     lost = rows[rows.value.isna()]
@@ -55,6 +56,10 @@ def curves(table: pd.DataFrame, env: str, arm: str, metric: str) -> Curves:
     wide = rows.pivot_table(index="seed", columns="step", values="value", aggfunc="last").dropna(axis="columns")
     if len(wide) < 2:
         raise ValueError(f"{arm} on {env} has {len(wide)} finished runs with {metric}: an interval needs 2 seeds")
+    if wide.empty:
+        raise ValueError(
+            f"{arm} on {env}: no step at which all {len(wide)} seeds have {metric}; take an evaluation's tag"
+        )
     return Curves(wide.columns.to_numpy(), wide.to_numpy())
 
 
@@ -326,8 +331,10 @@ def origin(table: pd.DataFrame) -> str:
 
 
 def shown(value: float, low: float, high: float, digits: int) -> str:
+    """An estimate with its interval."""
     return f"{value:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"  # z: no "-0.0"
 
 
 def steps_shown(steps: float) -> str:
+    """A number of steps; infinite ones in words."""
     return "never" if np.isinf(steps) else f"{steps:,.0f}"

@@ -240,6 +240,7 @@ def titled(text: str, parts: list[Part]) -> str:
 
 
 def last_step(parts: list[Part]) -> int:
+    """The last step of all runs; 0 where there are none."""
     return max((int(table.step.max()) for table, _ in parts if len(table)), default=0)
 
 

@@ -7,6 +7,7 @@ Docs: docs/benchmark.md
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import shutil
 from collections.abc import Callable
@@ -75,22 +76,34 @@ def load_model(run: Run, folder: Path) -> Model:
     """
     import torch
 
-    paths = list(folder.rglob("*.cleanrl_model"))
-    if len(paths) != 1:
-        raise ValueError(f"{folder} must hold one saved model, not {len(paths)}: does the study set save-model?")
-    settings = json.loads((paths[0].parent / SETTINGS).read_text())["args"]
-    weights = torch.load(paths[0], map_location="cpu", weights_only=True)[0]
+    path = saved_model(folder)
+    settings = json.loads((path.parent / SETTINGS).read_text())["args"]
+    weights = torch.load(path, map_location="cpu", weights_only=True)[0]
     return model_of(run.script, run.env, settings["env_kwargs"], settings["max_episode_steps"], weights)
 
 
 def keep_model(folder: Path, target: Path) -> None:
-    """Copy what `load_model` and the command `watch` need of a finished run: its settings, and the policy alone."""
+    """Copy what `load_model` and the command `watch` need of a finished run: its settings, and the policy alone.
+
+    Raises:
+        ValueError: there is no such model.
+    """
     import torch
 
-    (path,) = folder.rglob("*.cleanrl_model")
+    path = saved_model(folder)
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path.parent / SETTINGS, target / SETTINGS)
-    torch.save(torch.load(path, map_location="cpu", weights_only=True)[:1], target / path.name)
+    part = target / f"{path.name}.part"
+    torch.save(torch.load(path, map_location="cpu", weights_only=True)[:1], part)
+    os.replace(part, target / path.name)
+
+
+def saved_model(folder: Path) -> Path:
+    """The one model below a folder; ValueError where there is none, or several."""
+    paths = list(folder.rglob("*.cleanrl_model"))
+    if len(paths) != 1:
+        raise ValueError(f"{folder} must hold one saved model, not {len(paths)}: does the study set save-model?")
+    return paths[0]
 
 
 def model_of(script: Path, env_id: str, env_kwargs: str, limit: int | None, weights: dict[str, torch.Tensor]) -> Model:

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rliable import metrics
 
-from benchmark.figures import drawing
+from benchmark.figures import analysis, drawing
 from benchmark.figures.analysis import (
     NOT_MEASURED,
     Curves,
@@ -20,9 +20,9 @@ from benchmark.figures.analysis import (
     curves,
     interval,
     iqm,
+    last_mean,
     measured,
     origin,
-    probability_of_improvement,
     shown,
 )
 from benchmark.figures.drawing import PHASES, TOY_TEXT, Part
@@ -94,6 +94,7 @@ def estimate(values: np.ndarray | list[float], digits: int) -> str:
 
 
 def not_measured(environments: list[str]) -> str:
+    """What stands in the place of the environments' tables."""
     return f"**{', '.join(environments)}: {NOT_MEASURED}.**"
 
 
@@ -155,16 +156,12 @@ def at_shared_step(
     if not data:
         return None
     step = functools.reduce(np.intersect1d, (curve.steps for curve in data.values()))[-1]
-    at = {arm: curve.steps == step for arm, curve in data.items()}
-    scores = {arm: curve.scores[:, at[arm]][:, 0] for arm, curve in data.items()}
     # of all steps at once, so that the interval is the one in the study's table
-    means = {arm: shown(*(x[at[arm]][0] for x in iqm(curve.scores)), digits) for arm, curve in data.items()}
-    ours = scores.get("GuidedSAC")
-    chances = {
-        arm: shown(*(x[0] for x in probability_of_improvement(ours, theirs)), 2)
-        for arm, theirs in scores.items() if ours is not None and arm != "GuidedSAC"
-    }  # fmt: skip
-    return env, step, means, chances
+    means = {arm: shown(*(x[curve.steps == step][0] for x in iqm(curve.scores)), digits) for arm, curve in data.items()}
+    until = {arm: Curves(curve.steps[curve.steps <= step], curve.scores[:, curve.steps <= step])
+             for arm, curve in data.items()}  # fmt: skip
+    chances = {arm: better(until, "GuidedSAC", arm)[1] for arm in data}
+    return env, step, means, {arm: chance for arm, chance in chances.items() if chance}
 
 
 def measured_curves(parts: list[Part], env: str, arms: list[str]) -> tuple[dict[str, Curves], int]:
@@ -185,9 +182,11 @@ def compared_rows(parts: list[Part], env: str, arms: list[str]) -> Iterator[tupl
             continue
         steps, scores = data[arm]
         final = (x[-1] for x in iqm(scores))
-        shared = (
-            (f"{begin:,} to {end:,}", estimate(area(data[arm], begin, end), digits)) if 0 < begin <= end else ("", "")
-        )
+        shared = "", ""
+        if 0 < begin <= end:
+            # drawn with the last mean, as in the study's own table: the same interval
+            both = np.stack([area(data[arm], begin, end), last_mean(data[arm])], axis=1)
+            shared = f"{begin:,} to {end:,}", shown(*(x[0] for x in iqm(both)), digits)
         yield (env, arm, len(scores), f"{steps[-1]:,}", shown(*final, digits), *shared,
                *better(data, "GuidedSAC", arm), part[1].name)  # fmt: skip
 
@@ -196,9 +195,7 @@ def better(data: dict[str, Curves], arm: str, other: str) -> tuple[str, str]:
     """The last step that both arms have, and the probability that a seed of the one is better there."""
     if arm == other or arm not in data:
         return "", ""
-    step = np.intersect1d(data[arm].steps, data[other].steps)[-1]
-    scores = [data[name].scores[:, data[name].steps == step][:, 0] for name in (arm, other)]
-    return f"{step:,}", shown(*(x[0] for x in probability_of_improvement(*scores)), 2)
+    return analysis.compared(data[arm], data[other])[:2]
 
 
 # --- figures 5 and 6: from saved models ---
@@ -331,6 +328,7 @@ def timing(part: Part, args: Args) -> Drawn:
 
 
 def last(curve: Curves) -> np.ndarray:
+    """Each seed's last score: (seeds,)."""
     return curve.scores[:, -1]
 
 

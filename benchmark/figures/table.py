@@ -76,6 +76,7 @@ def read_sweep(study: Study, folder: Path, threads: int) -> pd.DataFrame:
 
 
 def sweep_rows(study: Study, folder: Path, threads: int) -> Iterator[tuple]:
+    """Rows of `COLUMNS`, one for each logged scalar of each finished run."""
     for arm, run in study.runs(threads):
         if (folder / run.name).is_dir():
             record = json.loads((folder / run.name / "run.json").read_text())
@@ -101,6 +102,7 @@ def read_plain(study: Study, folder: Path) -> pd.DataFrame:
 
 
 def plain_rows(study: Study, folder: Path) -> Iterator[tuple]:
+    """As `sweep_rows`, with `read_plain`'s errors."""
     runs = {}
     for path in sorted(folder.iterdir(), key=lambda path: path.name.rsplit("__", 1)[-1].zfill(20)):
         match = re.fullmatch(r"(.+?)__(.+)__(\d+)__\d+", path.name)
@@ -141,6 +143,7 @@ def same(logged: str | None, wanted: Flag) -> bool:
 
 
 def as_table(rows: Iterable[tuple]) -> pd.DataFrame:
+    """A table of `COLUMNS`, in the order in which it is written."""
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.sort_values(["arm", "env", "seed", "tag", "step"], kind="stable", ignore_index=True)
 
@@ -164,6 +167,7 @@ def committed(table: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 
 def behaviour_rows(table: pd.DataFrame, metric: str) -> Iterator[tuple]:
+    """Rows of `COLUMNS`: the mean return of the training episodes up to each evaluation from the one before."""
     for _, run in table.groupby(["arm", "env", "seed"], sort=False):
         ends = np.unique(run[(run.tag == metric) & (run.step > 0)].step)
         episodes = run[run.tag == EPISODIC_RETURN]

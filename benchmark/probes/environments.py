@@ -114,7 +114,7 @@ class Args:
     table: str = "benchmark/results/environments.md"
     """the file for the table"""
     only: str = ""
-    """words of the ids to be run; empty: all"""
+    """words of the ids to be run, whose rows are printed and not written; empty: all"""
     steps: int = 300
     """environment steps of a run, ≥ 2"""
     jobs: int = 2
@@ -221,8 +221,12 @@ def main(args: Args) -> int:
                 wrong += not as_said
                 print(f"{'' if as_said else 'WRONG: '}{' | '.join(row)}", flush=True)
         parts.append(f"With {versions(python, SHOWN[kind])}:\n\n{table(rows)}")
-    Path(args.table).write_text("\n".join(parts), encoding="utf-8")
-    print(f"the table is in {args.table}; what the runs said is in {folder}")
+    if not args.only:
+        part = Path(f"{args.table}.part")
+        part.write_text("\n".join(parts), encoding="utf-8")
+        os.replace(part, args.table)
+        print(f"the table is in {args.table}")
+    print(f"what the runs said is in {folder}")
     return int(wrong > 0)
 
 

@@ -199,14 +199,18 @@ def rows(args: Args, fork: Fork) -> list[dict[str, object]]:
 
 
 def write(args: Args, lines: list[dict[str, object]]) -> None:
-    """Put rows into the table, in the place of those that were measured before."""
+    """Put rows into the table, in the place of those that were measured before, and draw this run's."""
     table = pd.DataFrame(lines)
     if args.csv.is_file():
         table = pd.concat([pd.read_csv(args.csv), table]).drop_duplicates(KEYS, keep="last")
     table = table.sort_values(["fork", "step", "actions", "arm"])
-    table.to_csv(args.csv, index=False, float_format="%.6g")
-    args.picture.parent.mkdir(parents=True, exist_ok=True)
-    drawing.save(drawing.forks(table, PANELS), args.picture.with_suffix(""))
+    for path in (args.csv, args.picture):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    part = args.csv.with_name(f"{args.csv.name}.part")
+    table.to_csv(part, index=False, float_format="%.6g")
+    os.replace(part, args.csv)
+    shown = table[(table.env == args.env_id) & (table.seed == args.seed)]
+    drawing.save(drawing.forks(shown, PANELS), args.picture.with_suffix(""))
 
 
 def main(args: Args) -> None:
@@ -237,7 +241,9 @@ def main(args: Args) -> None:
 def run_all(args: Args, forks: list[Fork], lock: TextIO) -> dict[Path, int]:
     """Run and measure; returns the exit status of each folder's run."""
     base, pairs, statuses = args.folder / "base", kept(args), {}
-    (args.folder / "kept.json").write_text(json.dumps(sorted(pairs)) + "\n", encoding="utf-8")
+    part = args.folder / "kept.json.part"
+    part.write_text(json.dumps(sorted(pairs)) + "\n", encoding="utf-8")
+    os.replace(part, args.folder / "kept.json")
     waiting = [fork for fork in forks if not (folder_of(args, fork) / "done").exists()]
     unmeasured, lines = list(forks), []
     running: dict[Path, subprocess.Popen] = {}

@@ -104,6 +104,7 @@ def check(x):
 
 
 def split(text: str) -> list[str]:
+    """The expressions in a text of lines and " | "."""
     return [part.strip() for line in text.strip().splitlines() for part in line.split(" | ")]
 
 
@@ -123,6 +124,7 @@ class Programs:
         self.tame = False
 
     def value(self, depth: int = 0) -> str:
+        """A number, an array, something else, a value of before, or an expression."""
         kind = self.random.random()
         if self.tame:  # mostly what numpy can work with
             if kind < 0.7 or depth > 2:
@@ -139,6 +141,7 @@ class Programs:
         return self.expression(depth + 1)
 
     def arguments(self, depth: int, function: str = "") -> str:
+        """What stands in a call's brackets; tame programs give numpy's functions as many as they take."""
         count = self.random.choice((0, 1, 1, 1, 2, 2, 2, 3, 4))
         if self.tame:
             count = getattr(getattr(np, function.removeprefix("np."), None), "nin", self.random.choice((0, 1, 1, 2)))
@@ -149,6 +152,7 @@ class Programs:
         return ", ".join(given)
 
     def expression(self, depth: int = 0) -> str:
+        """A call of numpy, a method or math, an operation, a subscript, or random numbers."""
         kind = self.random.random()
         if kind < 0.55:
             function = self.random.choice(FUNCTIONS)
@@ -166,6 +170,7 @@ class Programs:
         )
 
     def statement(self) -> str:
+        """The lines of a function's body that returns something; it may not be accepted."""
         self.tame = self.random.random() < 0.7
         kind = self.random.random()
         if kind < 0.75:
@@ -190,6 +195,7 @@ class Programs:
                 continue
 
     def program(self, statements: int = STATEMENTS) -> str:
+        """A rule that runs so many statements, each in a function of its own, and returns digits of their values."""
         source = FRAME.format(numeric=NUMERIC)
         for number in range(statements):
             source += f"def s{number}(obs, t, pool):\n{self.accepted()}\n\n"

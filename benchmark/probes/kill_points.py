@@ -81,6 +81,7 @@ def start(folder: Path, command: list[str]) -> subprocess.Popen:
 
 
 def command_of(name: str, args: Args) -> list[str]:
+    """The command line of a run of `RUNS`."""
     script, *flags = shlex.split(RUNS[name])
     flags += [*shlex.split(FLAGS), "--total-timesteps", str(args.steps)]
     return [sys.executable, str(ROOT / script), *flags, "--checkpoint-frequency", str(args.checkpoint_frequency)]

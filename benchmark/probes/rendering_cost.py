@@ -15,7 +15,8 @@ from pathlib import Path
 
 import tyro
 
-ROOT = Path(__file__).parents[2]
+from benchmark import ROOT
+
 SCRIPTS = {"continuous": "guided_sac_continuous.py", "discrete": "guided_sac_discrete.py"}
 RUN = """
 import runpy, sys, time

@@ -2,12 +2,14 @@
 
     python -m benchmark.probes.same_digits HEAD~1 HEAD
 
-A commit may also be a folder with the scripts in it. A run that is in `--runs` already is not made again.
+A commit may also be a folder with the scripts in it. A commit's run that is in `--runs` already is not made again, a
+folder's is, since its code may have changed.
 Exit status 1 where any scalar but the clock's differs.
 """
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -70,10 +72,13 @@ class Args:
     """runs at a time, one thread each, ≥ 1"""
 
 
-def code_of(commit: str, folder: Path) -> Path:
-    """The folder of a commit's code, laid out once; of a folder itself."""
+def code_of(commit: str, folder: Path) -> tuple[Path, Path]:
+    """The folder of a commit's code, laid out once, and that of its runs; a folder's own, and an empty one for it."""
     if Path(commit).is_dir():
-        return Path(commit).resolve()
+        code = Path(commit).resolve()
+        runs = folder / ("folder" + str(code).replace("/", "_"))
+        shutil.rmtree(runs, ignore_errors=True)
+        return code, runs
     full = subprocess.run(["git", "rev-parse", "--verify", f"{commit}^{{commit}}"], capture_output=True, text=True)
     if full.returncode:
         raise SystemExit(f"error: {commit} is neither a commit nor a folder")
@@ -85,14 +90,15 @@ def code_of(commit: str, folder: Path) -> Path:
             subprocess.run(["tar", "-x", "-C", part], input=archive, check=True)
             os.rename(part, code)
             os.mkdir(part)  # for the context manager to remove
-    return code.resolve()
+    return code.resolve(), code.parent
 
 
 def scalars_of(code: Path, runs: Path, name: str) -> Scalars:
     """All scalars that a run logs, by tag, without the clock's. SystemExit where it fails."""
     kept = runs / name.replace(" ", "_").replace(",", "")
     if not (kept / "done").is_file():
-        kept.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(kept, ignore_errors=True)  # what failed or was interrupted there
+        kept.mkdir(parents=True)
         script, *flags = shlex.split(COMMANDS[name])
         command = [
             sys.executable,
@@ -105,7 +111,8 @@ def scalars_of(code: Path, runs: Path, name: str) -> Scalars:
         if run.returncode:
             raise SystemExit(f"error: {name} of {code} failed:\n{run.stderr[-2000:]}")
         (kept / "done").write_text(run.stdout)
-    return logged(next((kept / "runs").iterdir()))
+    (folder,) = (kept / "runs").iterdir()
+    return logged(folder)
 
 
 def logged(run: Path) -> Scalars:
@@ -136,12 +143,10 @@ def main(args: Args) -> int:
         raise SystemExit(f"error: no run is called {min(unknown)}; there are: {', '.join(COMMANDS)}")
     if args.before == args.after:
         raise SystemExit("error: give two commits")
-    codes = [code_of(commit, args.runs) for commit in (args.before, args.after)]
-    folders = [args.runs / (code.parent.name if code.name == "code" else "folder" + str(code).replace("/", "_"))
-               for code in codes]  # fmt: skip
+    sides = [code_of(commit, args.runs) for commit in (args.before, args.after)]
     different = 0
     with ThreadPoolExecutor(args.jobs) as pool:
-        made = [pool.map(partial(scalars_of, code, runs), names) for code, runs in zip(codes, folders, strict=True)]
+        made = [pool.map(partial(scalars_of, code, runs), names) for code, runs in sides]
         print("| run | scalars | difference |\n|-|-|-|")
         for name, before, after in zip(names, *made, strict=True):
             found = difference(before, after)

@@ -59,6 +59,7 @@ def timed(call: Callable[[], object], repeats: int, pause: float = 0.0) -> np.nd
 
 
 def row(what: str, seconds: np.ndarray, unit: str, scale: float) -> str:
+    """A row of the table: median, 90th and 99th percentile and maximum, in a unit of 1 / scale seconds."""
     values = [*np.percentile(scale * seconds, [50, 90, 99]), scale * seconds.max()]
     return f"| {what} | {len(seconds):,} | " + " | ".join(f"{value:.1f} {unit}" for value in values) + " |"
 

@@ -35,6 +35,7 @@ class Args:
 
 
 def network(inputs: int, outputs: int) -> nn.Module:
+    """Two hidden layers of 256."""
     return nn.Sequential(nn.Linear(inputs, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, outputs))
 
 

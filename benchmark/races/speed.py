@@ -270,14 +270,21 @@ def table(
 
 
 def add_to(csv: Path, env_id: str, threads: int | None, rates: dict[str, list[float]]) -> None:
-    """Add a race's medians, lowest and highest blocks to a table, in steps per second."""
+    """Put a race's medians, lowest and highest blocks into a table, in steps per second; a repeated one's in place of
+    those before."""
     rows = [
         dict(environment=env_id, threads=threads or torch.get_num_threads(), contestant=name,
              median=round(statistics.median(blocks), 1), lowest=round(blocks[0], 1), highest=round(blocks[-1], 1))
         for name, blocks in rates.items()
     ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    if csv.is_file():
+        key = ["environment", "threads", "contestant"]
+        table = pd.concat([pd.read_csv(csv), table]).drop_duplicates(key, keep="last")
     csv.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_csv(csv, mode="a", header=not csv.exists(), index=False)
+    part = csv.with_name(f"{csv.name}.part")
+    table.to_csv(part, index=False)
+    os.replace(part, csv)
 
 
 def against_leanrl(rates: dict[str, list[float]]) -> list[str]:

@@ -49,6 +49,7 @@ class Pace:
 
 
 def library(name: str, env_id: str, fill: bool):
+    """Stable-Baselines3 or SBX, at a race's pace, or (fill) 200 steps of it; returns its buffer's arrays by name."""
     from stable_baselines3.common.vec_env import DummyVecEnv
 
     sac = importlib.import_module(name).SAC
@@ -86,6 +87,7 @@ def rltools(env_id: str) -> None:
 
 
 def script(path: str, env_id: str, flags: list[str], fill: bool):
+    """As `library`, of a script in CleanRL's manner."""
     import gymnasium as gym
 
     steps = 200 if fill else 10**9
@@ -100,6 +102,7 @@ def script(path: str, env_id: str, flags: list[str], fill: bool):
 
 
 def versions(packages: list[str]) -> str:
+    """Python's version and those of the packages that are there, in words."""
     words = [f"Python {platform.python_version()}"]
     for package in packages:
         with suppress(metadata.PackageNotFoundError):

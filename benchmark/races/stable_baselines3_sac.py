@@ -45,6 +45,7 @@ class Evaluation(BaseCallback):
         self.env = gym.make(args.env_id)
 
     def episode(self, seed: int) -> float:
+        """The return of a greedy episode from the start with this seed."""
         obs, _ = self.env.reset(seed=seed)
         total, over = 0.0, False
         while not over:
@@ -53,6 +54,7 @@ class Evaluation(BaseCallback):
         return total
 
     def evaluate(self) -> None:
+        """Log and print the mean return of the episodes from the seed's own starts."""
         first = (self.args.seed + 1) * 1_000_000
         returns = [self.episode(first + i) for i in range(self.args.eval_episodes)]
         self.writer.add_scalar("eval/episodic_return", np.mean(returns), self.num_timesteps)
@@ -62,7 +64,8 @@ class Evaluation(BaseCallback):
         self.evaluate()
 
     def _on_step(self) -> bool:
-        if self.num_timesteps % self.args.eval_frequency == 0:  # before this step's update, ours evaluate behind it
+        # before this step's update, ours evaluate behind it
+        if self.num_timesteps % self.args.eval_frequency == 0 or self.num_timesteps == self.args.total_timesteps:
             self.evaluate()
         return True
 

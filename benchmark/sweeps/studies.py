@@ -56,6 +56,7 @@ class Run:
 
     @property
     def hash(self) -> str:
+        """Twelve digits that tell it from every run with other settings or other code."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -88,9 +89,11 @@ class Study:
     by_environment: dict[str, dict[str, Flag]] = field(default_factory=dict)  # flags that go over the arms' there
 
     def flags_of(self, arm: str, env: str) -> dict[str, Flag]:
+        """The flags of an arm on an environment, whose own go first."""
         return self.arms[arm].flags | self.by_environment.get(env, {})
 
     def seeds_of(self, arm: str) -> list[int]:
+        """The arm's own seeds, or else the study's."""
         own = self.arms[arm].seeds
         return self.seeds if own is None else own
 

@@ -67,7 +67,7 @@ class Outcome(NamedTuple):
     run: Run
     succeeded: bool
     seconds: float
-    folder: Path | None  # None: Ray failed before the run had one
+    folder: Path | None  # None: it was stopped, or Ray failed, before the run had one
     message: str  # of a failed run: why
 
 
@@ -349,7 +349,7 @@ def outcome_of(ref: ray.ObjectRef, run: Run, folder: Path) -> Outcome:
     except ray.exceptions.RayError as error:
         attempts = sorted(folder.glob(f"{run.name}.*.part"), key=lambda path: path.stat().st_mtime)
         return Outcome(run, False, 0.0, attempts[-1] if attempts else None, said(error).splitlines()[-1])
-    if not outcome.folder.is_dir():
+    if outcome.folder is not None and not outcome.folder.is_dir():
         return outcome._replace(succeeded=False, message=f"{outcome.folder} is not to be seen from here: "
                                 "--runs must be a folder that all machines share")  # fmt: skip
     return outcome

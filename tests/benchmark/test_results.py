@@ -16,15 +16,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from benchmark import results
 from benchmark.figures import analysis, kept, paper, table
-from benchmark.sweeps.studies import load_study
+from benchmark.sweeps.studies import Arm, load_study
 
-
-@pytest.fixture(autouse=True)
-def _few_samples(monkeypatch):
-    """Of two seeds even 200 bootstrap samples hold each extreme in a quarter, so the intervals stay what they are."""
-    monkeypatch.setattr(analysis, "REPS", 200)
-
-
+pytestmark = pytest.mark.usefixtures("few_samples")
 STUDY_FILE = f"""
 environments = ["E-v0"]
 seeds = [1, 2, 3]
@@ -34,7 +28,7 @@ quick = {{ seeds = [1, 2], flags = {{}} }}
 """
 
 
-def test_results_from_event_files(monkeypatch, capsys, tmp_path):
+def test_results_from_event_files(monkeypatch, capsys):
     """Plain runs become table, statistics and figure; redrawn from the table alone they are the same."""
     Path("study.toml").write_text(STUDY_FILE)
     for arm, high in (("A", 95.0), ("B", 10.0)):
@@ -198,6 +192,22 @@ def test_a_study_made_in_parts(tmp_path):
     assert {row.seed: row.value for row in after[after.step == 10].itertuples()} == {1: 5.0, 2: 9.0}
     assert "A 2 seeds (missing: 3):" in Path("runs/quick/study.md").read_text()
     assert [run.seed for run in kept.missing(study, 1, after)] == [3]
+
+
+def test_a_run_is_done_only_when_its_model_is_kept(tmp_path, monkeypatch):
+    """A disk without room for the model leaves no table by which the run would not be made again."""
+    study = a_study("study", ["E-v0"], {"A": Arm(SCRIPT, {"save-model": True})}, quick=True)
+    made = table.as_table(rows(study, "E-v0", "A", [0, 1], [0, 1]))
+    monkeypatch.setattr(results, "read_tables", lambda study, args: (made, made))
+    monkeypatch.setattr(results, "keep_model", lambda folder, target: (target / "model").write_text("x"))
+    for _, run in study.runs(threads=1):
+        (tmp_path / "sweep" / run.name).mkdir(parents=True)
+    args = results.Args([], runs=tmp_path / "sweep", parts=True)
+    with pytest.raises(FileNotFoundError):  # the target is no folder
+        results.rebuild(study, args)
+    assert not list(Path("runs").rglob("study.csv"))
+    monkeypatch.setattr(results, "keep_model", lambda folder, target: None)
+    assert results.rebuild(study, args) and list(Path("runs").rglob("study.csv"))
 
 
 def test_arms_that_cannot_be_kept_are_named(monkeypatch):

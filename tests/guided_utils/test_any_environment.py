@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, scalars
+from conftest import ROOT, scalars, unsupervised
 
 from guided_utils.environments import EpisodeTape, flat, make
 
@@ -87,8 +87,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::Deprecat
 def flags(script: str, **options) -> list[str]:
     """A short run in AnythingEnv."""
     options |= {"discrete": True} if script == "guided_sac_discrete.py" else {}
-    guided = ["--supervisor", "none"] if "guided" in script else []
-    return ["--env-id", "Anything-v0", "--env-kwargs", json.dumps(options), *SHORT, *guided]
+    return ["--env-id", "Anything-v0", "--env-kwargs", json.dumps(options), *SHORT, *unsupervised(script)]
 
 
 @pytest.mark.parametrize(("script", "kind"), [

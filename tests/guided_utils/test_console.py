@@ -1,4 +1,4 @@
-"""What a run says to TensorBoard about itself."""
+"""What a run says about itself, to TensorBoard and on the terminal."""
 
 import itertools
 import json
@@ -11,19 +11,20 @@ import urllib.parse
 import urllib.request
 
 import pytest
-from conftest import scalars, texts
+from conftest import events, scalars, texts
 from processes import GUIDED, PLAIN, wait_for
 from torch.utils.tensorboard import SummaryWriter
+
+from guided_utils import console
 
 
 def test_tensorboard_s_layout_and_table_of_settings(run_here):
     """Returns and guidance in one chart; the settings stand in HPARAMS, beside the last point of these tags."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     run = run_here(*PLAIN, "--seed", "5")
-    log = EventAccumulator(f"runs/{run.run_name}").Reload()
+    log = events(run.run_name)
     layout = Layout()
     layout.ParseFromString(log.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
     charts = {chart.title: list(chart.multiline.tag) for group in layout.category for chart in group.chart}
@@ -89,3 +90,23 @@ def test_a_real_tensorboard_serves_what_a_guided_run_logged(run_here, capsys):
     finally:
         process.terminate()
         process.wait()
+
+
+def test_progress_tells_no_rate_before_there_is_one(capsys, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    progress = console.Progress(6_000)
+    for seconds, step in ((1, 1), (6, 1), (12, 301), (13, 500), (18, 601)):
+        clock[0] = seconds
+        progress.report(step, [2.0])
+    lines = ["step 1/6,000  return 2.0", "step 301/6,000  25 steps/s  0:03:47 left  return 2.0",
+             "step 601/6,000  33 steps/s  0:02:41 left  return 2.0"]  # fmt: skip
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+@pytest.mark.alone
+def test_waiting_for_a_model_is_no_training_time():
+    progress = console.Progress(1_000)
+    with progress.paused():
+        time.sleep(0.3)
+    assert progress.seconds < 0.2

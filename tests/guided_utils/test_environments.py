@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, unsupervised
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,9 +82,8 @@ gym.register("OldNumbers-v0", entry_point=OldNumbers, max_episode_steps=5)
 @pytest.mark.parametrize("env_id", ["InPlace-v0", "Strict-v0"])
 @pytest.mark.parametrize("script", ["guided_sac_continuous.py", "rnd_sac.py"])
 def test_environments_are_given_only_what_is_set(env_id, script, run_here):
-    flags = ["--supervisor", "none"] if "guided" in script else []
     run = run_here("--env-id", env_id, "--total-timesteps", "40", "--learning-starts", "10", "--batch-size", "8",
-                   *flags, script=ROOT / script)  # fmt: skip
+                   *unsupervised(script), script=ROOT / script)  # fmt: skip
     assert run.global_step == 40
 
 

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, needs_compiler, scalars
+from conftest import ROOT, needs_compiler, scalars, unsupervised
 from torch.utils.tensorboard import SummaryWriter
 
 from guided_utils.evaluation import Evaluator
@@ -79,7 +79,7 @@ def test_sampled_episodes_leave_training_as_it_was(name, run_here):
     env_id = "Blackjack-v1" if name == "guided_sac_discrete" else "Pendulum-v1"
     flags = ["--env-id", env_id, "--total-timesteps", "300", "--learning-starts", "150", "--batch-size", "8",
              "--eval-frequency", "150", "--eval-episodes", "2", "--max-episode-steps", "30"]  # fmt: skip
-    flags += ["--supervisor", "none"] if name.startswith("guided") else []
+    flags += unsupervised(name)
     without, *others = (
         scalars(run_here(*flags, *more, script=ROOT / f"{name}.py").run_name)
         for more in ([], ["--eval-sampled-episodes", "3"], ["--eval-sampled-episodes", "3"])
@@ -124,7 +124,7 @@ def test_sampled_episodes_of_a_compiled_run_end_one_after_the_other(name, run_he
     torch._dynamo.utils.counters.clear()
     flags = ["--env-id", "EndsApart-v0", "--total-timesteps", "2", "--eval-frequency", "2", "--eval-episodes", "1",
              "--eval-sampled-episodes", "10"]  # fmt: skip
-    flags += ["--supervisor", "none"] if name.startswith("guided") else []
+    flags += unsupervised(name)
     returns = []
     for more in ([], ["--compile"]):
         monkeypatch.setattr(EndsApartEnv, "made", 0)
@@ -134,7 +134,7 @@ def test_sampled_episodes_of_a_compiled_run_end_one_after_the_other(name, run_he
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
-def test_sampled_episodes_without_evaluations_are_refused(run_here, capsys):
+def test_sampled_episodes_without_evaluations_are_refused(run_here):
     with pytest.raises(SystemExit, match="--eval-sampled-episodes needs evaluations: give --eval-frequency"):
         run_here("--supervisor", "none", "--eval-sampled-episodes", "3", "--eval-frequency", "0")
 

@@ -4,15 +4,14 @@ import math
 import resource
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import ROOT, Endpoint, scalars
+from conftest import ROOT, Endpoint, events_in, scalars, unsupervised
 from processes import GUIDED, PLAIN, only_run, start, wait_for, wait_for_checkpoint
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from rules import CONTENT
 
 from guided_utils.log import RunLog
 
@@ -20,9 +19,7 @@ LONG = [*PLAIN, "--total-timesteps", "750", "--checkpoint-frequency", "150"]
 
 
 def points(folder: Path, tag: str) -> list[tuple[int, float]]:
-    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    accumulator.Reload()
-    return [(event.step, event.value) for event in accumulator.Scalars(tag)]
+    return [(event.step, event.value) for event in events_in(folder).Scalars(tag)]
 
 
 def limit(pid: int, which: int, value: int) -> None:
@@ -121,11 +118,11 @@ gym.register("Broken-v0", entry_point=Broken, max_episode_steps=200)
 @pytest.mark.parametrize(("what", "value"), [("reward", "NaN"), ("observation", "NaN"), ("observation", "1e20"),
                                              ("reward", "-Infinity")])  # fmt: skip
 def test_a_number_that_is_none_ends_the_run_where_it_arises(what, value, script, run_here):
-    flags = ["--supervisor", "none"] if "guided" in script else []
     with pytest.raises(SystemExit) as ended:
         run_here("--env-id", "Broken-v0", "--env-kwargs", f'{{"what": "{what}", "value": {value}}}', "--num-envs", "2",
                  "--total-timesteps", "100", "--learning-starts", "10", "--batch-size", "8", "--save-model",
-                 "--checkpoint-frequency", "20", "--buffer-size", "500", *flags, script=ROOT / script)  # fmt: skip
+                 "--checkpoint-frequency", "20", "--buffer-size", "500", *unsupervised(script),
+                 script=ROOT / script)  # fmt: skip
     said = str(ended.value.code)
     assert "\n" not in said and said.startswith("error: step 50: ") and what in said and "environment 0" in said
     assert [path.name for path in Path(f"runs/{only_run()}/checkpoints").iterdir()] == ["step_000000040.pt"]
@@ -154,37 +151,9 @@ def test_a_lost_temporary_folder_costs_no_run(tmp_path):
     assert process.returncode == 0 and "Traceback" not in said, said
 
 
-def test_progress_tells_no_rate_before_there_is_one(capsys, monkeypatch):
-    from guided_utils import console
-
-    clock = [0.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
-    progress = console.Progress(6_000)
-    for seconds, step in ((1, 1), (6, 1), (12, 301), (13, 500), (18, 601)):
-        clock[0] = seconds
-        progress.report(step, [2.0])
-    lines = ["step 1/6,000  return 2.0", "step 301/6,000  25 steps/s  0:03:47 left  return 2.0",
-             "step 601/6,000  33 steps/s  0:02:41 left  return 2.0"]  # fmt: skip
-    assert capsys.readouterr().out.splitlines() == lines
-
-
-@pytest.mark.alone
-def test_waiting_for_a_model_is_no_training_time():
-    from guided_utils.console import Progress
-
-    progress = Progress(1_000)
-    with progress.paused():
-        time.sleep(0.3)
-    assert progress.seconds < 0.2
-
-
-def test_videos_and_exchanges_that_cannot_be_written_end_no_run(tmp_path):
+def test_videos_and_exchanges_that_cannot_be_written_end_no_run():
     """Videos of training, of replays, and records of questions, on a disk without room for any of them."""
-
-    def answer(body, number):
-        return '{"analysis": "", "intervene": false, "advice": "", "keep_current_policy": false}'
-
-    with Endpoint(answer) as server:
+    with Endpoint(lambda body, number: CONTENT) as server:
         flags = [*PLAIN, "--total-timesteps", "900", "--learning-starts", "600", "--supervisor", "llm",
                  "--llm-base-url", server.url, "--capture-video", "--guide-window", "300",
                  "--max-episode-steps", "100"]  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, unsupervised
 
 from guided_utils import memory
 from guided_utils.memory import available, check_memory
@@ -39,7 +39,7 @@ gym.register("Image-v0", ImageEnv)
 def test_a_buffer_that_does_not_fit_is_one_line_before_anything_is_written(script, run_here, tmp_path, capsys):
     """Two frames of bytes, an action (two float32 or an int64), reward, termination and row: 56,472 bytes each."""
     kwargs = '{"discrete": true}' if script == "guided_sac_discrete" else "{}"
-    flags = ["--supervisor", "none"] if "guided" in script else []
+    flags = unsupervised(script)
     with pytest.raises(SystemExit) as ended:
         run_here("--env-id", "Image-v0", "--env-kwargs", kwargs, "--buffer-size", "1000000000", *flags,
                  script=ROOT / f"{script}.py")  # fmt: skip

@@ -13,20 +13,16 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Endpoint, events, needs_compiler, run_process, scalars, texts
+from conftest import ROOT, Endpoint, comparable, events, needs_compiler, run_process, scalars, texts, unsupervised
 from consultations import HARMFUL, INTERVENE, exchanges
 from consultations import RULE as RIGHT
 from processes import BRIEF, CAR, GUIDED, PLAIN, only_run, start, stop_at, wait_for
+from rules import CONTENT
 
 from benchmark.probes import kill_points
 from guided_utils import checkpoint, console, evaluation
 from guided_utils.interrupts import Interrupts
 from guided_utils.log import RunLog
-
-
-def comparable(run: str) -> dict:
-    return {tag: values for tag, values in scalars(run).items()
-            if tag not in ("charts/SPS", "supervisor/seconds", "llm/advisor_seconds", "llm/coder_seconds")}  # fmt: skip
 
 
 def weights(run) -> list[torch.Tensor]:
@@ -277,7 +273,7 @@ def test_from_an_older_checkpoint_a_run_goes_on_without_the_newer_ones(run_here,
 def test_interrupted_before_its_first_step_a_run_is_not_evaluated_there_again(script, run_here, monkeypatch):
     flags = [*EVALUATED, "--total-timesteps", "20", "--eval-frequency", "10"]
     flags += ["--env-id", "FrozenLake-v1"] if "discrete" in script else []
-    flags += ["--supervisor", "none"] if "guided" in script else []
+    flags += unsupervised(script)
     whole = run_here(*flags, script=ROOT / script).run_name
     with monkeypatch.context() as patch:
         signalled(patch, evaluation.Evaluator, "run")
@@ -518,13 +514,13 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path):
     assert process.wait(timeout=10) == 143 and time.monotonic() - began < 5
 
 
-def test_a_wait_for_a_model_does_not_hold_the_signal_up(tmp_path):
+def test_a_wait_for_a_model_does_not_hold_the_signal_up():
     """The server answers after a minute; the question is asked again when the run goes on, and was not logged twice."""
 
     def script(body, number):
         if number == 0:
             time.sleep(60)
-        return json.dumps({"analysis": "", "intervene": False, "advice": "", "keep_current_policy": False})
+        return CONTENT
 
     with Endpoint(script) as server:
         flags = [*CAR, *BRIEF, "--supervisor", "llm", "--llm-base-url", server.url, "--guide-window", "100"]
@@ -564,15 +560,9 @@ OFTEN = ["--guide-window", "80", "--trial-pairs", "0", "--probe-share", "0.5", "
 RULE = "```python\ndef policy(obs, t):\n    return 1.0 if obs[1] >= 0 else -1.0\n```"
 
 
-def test_answers_behind_the_checkpoint_are_not_asked_for_again(run_here, monkeypatch):
+def test_answers_behind_the_checkpoint_are_not_asked_for_again(run_here):
     """Killed after a consultation and before the next checkpoint: its two answers come from the record."""
-
-    def script(body, number):
-        if body["model"] == "qwen3-vl-plus":
-            return json.dumps({"analysis": "x", "intervene": True, "advice": "push", "keep_current_policy": False})
-        return RULE
-
-    with Endpoint(script) as server:
+    with Endpoint(lambda body, number: INTERVENE if body["model"] == "qwen3-vl-plus" else RULE) as server:
         flags = [*CAR, *BRIEF, "--supervisor", "llm", "--llm-base-url", server.url, *OFTEN,
                  "--checkpoint-frequency", "150", "--total-timesteps", "600"]  # fmt: skip
         whole = run_here(*flags)
@@ -595,9 +585,8 @@ def test_answers_behind_the_checkpoint_are_not_asked_for_again(run_here, monkeyp
 
 def test_a_repeated_run_goes_on_in_its_record(run_here, monkeypatch):
     """--supervisor replay, interrupted within the second window and resumed: no question twice, none left out."""
-    answers = [json.dumps({"analysis": "", "intervene": True, "advice": "push", "keep_current_policy": False}), RULE]
     flags = [*CAR, *BRIEF, *OFTEN]
-    with Endpoint(lambda body, number: answers[number % 2]) as server:
+    with Endpoint(lambda body, number: (INTERVENE, RULE)[number % 2]) as server:
         first = run_here(*flags, "--supervisor", "llm", "--llm-base-url", server.url)
     flags += ["--supervisor", "replay", "--llm-log", f"runs/{first.run_name}/llm"]
     whole = run_here(*flags)
@@ -614,8 +603,7 @@ def test_a_repeated_run_goes_on_in_its_record(run_here, monkeypatch):
 
 
 def test_a_record_that_was_cut_off_gives_what_is_there(run_here, capsys):
-    answers = [json.dumps({"analysis": "", "intervene": True, "advice": "push", "keep_current_policy": False}), RULE]
-    with Endpoint(lambda body, number: answers[number % 2]) as server:
+    with Endpoint(lambda body, number: (INTERVENE, RULE)[number % 2]) as server:
         flags = [*CAR, *BRIEF, *OFTEN, "--total-timesteps", "200"]
         first = run_here(*flags, "--supervisor", "llm", "--llm-base-url", server.url)
     folder = Path(f"runs/{first.run_name}/llm")
@@ -674,13 +662,12 @@ def test_videos_go_on_with_their_number(run_here, monkeypatch):
     assert run.envs.envs[0].get_wrapper_attr("episode_id") == 7  # of the episode that began at step 280
 
 
-# -- a disk that fails ------------------------------------------------------------------------------------------------
+# -- what a run's folder holds ----------------------------------------------------------------------------------------
 
 
 def test_the_key_is_in_no_checkpoint(run_here, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-a-test")
-    answer = json.dumps({"analysis": "", "intervene": False, "advice": "", "keep_current_policy": False})
-    with Endpoint(lambda body, number: answer) as server:
+    with Endpoint(lambda body, number: CONTENT) as server:
         run = run_here(*CAR, "--supervisor", "llm", "--llm-base-url", server.url, "--replay-frames", "0",
                        "--total-timesteps", "110")  # fmt: skip
     files = [path for path in Path(f"runs/{run.run_name}").rglob("*") if path.is_file()]
@@ -689,8 +676,7 @@ def test_the_key_is_in_no_checkpoint(run_here, monkeypatch):
 
 
 def test_a_secret_in_the_servers_address_is_in_no_file_and_is_asked_for_again(run_here, capsys):
-    answer = json.dumps({"analysis": "", "intervene": False, "advice": "", "keep_current_policy": False})
-    with Endpoint(lambda body, number: answer) as server:
+    with Endpoint(lambda body, number: CONTENT) as server:
         url = server.url.replace("/v1", "/key-of-a-test-123/v1")
         run = run_here(*CAR, *BRIEF, "--supervisor", "llm", "--llm-base-url", url, "--total-timesteps", "110")
         files = [path for path in Path(f"runs/{run.run_name}").rglob("*") if path.is_file()]
@@ -702,7 +688,7 @@ def test_a_secret_in_the_servers_address_is_in_no_file_and_is_asked_for_again(ru
         assert again.run_name == run.run_name and again.global_step == 120
 
 
-def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path):
+def test_two_runs_of_one_second_have_folders_of_their_own():
     processes = [start(*PLAIN, "--total-timesteps", "30", "--save-model") for _ in range(4)]
     assert [process.wait(timeout=120) for process in processes] == [0] * 4
     runs = list(Path("runs").iterdir())

@@ -7,7 +7,7 @@ import sys
 
 import gymnasium as gym
 import pytest
-from conftest import ROOT, texts
+from conftest import ROOT, texts, unsupervised
 
 from supervision.arguments import SupervisorArgs
 
@@ -59,8 +59,7 @@ for words in (["--help"], flags):
 def test_a_terminal_of_few_characters_ends_no_run(script, encoding):
     """Neither its help nor a run."""
     short = ["--total-timesteps", "20", "--learning-starts", "5", "--batch-size", "4", "--eval-frequency", "10",
-             "--eval-episodes", "1", "--max-episode-steps", "20"]  # fmt: skip
-    short += ["--supervisor", "none"] if "guided" in script else []
+             "--eval-episodes", "1", "--max-episode-steps", "20", *unsupervised(script)]  # fmt: skip
     terminal = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "LC_ALL": "C"}
     command = [sys.executable, "-c", HELP_AND_RUN, str(ROOT / script), *short]
     environment = {**os.environ, **terminal, "PYTHONPATH": str(ROOT)}

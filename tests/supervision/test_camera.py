@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import events_in
 from films import decoded
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from guided_utils.environments import EpisodeTape
@@ -71,7 +71,9 @@ class Training:
     """A training loop without a learner: environment 0 is guided in every other episode.
 
     Args:
-        wanted: what `Camera` is given; None: no camera.
+        frames: pictures of an episode that a model is shown; None: no camera.
+        total, guide_end: steps of the run and of its guided time.
+        options: of the environment's constructor.
     """
 
     def __init__(
@@ -142,7 +144,7 @@ def test_environment_0_is_replaced_by_one_that_draws_and_the_old_one_is_closed()
     assert all(env.closed for env in DotEnv.made[1:] if env not in (first.unwrapped, second.unwrapped))
 
 
-def test_an_environment_that_draws_already_stays(tmp_path):
+def test_an_environment_that_draws_already_stays():
     """With --capture-video; both take its pictures."""
     make = lambda mode=None: EpisodeTape(  # noqa: E731
         gym.wrappers.RecordEpisodeStatistics(record_video(lambda m: gym.make("Dot-v0", render_mode=m), "videos"))
@@ -277,9 +279,8 @@ def test_the_videos_and_gifs_of_a_window():
         assert 20 <= fps <= 30 and 2 <= len(frames) / fps <= 4
         levels = [frame[:100].mean() for frame in frames]
         assert abs(levels[0]) < 6 and abs(levels[-1] - 80) < 6 and np.diff(levels).min() > -3
-    accumulator = EventAccumulator("run", size_guidance={"images": 0})
-    accumulator.Reload()
-    assert {tag: [image.step for image in accumulator.Images(tag)] for tag in accumulator.Tags()["images"]} == {
+    shown = events_in("run")
+    assert {tag: [image.step for image in shown.Images(tag)] for tag in shown.Tags()["images"]} == {
         "supervisor/replay": [80], "supervisor/replay_guided": [80]
     }  # fmt: skip
 

@@ -9,28 +9,21 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, Endpoint, scalars, texts
-from consultations import (  # noqa: F401
-    ADVICE,
-    CONNECTION,
+from consultations import (
     DECLINE,
     HARMFUL,
     INTERVENE,
     KEEP,
     RULE,
     RUN,
-    SECRET,
     SOON,
-    LineEnv,
     acts,
-    assert_unguided,
     both,
     consult,
-    consultant,
+    consultant,  # noqa: F401
     exchanges,
-    failures,
     finish,
     same_run,
-    train,
     user_text,
 )
 
@@ -204,7 +197,7 @@ def test_records_are_repeated_by_their_numbers(consultant, recorded):
     assert consult(consultant(None, "again", llm_log=str(recorded))) is not None
 
 
-def test_pictures_are_kept_and_not_compared(consultant, recorded):
+def test_pictures_are_kept_and_not_compared(recorded):
     """Another machine draws them otherwise, or not at all."""
     chat = RecordedChat(recorded, Path("runs/again/llm"))
     record = exchanges("run")[0]

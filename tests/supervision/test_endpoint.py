@@ -12,27 +12,25 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Endpoint, completion, run_process, scalars, texts
-from consultations import (  # noqa: F401
+from consultations import (
     ADVICE,
     CONNECTION,
     DECLINE,
     HARMFUL,
     INTERVENE,
-    KEEP,
     RULE,
     RUN,
     SECRET,
     SOON,
-    LineEnv,
     acts,
     assert_unguided,
     both,
     consult,
-    consultant,
+    consultant,  # noqa: F401
+    error,
     exchanges,
     failures,
     finish,
-    user_text,
 )
 
 from supervision.answers import SupervisionError, parse_code
@@ -76,10 +74,6 @@ def flood(handler) -> None:
 def hang_up(handler) -> None:
     """No response at all."""
     handler.close_connection = True
-
-
-def error(text: str) -> str:
-    return json.dumps({"error": {"message": text, "type": "invalid_request_error"}})
 
 
 LOOP = "The car must go to the left because the car must go to the right because " * 4_000

@@ -8,11 +8,11 @@ import gymnasium as gym
 import mujoco
 import numpy as np
 import pytest
+from conftest import events_in
 from films import decoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from supervision import film
@@ -154,9 +154,7 @@ def test_a_video_holds_its_pictures(tmp_path):
     assert fps == 25 and len(frames) == 100 + 12 and frames[0].shape == (64, 240, 3)
     brightness = [frame[:28].mean() for frame in frames[:101]]
     assert np.abs(np.array(brightness) - 2.55 * np.arange(101)).max() < 8  # lossy
-    accumulator = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
-    accumulator.Reload()
-    (image,) = accumulator.Images("a/tag")
+    (image,) = events_in(tmp_path).Images("a/tag")
     gif = Image.open(io.BytesIO(image.encoded_image_string))
     assert image.step == 7 and gif.format == "GIF" and 10 < gif.n_frames <= 30
 

@@ -434,7 +434,7 @@ def test_the_folder_of_a_checkout_is_the_same_seen_from_within(monkeypatch):
     assert prompts.prompt_folder("Taxi-v4") == outside == ROOT / "prompts" / "Taxi-v4"
 
 
-def test_new_prompts_are_not_written_into_an_installed_copy(monkeypatch, tmp_path):
+def test_new_prompts_are_not_written_into_an_installed_copy(monkeypatch):
     assert prompts.new_prompt_folder("ALE/Pong-v5") == ROOT / "prompts" / "ALE" / "Pong-v5"
     monkeypatch.setattr(prompts, "PROMPTS", prompts.INSTALLED)
     assert prompts.new_prompt_folder("ALE/Pong-v5") == Path("prompts", "ALE", "Pong-v5")

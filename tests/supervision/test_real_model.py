@@ -9,7 +9,6 @@ should give, and it repeats them: so the trip goes on to its end.
 Docs: docs/servers.md
 """
 
-import json
 import os
 import shutil
 import socket
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, run_process, scalars, texts
+from consultations import exchanges
 
 pytestmark = pytest.mark.real_model
 
@@ -81,10 +81,6 @@ def train(server: str, *flags: str, env_id: str, key: str = KEY) -> tuple[subpro
     )  # fmt: skip
     names = sorted(Path("runs").glob("*"), key=lambda path: path.stat().st_ctime)
     return process, names[-1].name if names else ""
-
-
-def exchanges(run_name: str) -> list[dict]:
-    return [json.loads(path.read_text()) for path in sorted(Path(f"runs/{run_name}/llm").glob("*.json"))]
 
 
 @pytest.mark.parametrize("env_id", ["MountainCarContinuous-v0", "Taxi-v4"])

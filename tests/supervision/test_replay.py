@@ -9,10 +9,9 @@ import time
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import ROOT, run_process
+from conftest import ROOT, events_in, run_process
 from films import decoded
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from supervision import replay
@@ -87,9 +86,7 @@ def test_greedy_videos_are_watchable(tmp_path):
     frames, fps = decoded(tmp_path / "replays" / "step_00000500.mp4")
     assert len(acted) == 999 and all(acted) and 20 <= fps <= 30 and 8 < len(frames) / fps < 10
     assert len({frame.tobytes() for frame in frames}) > 100
-    accumulator = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
-    accumulator.Reload()
-    gif = Image.open(io.BytesIO(accumulator.Images("eval/replay")[0].encoded_image_string))
+    gif = Image.open(io.BytesIO(events_in(tmp_path).Images("eval/replay")[0].encoded_image_string))
     assert gif.format == "GIF" and 10 < gif.n_frames <= 30
 
 

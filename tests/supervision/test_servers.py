@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 from conftest import Endpoint, completion, texts
-from consultations import (  # noqa: F401
+from consultations import (
     ADVICE,
     INTERVENE,
     RULE,
-    SOON,
     acts,
     both,
     consult,
-    consultant,
+    consultant,  # noqa: F401
+    error,
     exchanges,
     failures,
     finish,
@@ -23,11 +23,6 @@ from consultations import (  # noqa: F401
 from supervision.answers import SupervisionError, parse_advice
 from supervision.chat import Question
 from supervision.endpoint import few
-
-
-def error(text: str) -> str:
-    return json.dumps({"error": {"message": text}})
-
 
 # -- no system turn ----------------------------------------------------------------------------------------------------
 

@@ -111,7 +111,7 @@ def test_bad_input_is_one_line_and_status_1(flags, message, third_party, capsys)
     assert not Path("runs").exists()
 
 
-def test_new_prompts_are_filled_editable_and_never_overwritten(third_party, tmp_path, capsys):
+def test_new_prompts_are_filled_editable_and_never_overwritten(third_party, capsys):
     """With the facts as text; what a run's flags change is left to the run; a second time is an error."""
     command = ["new-prompt", "--env-id", "some_package:Braces-v0", "--prompt-dir", "own"]
     assert sup.main(command) == 0

@@ -93,9 +93,9 @@ def test_threshold_is_reached_by_its_own_float32():
     assert analysis.first_steps(data, "E-v0", "A", STUDY.metric, 0.7).tolist() == [10]
 
 
-def test_who_reaches_and_holds_the_threshold_by_hand(monkeypatch):
+@pytest.mark.usefixtures("few_samples")
+def test_who_reaches_and_holds_the_threshold_by_hand():
     """Of A's four seeds three get there, by 10, 10 and 20, and two hold it; of B's two one, so its median is never."""
-    monkeypatch.setattr(analysis, "REPS", 200)
     data = scored(A=[[0, 90, 95], [0, 91, 80], [0, 0, 99], [0, 0, 0]], B=[[0, 0, 0], [0, 90, 90]])
     text = analysis.summary(data, dataclasses.replace(STUDY, seeds=[1, 2, 3, 4]))
     section = text.split("First step with `eval/episodic_return` ≥ 90:")[1].split("\n\n")[1]
@@ -112,10 +112,10 @@ def test_the_mean_of_the_last_three_evaluations_by_hand():
     assert analysis.last_mean(Curves(curve.steps[:3], curve.scores[:, :3])).tolist() == [5.0, 1.5]
 
 
-def test_arms_are_compared_over_the_steps_that_both_have(monkeypatch):
+@pytest.mark.usefixtures("few_samples")
+def test_arms_are_compared_over_the_steps_that_both_have():
     """By hand: at step 20 A loses to B, in the mean of the last three it wins, and its area lies above; beyond step 20
     only A has evaluations, which do not count."""
-    monkeypatch.setattr(analysis, "REPS", 200)
     a = Curves(np.array([0, 5, 10, 15, 20, 30]), np.array([[0.0, 7, 9, 9, 1, -99], [0.0, 7, 8, 9, 1, -99]]))
     b = Curves(np.array([0, 10, 15, 20]), np.array([[0.0, 2, 2, 2], [0.0, 3, 2, 2]]))
     assert analysis.compared(a, b) == ("20", "0.00 [0.00, 0.00]", "1.00 [1.00, 1.00]", "above")
@@ -126,9 +126,9 @@ def test_arms_are_compared_over_the_steps_that_both_have(monkeypatch):
     assert analysis.compared(untrained, a) == ("0", "", "", "")
 
 
-def test_what_a_rule_was_allowed_by_hand(monkeypatch):
+@pytest.mark.usefixtures("few_samples")
+def test_what_a_rule_was_allowed_by_hand():
     """Seed 1: ended at its second look, after 40 guided steps, and once more; seed 2: never; plain SAC has no rule."""
-    monkeypatch.setattr(analysis, "REPS", 200)
     steps, passed = table.GUIDED_STEPS, table.TRIAL_PASSED
     data = tidy({
         ("A", 1, steps): [(20, 10.0), (50, 40.0), (90, 60.0), (100, 60.0)],
@@ -150,8 +150,8 @@ def test_what_a_rule_was_allowed_by_hand(monkeypatch):
     assert "What the rules were allowed" not in analysis.summary(unguided, STUDY)
 
 
-def test_sampled_evaluations_have_a_section_where_there_are_any(monkeypatch):
-    monkeypatch.setattr(analysis, "REPS", 200)
+@pytest.mark.usefixtures("few_samples")
+def test_sampled_evaluations_have_a_section_where_there_are_any():
     data = scored(A=[[0, 1], [0, 2]], B=[[0, 1], [0, 1]])
     sampled = tidy({("A", seed, table.SAMPLED): [(0, 4.0), (10, 6.0 + 2 * seed)] for seed in (1, 2)})
     text = analysis.summary(pd.concat([data, sampled]), STUDY)
@@ -177,12 +177,19 @@ def test_curves_keep_the_steps_of_all_seeds():
     assert steps.tolist() == [0, 10] and scores.tolist() == [[1, 2], [4, 5]]
 
 
-def test_a_curve_that_ends_early_is_said(monkeypatch):
+@pytest.mark.usefixtures("few_samples")
+def test_a_curve_that_ends_early_is_said():
     """Seed 2 of A ends at step 10, seed 1 goes on to 20: said of A, not of B, whose seeds are alike."""
-    monkeypatch.setattr(analysis, "REPS", 200)
     text = analysis.summary(scored(A=[[1, 2, 3], [4, 5]], B=[[1, 2], [4, 5]]), STUDY)
     said = [line for line in text.splitlines() if "the last that all its seeds have" in line]
     assert said == ["A is shown up to step 10, the last that all its seeds have; its longest run goes on to step 20."]
+
+
+def test_seeds_without_a_common_step_are_refused():
+    """Such as a training episode's return, which each seed has at steps of its own."""
+    apart = tidy({("A", 1, STUDY.metric): [(10, 1.0)], ("A", 2, STUDY.metric): [(20, 1.0)]})
+    with pytest.raises(ValueError, match=r"^A on E-v0: no step at which all 2 seeds have eval/episodic_return; "):
+        analysis.curves(apart, "E-v0", "A", STUDY.metric)
 
 
 def test_an_evaluation_that_is_no_number_is_refused():
@@ -211,9 +218,9 @@ def test_an_environment_without_two_seeds_is_not_measured_yet():
     assert "| A | 10 | 10 | 3.000 [2.000, 4.000] | 3.000 [2.000, 4.000] |" in second.splitlines()
 
 
-def test_each_environment_has_its_threshold(monkeypatch):
+@pytest.mark.usefixtures("few_samples")
+def test_each_environment_has_its_threshold():
     """90 on the one, none on the other: no column, no table and no line there."""
-    monkeypatch.setattr(analysis, "REPS", 200)
     both = dataclasses.replace(STUDY, environments=["E-v0", "F-v0"])
     data = scored(A=[[0, 80], [0, 95]])
     data = pd.concat([data, data.assign(env="F-v0")])
@@ -246,9 +253,9 @@ def behaved(*, guided: float) -> pd.DataFrame:
     ])  # fmt: skip
 
 
-def test_the_behaviours_return_by_hand(monkeypatch):
+@pytest.mark.usefixtures("few_samples")
+def test_the_behaviours_return_by_hand():
     """A section and a second column of panels, at the steps that all seeds have; neither where nobody was guided."""
-    monkeypatch.setattr(analysis, "REPS", 200)
     text = analysis.summary(behaved(guided=1.0), STUDY)
     section = text.split("Return of the behaviour, guided actions included")[1].split("\n\n")[1]
     assert section.splitlines() == [
@@ -302,9 +309,9 @@ def test_area_under_the_curve_by_hand():
     assert analysis.area(later).tolist() == [8.75, -3.0]
 
 
-def test_the_summary_of_a_grid_is_short(monkeypatch):
+@pytest.mark.usefixtures("few_samples")
+def test_the_summary_of_a_grid_is_short():
     """Of a grid's arms the last step and the area; compared with what is no point of the grid, not with each other."""
-    monkeypatch.setattr(analysis, "REPS", 200)
     arms = {"A x=1": Arm(SCRIPT, {}, {"x": 1}), "A x=2": Arm(SCRIPT, {}, {"x": 2}), "SAC": Arm(SCRIPT, {})}
     study = a_study("s", ["E-v0"], arms)
     data = table.as_table(row for i, arm in enumerate(arms) for row in rows(study, "E-v0", arm, [0, i], [0, i]))

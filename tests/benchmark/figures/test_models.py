@@ -13,17 +13,13 @@ from conftest import ROOT, scalars
 from handmade import SCRIPT, a_landscape, a_study, rows
 
 import llm_supervisor
-from benchmark.figures import analysis, models, paper, table
+from benchmark.figures import models, paper, table
 from benchmark.figures.models import Gait
 from benchmark.sweeps import sweep
 from benchmark.sweeps.studies import Arm, Run
 from supervision import replay
 
-
-@pytest.fixture(autouse=True)
-def _few_samples(monkeypatch):
-    """Of two seeds even 200 bootstrap samples hold each extreme in a quarter, so the intervals stay what they are."""
-    monkeypatch.setattr(analysis, "REPS", 200)
+pytestmark = pytest.mark.usefixtures("few_samples")
 
 
 def test_oscillation_by_hand():
@@ -77,6 +73,7 @@ def test_a_saved_model_is_the_one_that_training_evaluated(run_here, tmp_path, ca
 
     kept = table.models_of(study) / "MountainCarContinuous-v0__60__1"
     assert sum(file.stat().st_size for file in kept.iterdir()) < 300_000  # without critics: 67,000 numbers
+    assert sorted(path.suffix for path in kept.iterdir()) == [".cleanrl_model", ".json"]
     capsys.readouterr()
     assert llm_supervisor.main(["watch", str(kept), "--episodes=1", "--seed=4000000"]) == 0
     assert capsys.readouterr().out.splitlines()[-2].startswith(f"episode 1: return {evaluations[-1][1]:.2f}, 50 steps")
@@ -84,6 +81,9 @@ def test_a_saved_model_is_the_one_that_training_evaluated(run_here, tmp_path, ca
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="must hold one saved model, not 0: does the study set save-model"):
         models.load_model(Run(SCRIPT, "MountainCarContinuous-v0", 3, {}, 1, ""), tmp_path / "empty")
+    with pytest.raises(ValueError, match="must hold one saved model, not 0"):
+        models.keep_model(tmp_path / "empty", tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
 
 
 def test_a_saved_model_of_a_baseline_is_the_one_that_training_evaluated(run_here, tmp_path):

@@ -8,16 +8,12 @@ import pytest
 from conftest import ROOT
 from handmade import SCRIPT, a_landscape, a_study, rows
 
-from benchmark.figures import analysis, drawing, paper, table
+from benchmark.figures import drawing, paper, table
 from benchmark.figures.drawing import NOT_MEASURED, PHASES
 from benchmark.figures.models import Gait
 from benchmark.sweeps.studies import Arm
 
-
-@pytest.fixture(autouse=True)
-def _few_samples(monkeypatch):
-    """Of two seeds even 200 bootstrap samples hold each extreme in a quarter, so the intervals stay what they are."""
-    monkeypatch.setattr(analysis, "REPS", 200)
+pytestmark = pytest.mark.usefixtures("few_samples")
 
 
 def lines(axes) -> dict[str, list]:

@@ -6,14 +6,14 @@ import pandas as pd
 import pytest
 from handmade import STUDY, scored, tidy
 
-from benchmark.figures import analysis, table
+from benchmark.figures import table
 from benchmark.probes.beside_plain import HEADER, Args, rows
 from benchmark.sweeps.studies import load_study
 
 
-def test_an_arms_row_by_hand(monkeypatch):
+@pytest.mark.usefixtures("few_samples")
+def test_an_arms_row_by_hand():
     """A returns 3 and 5 less than plain SAC (B) in the mean of three evaluations, and less along all its steps."""
-    monkeypatch.setattr(analysis, "REPS", 200)
     data = pd.concat([
         scored(A=[[0, 1, 1, 4], [0, 1, 1, 4]], B=[[0, 5, 5, 5], [0, 7, 7, 7]]),
         tidy({("A", seed, table.GUIDED_STEPS): [(10, 20.0 * seed)] for seed in (1, 2)}),

@@ -119,6 +119,17 @@ def test_forks_run_beside_their_run_and_of_several_lengths(call, tmp_path):
     assert not list((tmp_path / "forks").glob("*_25"))
 
 
+def test_another_seed_has_rows_and_a_picture_of_its_own(call, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(forks.drawing, "forks", lambda table, panels: drawn.append((*table.seed.unique(), len(table))))
+    csv = tmp_path / "new" / "forks.csv"
+    for seed in (100, 101):
+        call(seed=seed, folder=tmp_path / str(seed), csv=csv, total_timesteps=70, forks=(50,), steps=(20,))
+    assert drawn == [(100, 2), (101, 2)]
+    assert pd.read_csv(csv).groupby("seed").size().to_dict() == {100: 2, 101: 2}
+    assert not list(tmp_path.rglob("*.part"))
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_what_is_interrupted_goes_on(whole, call, tmp_path, monkeypatch, capsys):
     """The program, as by Ctrl-C, or the run alone; a call with another length then keeps what the first one needs."""

@@ -1,4 +1,4 @@
-"""benchmark/probes/remedies.py: every change fits the script as it is, and does what its paper says."""
+"""benchmark/probes/remedies.py: every change fits the script as it is, and does what is said of it."""
 
 import math
 import runpy
@@ -22,13 +22,51 @@ def changed(name: str, tmp_path) -> SimpleNamespace:
     return SimpleNamespace(**runpy.run_path(str(remedies.write(name, tmp_path / name)), run_name="imported"))
 
 
+def check_episode_gate(run: SimpleNamespace) -> None:
+    """An episode is the rule's, or not, from beginning to end; there are some of both, and some of several steps."""
+    ended = run.rb.transitions.terminations[:100]
+    episode = (ended.cumsum(0) - ended).tolist()
+    found = set(zip(episode, run.guided_rows[:100].tolist(), strict=True))
+    assert len(found) == len(set(episode)) < 100 and {guided for _, guided in found} == {False, True}
+
+
+def check_symmetric_sampling(run: SimpleNamespace) -> None:
+    """The first half of a batch was guided; of the other half, as of the buffer, a part."""
+    guided = run.guided_rows[run.data.rows]
+    assert guided[:16].all() and not guided[16:].all() and run.guided_rows[:120].float().mean() < 0.5
+
+
+def check_advantage_weighted(run: SimpleNamespace) -> None:
+    """The loss is −E[min(exp A(s, a), 20) log π(a|s)] of the executed actions."""
+    x, rows, _, _ = run.states
+    with torch.no_grad():
+        q, log_pi = torch.minimum(*run.qf(run.data.observations)), run.actor(run.data.observations)  # (B, |A|)
+        value = (log_pi.exp() * (q - run.log_alpha.exp() * log_pi)).sum(1)
+        taken = torch.arange(len(q)), run.data.actions
+        expected = -((q[taken] - value).exp().clamp(max=20) * log_pi[taken]).mean()
+    loss = run.update_actor(x, rows, run.actor(x))["actor_loss"]
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+CHECKS = {
+    "episode_gate": check_episode_gate, "symmetric_sampling": check_symmetric_sampling,
+    "advantage_weighted": check_advantage_weighted,
+}  # fmt: skip
+OWN_FLAGS = {
+    "episode_gate": ["--env-id", "Blackjack-v1", "--learning-starts", "0", "--guide-probability", "0.5"],
+    "symmetric_sampling": ["--guide-probability", "0.3"],
+}
+
+
 @pytest.mark.parametrize("name", remedies.REMEDIES)
 def test_a_changed_script_trains(name, tmp_path, run_here):
+    """… and three do in a run what the others show by hand below."""
     path = remedies.write(name, tmp_path / name)
     actor = [] if name in ("margin", "episode_gate", "symmetric_sampling") else ["--no-exact-improvement"]
-    run_here(*FLAGS, *actor, script=path)
-    (run,) = tmp_path.glob("runs/*")
-    assert scalars(run.name)["charts/guidance_active"] == [(0, 1.0), (99, 1.0), (100, 0.0), (120, 0.0)]
+    run = run_here(*FLAGS, *OWN_FLAGS.get(name, []), *actor, script=path)
+    assert scalars(run.run_name)["charts/guidance_active"] == [(0, 1.0), (99, 1.0), (100, 0.0), (120, 0.0)]
+    if name in CHECKS:
+        CHECKS[name](run)
 
 
 def test_beside_a_changed_script_lies_what_it_imports(tmp_path):

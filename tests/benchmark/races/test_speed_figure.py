@@ -9,9 +9,10 @@ from benchmark.races import speed, speed_figure
 
 
 def test_races_add_up_to_one_table(tmp_path):
-    """Two races by hand: medians, lowest and highest blocks, one header."""
+    """Three races by hand, one of them repeated: medians, lowest and highest blocks, one header."""
     csv = tmp_path / "results" / "speed.csv"
     speed.add_to(csv, "E", 1, {"ours": [50.0, 60.04, 100.0], "RLtools": [40.0]})
+    speed.add_to(csv, "E", 2, {"ours": [70.0]})
     speed.add_to(csv, "E", 2, {"ours": [80.0]})
     assert csv.read_text().splitlines() == [
         "environment,threads,contestant,median,lowest,highest",

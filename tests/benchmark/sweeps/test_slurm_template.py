@@ -39,12 +39,7 @@ def test_a_job_that_ran_out_of_time_is_requeued_and_goes_on():
 
 def test_slurm_template_runs_each_environment_and_seed():
     """Filled in as CleanRL's utility does it, the array's tasks are the product of environments and seeds."""
-    text = (ROOT / "benchmark" / "sweeps" / "cpu.slurm_template").read_text()
-    for name, value in dict(array="0-3%2", env_ids="(E-v0 F-v0)", seeds="(5 6)", len_seeds="2", ntasks="1", nodes="",
-                            cpus_per_gpu="1", command="python s.py --x 1").items():  # fmt: skip
-        assert f"{{{{{name}}}}}" in text
-        text = text.replace(f"{{{{{name}}}}}", value)
-    assert "{{" not in text
+    text = filled(array="0-3%2", env_ids="(E-v0 F-v0)", seeds="(5 6)", len_seeds="2", command="python s.py --x 1")
     commands = []
     for task in range(4):
         script = f"srun() {{ echo $OMP_NUM_THREADS $@; }}\nSLURM_ARRAY_TASK_ID={task} SLURM_CPUS_PER_TASK=1\n{text}"
