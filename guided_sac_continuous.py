@@ -426,6 +426,7 @@ if __name__ == "__main__":
             env_kwargs_given=sources["env_kwargs"] == "command line",
             interrupted=lambda: interrupts.received is not None,
             evaluations=evaluator.points,
+            forked_at=resumed.step if resumed and resumed.changed else 0,
         )
         supervisor.prepare()
         obs, _ = envs.reset(seed=seeds)

@@ -64,6 +64,7 @@ class Supervisor:
         tell: is told of each step of a consultation, a heading and a text.
         interrupted: whether the run is to end: no answer is waited for then.
         evaluations: step and greedy return of each evaluation so far, for the report; grows while the run goes on.
+        forked_at: the step at which the run begins, where it is a fork.
     """
 
     def __init__(
@@ -77,9 +78,10 @@ class Supervisor:
         tell: Callable[[str, str], None] = lambda heading, text: None,
         interrupted: Callable[[], bool] = lambda: False,
         evaluations: Sequence[tuple[int, float]] = (),
+        forked_at: int = 0,
     ):
         self.args, self.envs, self.env_fn, self.tell = args, envs, env_fn, tell
-        self.run_dir, self.interrupted = Path(run_dir), interrupted
+        self.run_dir, self.interrupted, self.forked_at = Path(run_dir), interrupted, forked_at
         self.report = Report(args, self.run_dir, evaluations)
         self.folder = PromptFolder(args.env_id, args.prompt_dir, env_kwargs_given)
         self.seconds = 0.0  # wall time that supervision took
@@ -138,7 +140,7 @@ class Supervisor:
         finally:
             env.close()
         self._watch(bundled)
-        warn_of_late_learning(args, self.envs.num_envs)
+        warn_of_late_learning(args, self.envs.num_envs, self.forked_at)
 
     def prepare_to_ask(self) -> None:
         """For `show-prompt`, which asks nobody: what questions are made of; raises ValueError as `prepare`."""

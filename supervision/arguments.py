@@ -125,17 +125,23 @@ def who_supervises(args: Any, folder: PromptFolder) -> tuple[str, str]:
     )
 
 
-def warn_of_late_learning(args: Any, num_envs: int) -> None:
+def warn_of_late_learning(args: Any, num_envs: int, forked_at: int = 0) -> None:
     """Say so, loudly, where guidance is over before there were enough updates to use it.
 
     Args:
         args: the flags of SupervisorArgs, and a script's `learning_starts` and `total_timesteps`.
         num_envs: environments that are stepped side by side, for each step of which there is one update.
+        forked_at: the step at which a fork begins.
     """
-    end = min(args.guide_end, args.total_timesteps)
-    steps, learned = end - args.guide_start, end - max(args.guide_start, args.learning_starts)
+    start, end = max(args.guide_start, forked_at), min(args.guide_end, args.total_timesteps)
+    steps, learned = end - start, end - max(start, args.learning_starts)
     unused, updates = steps - max(learned, 0), max(learned, 0) // num_envs
-    if steps <= 0:
+    if steps <= 0 and start > args.guide_start:
+        say(
+            f"supervisor: WARNING: there is no guidance in this run: it begins at step {start:,}, guidance ends at "
+            f"{end:,}. Raise --guide-end, or fork from an earlier checkpoint"
+        )
+    elif steps <= 0:
         say(
             f"supervisor: WARNING: there is no guidance in this run: --guide-start {args.guide_start:,} is not before "
             f"its end (--total-timesteps {args.total_timesteps:,})"

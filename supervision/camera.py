@@ -138,6 +138,17 @@ class Camera:
         if begun is not None:
             self.follow(begun)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Which films the present window still wants, those among them that are not saved; pictures are left out."""
+        lost = next((shot for shot in self.shots if shot.long and not shot.saved), None)
+        wanted, last = (self.wanted, self.last) if lost is None else lost.before
+        return {"number": self.number, "asked": self.asked, "wanted": dict(wanted), "last": dict(last)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there; what had been filmed is lost, and is filmed again where it still can be."""
+        self.number, self.asked = state["number"], state["asked"]
+        self.wanted, self.last = dict(state["wanted"]), dict(state["last"])
+
     def _take_back(self) -> None:
         """A film of a stretch that no step was taken of is none."""
         if self.shot is not None and not len(self.shot.stretch):

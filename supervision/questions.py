@@ -123,19 +123,18 @@ class Questions:
                 "The policy is the same as at the last consultation: it was not updated since. Where its returns "
                 "differ from those told then, that is chance."
             )
-        whole = [s for s in seen.unguided if s.whole]
         lines.append(
             "Unguided episodes of training (the agent alone, its actions sampled, or uniformly random where it says "
             "so), the latest last, as return, steps, end: " + "; ".join(map(_listed, seen.unguided[-LISTED:]))
             if seen.unguided
             else "Unguided episodes of training: none lately."
         )
-        if whole:
-            length = np.mean([len(s) for s in whole])
-            lines.append(
-                f"Unguided return of whole episodes: {mean_text([sum(s.rewards) for s in whole])}, over {length:,.4g} "
-                "steps on average."
-            )
+        # where probes are cut, the mean of those that ended alone is of what is quickly over: failures, or successes
+        whole = [s for s in seen.unguided if s.whole]
+        cut = [s for s in seen.unguided if not s.start and s.end == "cut"]
+        means = [(whole, "whole episodes"), (cut, "episodes that were cut before their end, until there")]
+        told = [f"of {name}: {_mean_of(stretches)}" for stretches, name in means if stretches]
+        lines.append(f"Unguided return {'; '.join(told)}." if told else "")
         lines.append(comparison(seen.unguided, seen.guided))
         if seen.verdict is not None:
             judged = "passed so far" if seen.verdict.passed else "failed, and was ended"
@@ -198,6 +197,11 @@ class Questions:
                     frame = stretch.frames[stretch.frame_steps.index(step)]
                     pictures.append((f"{kind} t={step}", jpeg_bytes(frame)))
         return pictures
+
+
+def _mean_of(stretches: list[Stretch]) -> str:
+    returns, steps = [sum(s.rewards) for s in stretches], [len(s) for s in stretches]
+    return f"{mean_text(returns)}, over {np.mean(steps):,.4g} steps on average"
 
 
 def _listed(stretch: Stretch) -> str:

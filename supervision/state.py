@@ -53,6 +53,7 @@ def state_of(supervisor: Any) -> dict[str, Any]:
         "waiting": supervisor.waiting, "active": supervisor.active, "unseen": supervisor.unseen,
         "facts": None if held.questions is None else dict(held.questions.facts),
         "chat": None if chat is None else chat.state_dict(), "report": supervisor.report.state_dict(),
+        "camera": supervisor.camera.state_dict(),
     }  # fmt: skip
 
 
@@ -67,8 +68,9 @@ def load_state(supervisor: Any, state: dict[str, Any]) -> None:
         supervisor.begin_again = supervisor.mode != "none"
         return
     held = supervisor.consultations
-    if "report" in state:  # the first checkpoints lack it
-        supervisor.report.load_state_dict(state["report"])
+    for name in ("report", "camera"):  # the first checkpoints lack them
+        if name in state:
+            getattr(supervisor, name).load_state_dict(state[name])
     supervisor.seconds, supervisor.ended = state["seconds"], state["ended"]
     supervisor.begin_again, supervisor.unseen = state["waiting"], state["unseen"]
     supervisor.active = tuple(state["active"])

@@ -308,6 +308,22 @@ def test_guidance_that_would_end_before_enough_updates_is_a_loud_line(
     assert printed.startswith(f"supervisor: WARNING: {said}") if said else printed == ""
 
 
+@pytest.mark.parametrize(
+    ("forked_at", "end", "said"),
+    [
+        (15_000, 10_000, "there is no guidance in this run: it begins at step 15,000, guidance ends at 10,000."),
+        (9_900, 10_000, "within 100 steps of guidance there are only 100 updates"),
+        (50, 299, "within 249 steps of guidance there are only 199 updates"),  # the first update is at step 100
+        (9_000, 10_000, ""),
+    ],
+)  # fmt: skip
+def test_a_fork_s_guidance_is_counted_from_its_first_step(forked_at, end, said, capsys):
+    args = SimpleNamespace(learning_starts=100, guide_start=0, guide_end=end, total_timesteps=20_000)
+    warn_of_late_learning(args, 1, forked_at)
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"supervisor: WARNING: {said}") if said else printed == ""
+
+
 def test_models_are_told_of_updates_from_the_first_one_on(consultant):
     it = own_rule(consultant, RULE)
     it.supervisor.args.learning_starts = 100

@@ -124,7 +124,8 @@ def _shape_refusals(tree: ast.Module) -> Iterator[Refusal]:
     if not policies:
         yield Refusal(False, 1, "shape", "there is no top-level function `def policy(obs, t)`")
     for node in policies[1:]:
-        yield Refusal(False, node.lineno, "shape", f"`policy` is already defined in line {policies[0].lineno}")
+        reason = f"`policy` is already defined in line {policies[0].lineno}; keep one"
+        yield Refusal(False, node.lineno, "shape", reason)
     for node in policies:
         a = node.args
         positional = len(a.posonlyargs) + len(a.args)
@@ -188,15 +189,15 @@ def _refusals(node: ast.AST, about: Source) -> Iterator[tuple[str, str]]:
         for _, value in ast.iter_fields(node):
             for name in value if isinstance(value, list) else [value]:
                 if isinstance(name, str) and name.startswith("__") and name.endswith("__"):
-                    yield "dunder", f"the dunder name `{name}` is refused"
+                    yield "dunder", f"the dunder name `{name}` is refused; a rule needs none, leave it out"
     if not isinstance(node, ast.alias | ast.ImportFrom | ast.ClassDef | ast.AsyncFunctionDef):
         for name in _bound(node):
             if name in RESERVED:
-                yield "rebound", f"`{name}` is the name of something else here"
+                yield "rebound", f"`{name}` is the name of something else here; choose another"
 
     match node:
         case ast.Constant(value=value) if not isinstance(value, CONSTANTS):
-            yield "constant", f"a constant of type {type(value).__name__} is refused"
+            yield "constant", f"a constant of type {type(value).__name__} is refused; use real numbers and strings"
         case ast.FunctionDef(decorator_list=[_, *_]):
             yield "decorator", "a decorator is refused; call the function where it is needed"
         case ast.Set() if not _may_be_a_set(node, parent, about.members):
@@ -209,11 +210,13 @@ def _refusals(node: ast.AST, about: Source) -> Iterator[tuple[str, str]]:
             if name not in BUILTINS | EXCEPTIONS | about.bound | {*RESERVED, "deque"}:
                 if not _in_an_annotation(node, parents) and not (name.startswith("__") and name.endswith("__")):
                     reason = f"the name `{name}` is neither defined here nor among the allowed builtins"
-                    yield "name", reason + _instead(INSTEAD_OF_NAMES, name)
+                    close = difflib.get_close_matches(name, BUILTINS | EXCEPTIONS, n=1, cutoff=0.8)
+                    hint = f"; did you mean `{close[0]}`?" if close else "; define it first, or leave it out"
+                    yield "name", reason + (_instead(INSTEAD_OF_NAMES, name) or hint)
             elif name in ("np", "numpy", "math") and not isinstance(parent, ast.Attribute):
                 yield "module", f"`{name}` may only stand before a dot"  # so no variable ever holds a module
         case ast.NamedExpr() if _in_an_annotation(node, parents):
-            yield "annotation", "`:=` in an annotation is refused: annotations are dropped"
+            yield "annotation", "`:=` in an annotation is refused: annotations are dropped; write a statement"
         case ast.Attribute():
             yield from _attribute_refusals(node, about)
         case ast.Call():
@@ -241,13 +244,19 @@ def _import_refusals(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, s
                 continue
             if alias.name not in MATH or alias.asname in RESERVED:
                 name = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
-                yield "import", f"`from math import {name}` is refused"
+                close = difflib.get_close_matches(alias.name, MATH, n=1, cutoff=0.8)
+                if alias.name in MATH:
+                    hint = f"`{alias.asname}` is the name of something else here; choose another"
+                else:
+                    hint = f"did you mean `{close[0]}`?" if close else f"`math` has no `{alias.name}`; use numpy's"
+                yield "import", f"`from math import {name}` is refused; {hint}"
 
 
 def _attribute_refusals(node: ast.Attribute, about: Source) -> Iterator[tuple[str, str]]:
     parents = about.parents
     if not isinstance(node.ctx, ast.Load):
-        yield "set attribute", f"the attribute `{node.attr}` cannot be set: a policy keeps no state between calls"
+        reason = "cannot be set: a policy keeps no state between calls; use a variable, or `.reshape` for a shape"
+        yield "set attribute", f"the attribute `{node.attr}` {reason}"
         return
     if _in_an_annotation(node, parents):
         return
@@ -308,7 +317,7 @@ def _call_refusals(node: ast.Call, about: Source) -> Iterator[tuple[str, str]]:
                 if keyword.arg == "dtype" and not _names_numbers(keyword.value, about.bound):
                     yield "dtype", "`dtype` must name a type of numbers, as in `dtype=float` or `dtype=np.float32`"
                 if keyword.arg not in METHOD_KEYWORDS and keyword.arg is not None:
-                    yield "method", f"`{keyword.arg}` is not among the keywords that `.{name}` may be given"
+                    yield "method", f"`{keyword.arg}` is no keyword that `.{name}` may be given; leave it out"
                 if keyword.arg == "where" and name == "clip":
                     yield "method", "`.clip` with `where` would show memory as it was left; use np.where"
             if name == "astype":

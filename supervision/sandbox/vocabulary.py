@@ -27,7 +27,7 @@ SET_REFUSED = (
 )
 REFUSED_SYNTAX = {  # what to say; syntax that is in neither table is refused by its name
     ast.ClassDef: "a class is refused; use functions",
-    ast.Global: "`global` is refused: a policy keeps no state between calls",
+    ast.Global: "`global` is refused: a policy keeps no state between calls; use a variable of the function",
     ast.Delete: "`del` is refused; use `.pop`, or let the name be",
     ast.SetComp: SET_REFUSED,
     ast.AsyncFunctionDef: "AsyncFunctionDef is not in the allowed language; use `def`",
@@ -35,6 +35,9 @@ REFUSED_SYNTAX = {  # what to say; syntax that is in neither table is refused by
     ast.Yield: "`yield` is refused; return a list",
     ast.YieldFrom: "`yield` is refused; return a list",
     ast.Match: "`match` is refused; use `if` and `elif`",
+    ast.Await: "`await` is refused; call the function itself",
+    ast.AsyncFor: "AsyncFor is not in the allowed language; use `for`",
+    ast.AsyncWith: "AsyncWith is not in the allowed language; use `with`",
 }
 CONSTANTS = (bool, int, float, str, type(None), type(...))
 SPARED_MODULES = words("typing __future__ numpy.typing collections.abc")  # for annotations alone, which are dropped
@@ -228,7 +231,11 @@ INSTEAD_OF_NUMPY = {
     "datetime64": "there is no clock; count with `t`",
     "lib": "use the functions of `np` itself",
     "complexfloating": "use real numbers",
-}
+    "random": "write `np.random.` and a function's name",
+    "linalg": "write `np.linalg.` and a function's name",
+    "frombuffer": "use `np.array([...])`",
+    "fromstring": "use `np.array([...])`",
+} | dict.fromkeys(("fromfile", "genfromtxt", "load", "loadtxt", "memmap", "save", "savetxt"), INSTEAD_OF_NAMES["open"])
 INSTEAD_OF_ATTRIBUTES = {
     "format": "use `round` or `str`, and `+`; an f-string may stand in `raise`",
     "view": "use `.astype` or `.copy`",

@@ -238,6 +238,29 @@ def test_a_window_that_was_not_over_does_not_lose_its_film():
     assert videos()[2:] == ["step_00000080_unguided.mp4"]
 
 
+def test_a_run_that_goes_on_films_what_its_window_still_wants():
+    """Window 4, its unguided film saved, the guided one under way: that one is filmed again. Window 3 wants none."""
+    training = Training("Dot-v0")
+    training.camera._left = lambda: 100.0
+    training.camera.window(4, asked=False)
+    training.run(40)
+    training.camera.save(40, training.writer)
+    training.run(10)
+    states = [training.camera.state_dict()]
+    training.run(30)
+    training.camera.save(80, training.writer)
+    training.camera.window(3, asked=False)
+    states.append(training.camera.state_dict())
+    for state, filmed in zip(states, ([True], []), strict=True):
+        again = Training("Dot-v0")
+        again.camera._left = lambda: 100.0
+        again.camera.load_state_dict(state)
+        again.run(80)
+        kinds = [shot.stretch.guided for shot in again.camera.shots if shot.long]
+        assert kinds == filmed, state
+        assert again.camera.number == state["number"]
+
+
 def test_a_film_of_a_stretch_without_a_step_is_none():
     """The rule takes over before the learner's first step: one of the learner's is still wanted. A stretch that begins
     with a window is filmed as that window wants it."""

@@ -5,9 +5,10 @@ import re
 import gymnasium as gym
 import numpy as np
 import pytest
+import scipy.stats
 from rules import vectors
 
-from supervision.effects import fit, measured_effects
+from supervision.effects import fit, measured_effects, student_t
 from supervision.episodes import Stretch
 from supervision.sandbox.messages import Observation
 
@@ -31,7 +32,7 @@ def effects(text: str) -> dict[tuple[str, int], tuple[float, float]]:
     found = {}
     for line in text.splitlines()[1:]:
         name, _, rest = line.partition(": ")
-        for j, value, error in re.findall(r"obs\[(\d+)\] (\S+) ± ([\d.e-]+)", rest):
+        for j, value, error in re.findall(r"obs\[(\d+)\] (\S+) ± ([\d.e+-]+)", rest):
             found[name, int(j)] = float(value), float(error)
     return found
 
@@ -87,17 +88,21 @@ def test_an_action_that_follows_from_the_observation_has_no_measured_effect():
     assert "action[1]" in text and "action[0]" not in text
 
 
-def test_nothing_is_found_where_there_is_nothing():
+@pytest.mark.parametrize(("steps", "actions", "numbers"), [(120, 3, 4), (15, 1, 40)])  # 15: the fewest that are fitted
+def test_nothing_is_found_where_there_is_nothing(steps, actions, numbers):
     """100 tables of pure noise: of one in a hundred a line is expected."""
     lines = 0
     for seed in range(100):
         rng, stretch = np.random.default_rng(seed), Stretch(0, 0, 0, False, True)
-        for x, u, after in zip(
-            rng.normal(size=(120, 4)), rng.normal(size=(120, 3)), rng.normal(size=(120, 4)), strict=True
-        ):
+        for x, u, after in zip(*(rng.normal(size=(steps, n)) for n in (numbers, actions, numbers)), strict=True):
             stretch.add(x, u, 0.0, after)
-        lines += measured_effects([stretch], Observation("floats", (4,)))[0] != ""
+        lines += measured_effects([stretch], Observation("floats", (numbers,)))[0] != ""
     assert lines <= 6
+
+
+@pytest.mark.parametrize(("probability", "free"), [(0.9985, 13), (1 - 1e-6, 13), (0.9998, 33), (1 - 8e-7, 77)])
+def test_the_quantile_is_student_s(probability, free):
+    assert student_t(probability, free) == pytest.approx(scipy.stats.t.ppf(probability, free), rel=0.01)
 
 
 def test_random_actions_are_preferred_and_guided_ones_are_not_asked_for():
@@ -140,6 +145,14 @@ def test_signs_of_real_environments():
     cheetah = effects(measured_effects(rolled_out(gym.make("HalfCheetah-v5"), 1_000), Observation("floats", (17,)))[0])
     for i in range(6):
         assert cheetah[f"action[{i}]", 2 + i][0] > 0.2 and cheetah[f"action[{i}]", 11 + i][0] > 5
+
+
+def test_the_random_steps_before_learning_are_enough_for_a_humanoid():
+    """`learning_starts` is 100, it has 17 actions: each moves a joint by its motor's force, obs[253 + i]."""
+    steps = rolled_out(gym.make("Humanoid-v5"), 100)
+    found = effects(measured_effects(steps, Observation("floats", (348,)))[0])
+    order = [1, 0, *range(2, 17)]  # of the motors against the joints: abdomen_y is the first motor, abdomen_z the joint
+    assert all(found[f"action[{i}]", 253 + order[i]][0] > 10 for i in range(17)), found
 
 
 def test_changes_of_integers_are_counted():

@@ -328,6 +328,16 @@ def test_every_return_says_whose_it_is_and_of_how_many_steps():
     assert "The trial of the last rule failed, and was ended: " in text_of(Seen([], [], verdict=verdict, total_steps=9))
 
 
+def test_the_mean_of_whole_episodes_does_not_hide_those_that_were_cut():
+    """Two that failed at once and one that did well until it was cut: -7.5 of the former alone would mislead."""
+    seen = [walk([-10.0], "terminated"), walk([-5.0] * 1, "terminated"), walk([1.0] * 20, "cut")]
+    whole = "of whole episodes: -7.5 ± 2.5 (mean ± standard error of 2 episodes), over 1 steps on average"
+    cut = "of episodes that were cut before their end, until there: 20 (1 episode), over 20 steps on average."
+    assert f"Unguided return {whole}; {cut}" in text_of(Seen(seen, [], total_steps=9))
+    assert f"Unguided return {cut}" in text_of(Seen(seen[2:], [], total_steps=9))
+    assert "Unguided return" not in text_of(Seen([walk([1.0], start=3)], [], total_steps=9))  # from no reset
+
+
 def test_an_unchanged_policy_is_said_to_be_unchanged():
     known = [walk([-1.0] * 5)]
     same = "The policy is the same as at the last consultation"

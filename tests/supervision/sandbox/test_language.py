@@ -1,5 +1,6 @@
 """The static check: what a rule may be written in, and what is refused."""
 
+import re
 import subprocess
 
 import pytest
@@ -165,6 +166,29 @@ def test_check_source_refuses(name):
     with pytest.raises(PolicyError, match=message) as caught:
         check_source(source)
     assert len(str(caught.value)) < 1_500
+
+
+def test_what_models_write_most_is_refused_with_what_to_write_instead():
+    """Files, other modules' habits, names that are a slip: a word behind the semicolon that helps."""
+    for source, hint in {
+        body("return np.loadtxt('w.txt')"): "write its numbers into the source",
+        body("return np.zerso(2)"): "did you mean `zeros`?",
+        body("return np.random"): "write `np.random.` and a function's name",
+        body("return lenght(obs)"): "define it first, or leave it out",
+        body("return lenn(obs)"): "did you mean `len`?",
+        body("global x"): "use a variable of the function",
+        body("obs.shape = (3, 1)\nreturn obs"): "`.reshape` for a shape",
+        body("return 1j"): "use real numbers",
+        "from math import sqr\n" + HARMLESS: "did you mean `sqrt`?",
+        "from math import norm\n" + HARMLESS: "`math` has no `norm`; use numpy's",
+        "from math import pi as np\n" + HARMLESS: "`np` is the name of something else here; choose another",
+        body("return __file__"): "a rule needs none, leave it out",
+        HARMLESS + HARMLESS: "keep one",
+        body("async with obs: pass"): "use `with`",
+        body("return obs.sum(casting='no')"): "leave it out",
+    }.items():
+        with pytest.raises(PolicyError, match=f"; .*{re.escape(hint)}"):
+            check_source(source)
 
 
 def test_a_refused_source_starts_no_child(monkeypatch):
