@@ -287,11 +287,14 @@ class Supervisor:
 
     def _has_seen_enough(self) -> bool:
         """Whether there is something new to decide on: an unguided stretch of the learner's. A rule that is there
-        already begins without one, for its trial follows."""
-        if self.fixed_source is not None and (self.args.advisor_always or not self.consultations.count):
+        already begins without one, for its trial follows; a model is asked first about a tenth of a window at least,
+        which shows it more than one fall, and the effects of random actions."""
+        first, enough = not self.consultations.count, max(self.args.guide_window // 10, 1)
+        if self.fixed_source is not None and (self.args.advisor_always or first):
             return True
-        going_on = self.guidance.episodes.present
-        long = any(s is not None and not s.guided and len(s) >= self.args.guide_window // 10 for s in going_on)
+        if first and self.chat is not None and self.guidance.now - self.forked_at < enough:
+            return False
+        long = any(s is not None and not s.guided and len(s) >= enough for s in self.guidance.episodes.present)
         return self.unseen or long
 
     def _develop(self) -> None:

@@ -324,6 +324,28 @@ def test_a_fork_s_guidance_is_counted_from_its_first_step(forked_at, end, said, 
     assert printed.startswith(f"supervisor: WARNING: {said}") if said else printed == ""
 
 
+def test_a_model_is_asked_first_about_a_tenth_of_a_window(consultant):
+    """Episodes of ten steps: two are over and five steps of the third are gone; a rule that is there waits for none."""
+    with Endpoint(both(DECLINE)) as endpoint:
+        it = consultant(endpoint.url, guide_window=250)
+        run_on(it, 40)
+        assert user_text(endpoint.requests[0]).startswith("Training step 25 of ") and len(endpoint.requests) == 1
+    it = own_rule(consultant, RULE)
+    run_on(it, 1)
+    assert it.guided == [0]
+
+
+def test_the_first_question_about_a_humanoid_has_the_effects_of_its_actions(run_here):
+    """Of the 100 random steps before learning, in which it falls four times and more; there are 17 actions."""
+    with Endpoint(both(DECLINE)) as endpoint:
+        run_here("--env-id", "Humanoid-v5", "--supervisor", "llm", "--llm-base-url", endpoint.url,
+                 "--advisor-model", "an-advisor", "--total-timesteps", "101", "--replay-frames", "0")  # fmt: skip
+    (request,) = endpoint.requests
+    text = user_text(request)
+    assert text.startswith("Training step 100 of 101.") and "on 100 steps of uniformly random actions" in text
+    assert sum(f"\naction[{i}]: obs[" in text for i in range(17)) >= 15
+
+
 def test_models_are_told_of_updates_from_the_first_one_on(consultant):
     it = own_rule(consultant, RULE)
     it.supervisor.args.learning_starts = 100

@@ -73,7 +73,7 @@ def pictures(request: dict) -> list[str]:
 
 @pytest.mark.parametrize("replay_frames", [16, 0])
 def test_at_each_consultation_the_advisor_sees_pictures_of_the_last_window(replay_frames):
-    """Alone until step 740, then under a rule, which takes over an episode at its step 4; another one from 1,520 on.
+    """Alone until step 756, then under a rule, which takes over an episode at its step 4; another one from 1,536 on.
 
     Of the 30 stretches of a window the first of each kind is filmed, though 20 and one are kept; the text is the same
     where nothing is filmed."""
@@ -81,7 +81,7 @@ def test_at_each_consultation_the_advisor_sees_pictures_of_the_last_window(repla
     answer = lambda body, n: RULE if body["model"] == "a-coder" else next(said)  # noqa: E731
     with Endpoint(answer) as endpoint:
         it = brief(endpoint.url, trial_pairs=0, probe_share=0.85, replay_frames=replay_frames)
-        run_on(it, 1_720)
+        run_on(it, 1_736)
         finish(it)
     asked = [body for body in endpoint.requests if body["model"] == "an-advisor"]
     first: dict[str, list[int]] = {"Unguided": [], "Guided": []}
@@ -89,8 +89,8 @@ def test_at_each_consultation_the_advisor_sees_pictures_of_the_last_window(repla
         for kind in first:
             if found := re.search(rf"\n{kind}.*?: episode .*?, at training step ([\d,]+);", user_text(body)):
                 first[kind].append(int(found[1].replace(",", "")))
-    steps = range(8, 1_720, 244)
-    assert first["Unguided"][:4] == [0, 8, 256, 496] and first["Guided"] == [740, 984, 1_248, 1_520]
+    steps = range(24, 1_736, 244)
+    assert first["Unguided"][:4] == [0, 24, 272, 512] and first["Guided"] == [756, 1_000, 1_264, 1_536]
     assert all(step <= shown < step + 244 for step, shown in zip(steps, first["Unguided"][1:], strict=False))
     counts = [
         tuple(sum(w.split()[0] == kind for w in pictures(body)) for kind in ("unguided", "guided")) for body in asked
