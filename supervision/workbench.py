@@ -238,11 +238,10 @@ class Rehearsal:
         return self.training.intervene(actions, given, self.space) if isinstance(self.space, spaces.Box) else given
 
     def watch_the_learner(self, writer: SummaryWriter) -> None:
-        """Unguided episodes: three, or more where they are shorter than a tenth of a window together, as far as they
-        fit into `REHEARSED_STEPS`."""
+        """Three unguided episodes, as far as they fit into `REHEARSED_STEPS`, and at least a tenth of a window."""
         self.begin()
         enough, most = (self.step + n for n in (self.command.guide_window // 10, REHEARSED_STEPS))
-        while (self.episodes < 3 or self.step < enough) and self.step < most:
+        while self.step < enough or (self.episodes < 3 and self.step < most):
             self.act(None, writer)
 
     def close(self) -> None:
