@@ -48,8 +48,8 @@ def amend(run_name: str, number: int, failure: str) -> None:
     ],
 )
 def test_a_rule_that_failed_in_training_fails_again_at_that_step(rule, failed, run_here, capsys):
-    """200: the budget is an average of 200 calls behind the first; ten were the dry run's, of the first episode's
-    states, and the rule acts from step 10 on."""
+    """200: the budget is an average of 200 calls behind the first; thirty were the dry run's, of the first three
+    episodes' states, and the rule acts from step 30 on."""
     with Endpoint(both(code=rule)) as endpoint:
         first = run_here(*FLAGS, "--llm-base-url", endpoint.url)
     expected = said(capsys.readouterr().out)
@@ -59,7 +59,7 @@ def test_a_rule_that_failed_in_training_fails_again_at_that_step(rule, failed, r
     assert re.fullmatch(failed, record, re.DOTALL)
     step, text = int(record.split()[2][:-1]), record.partition(": ")[2]
     assert scalars(second.run_name)["charts/guidance_active"][:5] == [
-        (0, 0.0), (9, 0.0), (10, 1.0), (step - 1, 1.0), (step, 0.0),
+        (0, 0.0), (29, 0.0), (30, 1.0), (step - 1, 1.0), (step, 0.0),
     ]  # fmt: skip
     assert texts(second.run_name, "supervisor/verdict")[1].startswith(
         "the rule failed, unguided until the next window: "
@@ -113,7 +113,7 @@ def test_no_rule_is_too_slow_for_a_repeated_run(run_here):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"answer": SLOW}))
     again = run_here(*replayed(flags, first.run_name))
     assert scalars(again.run_name)["charts/guidance_active"] == [
-        (0, 0.0), (9, 0.0), (10, 1.0), (299, 1.0), (300, 0.0), (420, 0.0),
+        (0, 0.0), (29, 0.0), (30, 1.0), (299, 1.0), (300, 0.0), (420, 0.0),
     ]  # fmt: skip
 
 
